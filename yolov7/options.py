@@ -1,0 +1,221 @@
+"""The facts of a run: recipes, and the options of the four commands. Flags and YAML keys come from here.
+
+Names and defaults are the original's (spec of training, sections 1 and 2); a value of ``None`` is resolved later:
+by the data set's ``settings`` for the model, then by the model's config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from yolov7.config import InputError, find_yaml, from_mapping, option, read_yaml, unknown
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD and its schedule."""
+
+    lr0: float = option(0.01, "peak learning rate", low=0)
+    lrf: float = option(0.1, "final learning rate as a fraction of lr0", low=0, high=1)
+    momentum: float = option(0.937, "Nesterov momentum", low=0, high=1)
+    weight_decay: float = option(0.0005, "L2 on convolution weights, at a nominal batch of 64", low=0)
+    warmup_epochs: float = option(3.0, "length of the warm-up", low=0)
+    warmup_momentum: float = option(0.8, "momentum at iteration 0", low=0, high=1)
+    warmup_bias_lr: float = option(0.1, "learning rate of the biases at iteration 0", low=0)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Gains and switches of assignment and loss. Gains are for 3 levels, 80 classes and 640 px (see `scale_gains`)."""
+
+    box: float = option(0.05, "box gain", low=0)
+    cls: float = option(0.3, "class gain", low=0)
+    cls_pw: float = option(1.0, "positive weight of the class term", low=0)
+    obj: float = option(0.7, "objectness gain", low=0)
+    obj_pw: float = option(1.0, "positive weight of the objectness term", low=0)
+    iou_t: float = option(0.2, "read by nobody; accepted because the original's files have it")
+    anchor_t: float = option(4.0, "largest ratio of sides between anchor and object", low=1)
+    fl_gamma: float = option(0.0, "focal gamma, 0 = off", low=0)
+    label_smoothing: float = option(0.0, "label smoothing of the class term", low=0, high=1)
+    loss_ota: bool = option(True, "simOTA; false: every candidate is a positive (the plain loss)")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Amplitudes and probabilities of the augmentation."""
+
+    hsv_h: float = option(0.015, "hue gain amplitude", low=0, high=1)
+    hsv_s: float = option(0.7, "saturation gain amplitude", low=0, high=1)
+    hsv_v: float = option(0.4, "value gain amplitude", low=0, high=1)
+    degrees: float = option(0.0, "rotation, +- degrees", low=0, high=180)
+    translate: float = option(0.2, "translation, +- fraction", low=0, high=1)
+    scale: float = option(0.9, "zoom, factor in 1 - scale ... 1.1 + scale", low=0, high=1)
+    shear: float = option(0.0, "shear, +- degrees", low=0, high=90)
+    perspective: float = option(0.0, "perspective, +- fraction", low=0, high=0.01)
+    flipud: float = option(0.0, "probability of a vertical flip", low=0, high=1)
+    fliplr: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    mosaic: float = option(1.0, "probability of a mosaic (80% of four tiles, 20% of nine)", low=0, high=1)
+    mixup: float = option(0.15, "probability of mix-up, on mosaics only", low=0, high=1)
+    copy_paste: float = option(0.0, "share of outlined objects pasted mirrored inside a mosaic", low=0, high=1)
+    paste_in: float = option(0.15, "probability of pasting outlined objects of other pictures", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A hyper-parameter file: ``data/hyp.scratch.{tiny,p5,p6,custom}.yaml``."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+def read_recipe(name: str) -> Recipe:
+    """Read a recipe by path or shipped name (``tiny`` is ``data/hyp.scratch.tiny.yaml``).
+
+    The original's flat files are read too: a key outside a section goes to the section that has it.
+    """
+    path = find_yaml(name, "data", "--hyp", prefix="hyp.scratch.")
+    sections = {"optimizer": OptimizerConfig, "loss": LossConfig, "augment": AugmentConfig}
+    owner = {f.name: section for section, cls in sections.items() for f in fields(cls)}
+    nested: dict[str, Any] = {section: {} for section in sections}
+    for key, value in read_yaml(path).items():
+        if key in sections:
+            if not isinstance(value, dict):
+                raise InputError(f"{path}, {key}: found {value!r}; accepted: keys with values")
+            nested[key] |= value
+        elif key in owner:
+            nested[owner[key]][key] = value
+        else:
+            raise InputError(f"{path}: {unknown('key', key, [*sections, *owner])}")
+    return from_mapping(Recipe, nested, str(path))
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Flags of ``train.py``."""
+
+    weights: str = option("", "initial weights, ours or the original's; '' trains from scratch")
+    cfg: str = option("yolov7-tiny", "model: a shipped name or a YAML file")
+    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
+    hyp: str | None = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names")
+    epochs: int | None = option(None, "epochs; default: the data set's settings for the model, else 300", low=1)
+    batch_size: int = option(16, "pictures in a batch, over all processes", low=1)
+    nominal_batch: int | None = option(None, "pictures in an optimizer step (gradients are accumulated); "
+                                       "default: the data set's settings for the model, else 64", low=1)
+    img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (one or "
+                                              "two numbers); default: the data set's settings, else the model's", low=32)
+    resume: str | None = option(None, "go on with an interrupted run: its last.pt, its folder, or nothing for "
+                                "the latest run below --project", nargs="?", const="", metavar="RUN")
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
+    workers: int = option(8, "loader processes, at most (never more than cores)", low=0)
+    project: str = option("runs/train", "runs are folders below this one")
+    name: str = option("exp", "name of the run; a number is added where it exists")
+    exist_ok: bool = option(False, "write into the folder of an earlier run of this name")
+    linear_lr: bool = option(False, "linear instead of cosine decay")
+    seed: int = option(0, "seed of weights, order and augmentation", low=0)
+    set: tuple[str, ...] = option((), "recipe overrides, e.g. --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class TestOptions:
+    """Flags of ``test.py``."""
+
+    __test__ = False  # not a pytest class
+
+    weights: str = option("", "weights to evaluate, ours or the original's; default: best.pt of the latest run")
+    data: str | None = option(None, "data set; default: the one that the weights were trained on")
+    cfg: str | None = option(None, "model, for weights that hold no definition of their own")
+    task: Literal["train", "val", "test"] = option("val", "split to evaluate")
+    batch_size: int = option(32, "pictures in a batch", low=1)
+    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
+    conf_thres: float = option(0.001, "least score", low=0, high=1)
+    iou_thres: float = option(0.65, "largest IoU of two detections of one class", low=0, high=1)
+    max_det: int = option(300, "most detections in a picture", low=1)
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
+    workers: int = option(8, "loader processes, at most", low=0)
+    project: str = option("runs/test", "results are folders below this one")
+    name: str = option("exp", "name of the result; a number is added where it exists")
+    exist_ok: bool = option(False, "write into the folder of an earlier result of this name")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """Flags of ``detect.py``."""
+
+    weights: str = option("", "weights, ours or the original's; default: best.pt of the latest run")
+    source: str = option("", "picture, folder, glob or video")
+    cfg: str | None = option(None, "model, for weights that hold no definition of their own")
+    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
+    conf_thres: float = option(0.25, "least score", low=0, high=1)
+    iou_thres: float = option(0.45, "largest IoU of two detections of one class", low=0, high=1)
+    max_det: int = option(300, "most detections in a picture", low=1)
+    classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)")
+    agnostic_nms: bool = option(False, "suppress across classes")
+    save_txt: bool = option(False, "also write one text file a picture: class cx cy w h, normalised")
+    save_conf: bool = option(False, "add the score to the text files")
+    save_json: bool = option(False, "also write detections.json")
+    nosave: bool = option(False, "write no pictures or videos")
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
+    project: str = option("runs/detect", "results are folders below this one")
+    name: str = option("exp", "name of the result; a number is added where it exists")
+    exist_ok: bool = option(False, "write into the folder of an earlier result of this name")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Flags of ``export.py``."""
+
+    weights: str = option("", "weights, ours or the original's; default: best.pt of the latest run")
+    format: tuple[str, ...] = option(("onnx",), "formats to write: weights, onnx")
+    cfg: str | None = option(None, "model, for weights that hold no definition of their own")
+    img_size: tuple[int, ...] | None = option(None, "height and width of the network input (one number: square); "
+                                              "default: that of the weights", low=32)
+    batch_size: int = option(1, "batch of the exported graph", low=1)
+    source: str = option("", "picture for the comparison with PyTorch; default: one of the data set's validation split")
+    output: str = option("", "folder of the written files; default: that of the weights")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """One split of a data set as COCO JSON."""
+
+    images: str
+    annotations: str
+
+
+Split = SplitConfig | str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a data set suggests for one model, where no flag says otherwise."""
+
+    epochs: int | None = None
+    img_size: tuple[int, ...] | None = None
+    nominal_batch: int | None = None
+    hyp: str | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data-set YAML: the original's keys, or COCO JSON files (``train: {images: ..., annotations: ...}``)."""
+
+    train: Split | None = None
+    val: Split | None = None
+    test: Split | None = None
+    nc: int | None = None
+    names: tuple[str, ...] | dict[int, str] | None = None
+    path: str | tuple[str, ...] | None = None  # root of relative paths; of several, the first that exists
+    download: str | None = None  # the original's key: shown when pictures are missing, never executed
+    settings: dict[str, RunSettings] = field(default_factory=dict)
+
+
+def read_data_config(path: str | Path) -> DataConfig:
+    """Read a data-set YAML strictly; paths stay as written (see `yolov7.data`)."""
+    return from_mapping(DataConfig, read_yaml(path), str(path))
