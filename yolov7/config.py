@@ -116,7 +116,7 @@ def _kind(value: object) -> str:
     return f"{names.get(type(value), type(value).__name__)} ({value!r})"
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def convert(value: Any, hint: Any, where: str) -> Any:
     """``value`` as the annotated type, or an error that says what is accepted."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -132,9 +132,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return from_mapping(typing.cast("type[Any]", hint), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         item = arguments[0]
-        return tuple(_convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {_convert(k, arguments[0], where): _convert(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+        return {convert(k, arguments[0], where): convert(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     return _convert_scalar(value, hint, where)
 
 
@@ -144,10 +144,10 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
     options = [a for a in arguments if a is not type(None)]
     for option in options[:-1]:
         try:
-            return _convert(value, option, where)
+            return convert(value, option, where)
         except InputError:
             continue
-    return _convert(value, options[-1], where)
+    return convert(value, options[-1], where)
 
 
 def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
@@ -185,7 +185,7 @@ def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
     for key in mapping:
         if key not in fields:
             raise InputError(f"{where}: {unknown('key', key, fields)}")
-    values = {key: _convert(value, hints[key], f"{where}, {key}") for key, value in mapping.items()}
+    values = {key: convert(value, hints[key], f"{where}, {key}") for key, value in mapping.items()}
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if name not in values and no_default:
@@ -273,7 +273,7 @@ def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, descri
         kind = "flag" if name.startswith("-") else "argument"
         raise InputError(f"unknown {kind} {name!r}{nearest(name, flags)} (see {program} --help)")
     given = vars(parsed)
-    values = {name: _convert(value, hints[name], "--" + name.replace("_", "-")) for name, value in given.items()}
+    values = {name: convert(value, hints[name], "--" + name.replace("_", "-")) for name, value in given.items()}
     return check_ranges(cls(**values), program)
 
 

@@ -104,8 +104,8 @@ class TrainOptions:
     batch_size: int = option(16, "pictures in a batch, over all processes", low=1)
     nominal_batch: int | None = option(None, "pictures in an optimizer step (gradients are accumulated); "
                                        "default: the data set's settings for the model, else 64", low=1)
-    img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (one or "
-                                              "two numbers); default: the data set's settings, else the model's", low=32)
+    img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
+                                              "numbers); default: the data set's settings, then the model's", low=32)
     resume: str | None = option(None, "go on with an interrupted run: its last.pt, its folder, or nothing for "
                                 "the latest run below --project", nargs="?", const="", metavar="RUN")
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
@@ -115,7 +115,7 @@ class TrainOptions:
     exist_ok: bool = option(False, "write into the folder of an earlier run of this name")
     linear_lr: bool = option(False, "linear instead of cosine decay")
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
-    set: tuple[str, ...] = option((), "recipe overrides, e.g. --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
+    set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
     verbose: bool = option(False, "tracebacks and debug messages")
 
 

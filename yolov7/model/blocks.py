@@ -1,0 +1,248 @@
+"""The blocks of the networks, and their registry.
+
+A block is an ``nn.Module`` under `register_block` with the signature ``(in_channels, out, ...)``: ``in_channels`` is
+a number, or a tuple where ``inputs`` is not 1. YAML nodes name its other arguments; an argument ``activation`` gets
+the model's own where a node does not say otherwise. Convolutions are created in the order of the original's layers,
+so that its weights map by position (the order inside a composite is part of the weight format).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BATCH_NORM_EPSILON = 1e-3  # not part of a state dict: a constant of the original's weights
+BATCH_NORM_MOMENTUM = 0.03
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "leaky_relu": nn.LeakyReLU}
+
+
+class Block(nn.Module):
+    """What the builder needs to know of a block."""
+
+    inputs: ClassVar[int] = 1  # feature maps it takes; 0 = two or more
+    reduction: ClassVar[float] = 1  # stride of its output over the (largest) stride of its inputs
+    out_channels: int
+
+
+BLOCKS: dict[str, type[Block]] = {}
+BlockType = TypeVar("BlockType", bound=type[Block])
+
+
+def register_block(block: BlockType) -> BlockType:
+    """Make a block known to model YAML under its class name."""
+    BLOCKS[block.__name__] = block
+    return block
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation of a config: ``silu``, or ``leaky_relu`` with slope 0.1."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r}; accepted: {', '.join(ACTIVATIONS)}")
+    return nn.LeakyReLU(0.1, inplace=True) if name == "leaky_relu" else nn.SiLU(inplace=True)
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch norm with the original's constants."""
+    return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM)
+
+
+@register_block
+class Conv(Block):
+    """Convolution, batch norm, activation; padding keeps the size at stride 1."""
+
+    def __init__(self, in_channels: int, out: int, kernel: int = 1, stride: int = 1, activation: str = "silu") -> None:
+        super().__init__()
+        self.out_channels = out
+        self.reduction = stride  # type: ignore[misc]  # of this instance
+        self.conv = nn.Conv2d(in_channels, out, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn = batch_norm(out)
+        self.act = make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+@register_block
+class RepConv(Block):
+    """Planned re-parameterized convolution: 3x3 + 1x1 (+ identity) branches that fuse into one 3x3 (paper, 4.1).
+
+    Without the identity branch it is the paper's RepConvN, which a concatenation or a residual sum needs.
+    """
+
+    def __init__(self, in_channels: int, out: int, stride: int = 1, groups: int = 1, identity: bool = False,
+                 activation: str = "silu") -> None:
+        super().__init__()
+        if identity and (in_channels != out or stride != 1):
+            raise ValueError(f"an identity branch needs equal widths and stride 1, found {in_channels} -> {out}, "
+                             f"stride {stride}")
+        self.out_channels = out
+        self.reduction = stride  # type: ignore[misc]  # of this instance
+        self.identity = batch_norm(out) if identity else None
+        self.dense = nn.Sequential(
+            nn.Conv2d(in_channels, out, 3, stride, padding=1, groups=groups, bias=False), batch_norm(out)
+        )
+        self.point = nn.Sequential(nn.Conv2d(in_channels, out, 1, stride, groups=groups, bias=False), batch_norm(out))
+        self.act = make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.dense(x) + self.point(x)
+        return self.act(y if self.identity is None else y + self.identity(x))
+
+
+@register_block
+class ELAN(Block):
+    """Efficient layer aggregation (paper, figure 2c): two 1x1 branches, one of which feeds a chain of 3x3.
+
+    ``hidden`` is the width of the branches, ``chain`` that of the chained convolutions, ``depth`` their number.
+    Concatenated are every ``tap_every``-th output of the chain, newest first, then both branches.
+    """
+
+    tap_every: ClassVar[int] = 2
+
+    def __init__(self, in_channels: int, out: int, hidden: int, chain: int = 0, depth: int = 4,
+                 activation: str = "silu") -> None:
+        super().__init__()
+        chain = chain or hidden
+        if depth % self.tap_every:
+            raise ValueError(f"depth {depth} is not a multiple of {self.tap_every}")
+        self.out_channels = out
+        self.bypass = Conv(in_channels, hidden, activation=activation)
+        self.main = Conv(in_channels, hidden, activation=activation)
+        widths = [hidden] + [chain] * depth
+        self.chain = nn.ModuleList(Conv(widths[i], chain, 3, activation=activation) for i in range(depth))
+        self.out = Conv(2 * hidden + chain * (depth // self.tap_every), out, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = [self.bypass(x), self.main(x)]
+        y = taps[-1]
+        for position, conv in enumerate(self.chain, start=1):
+            y = conv(y)
+            if position % self.tap_every == 0:
+                taps.append(y)
+        return self.out(torch.cat(taps[::-1], dim=1))
+
+
+@register_block
+class ELANH(ELAN):
+    """ELAN of the necks and of the tiny model ("ELAN-H"): every output of the chain is concatenated."""
+
+    tap_every = 1
+
+
+@register_block
+class MaxDown(Block):
+    """2x2 max-pooling with stride 2."""
+
+    reduction = 2
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.out_channels = in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2, 2)
+
+
+@register_block
+class MPDown(Block):
+    """Transition of the P5 models: max-pooling + 1x1 beside 1x1 + strided 3x3, ``out / 2`` channels each."""
+
+    reduction = 2
+
+    def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
+        super().__init__()
+        if out % 2:
+            raise ValueError(f"out {out} is not even")
+        self.out_channels = out
+        self.pool = Conv(in_channels, out // 2, activation=activation)
+        self.reduce = Conv(in_channels, out // 2, activation=activation)
+        self.down = Conv(out // 2, out // 2, 3, 2, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.down(self.reduce(x)), self.pool(F.max_pool2d(x, 2, 2))), dim=1)
+
+
+@register_block
+class UpCat(Block):
+    """Top-down merge of a coarse map and a lateral one of twice its size, ``out / 2`` channels each, lateral first."""
+
+    inputs = 2
+    reduction = 0.5
+
+    def __init__(self, in_channels: tuple[int, int], out: int, activation: str = "silu") -> None:
+        super().__init__()
+        if out % 2:
+            raise ValueError(f"out {out} is not even")
+        self.out_channels = out
+        self.coarse = Conv(in_channels[0], out // 2, activation=activation)
+        self.lateral = Conv(in_channels[1], out // 2, activation=activation)
+
+    def forward(self, coarse: Tensor, lateral: Tensor) -> Tensor:
+        upsampled = F.interpolate(self.coarse(coarse), scale_factor=2, mode="nearest")
+        return torch.cat((self.lateral(lateral), upsampled), dim=1)
+
+
+@register_block
+class Cat(Block):
+    """Concatenation of channels, first input lowest."""
+
+    inputs = 0
+
+    def __init__(self, in_channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.out_channels = sum(in_channels)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return torch.cat(features, dim=1)
+
+
+POOLS = (5, 9, 13)
+
+
+def pyramid_pool(x: Tensor) -> list[Tensor]:
+    """``x`` and its max-pools of 5, 9 and 13, by chaining 5x5 pools (two of them span 9, three span 13)."""
+    pooled = [x]
+    for _ in POOLS:
+        pooled.append(F.max_pool2d(pooled[-1], 5, 1, 2))
+    return pooled
+
+
+@register_block
+class SPPCSPC(Block):
+    """Spatial pyramid pooling inside a cross-stage partial block (P5 and P6 models)."""
+
+    def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
+        super().__init__()
+        self.out_channels = out
+        self.cv1 = Conv(in_channels, out, activation=activation)
+        self.bypass = Conv(in_channels, out, activation=activation)
+        self.cv3 = Conv(out, out, 3, activation=activation)
+        self.cv4 = Conv(out, out, activation=activation)
+        self.cv5 = Conv(4 * out, out, activation=activation)
+        self.cv6 = Conv(out, out, 3, activation=activation)
+        self.out = Conv(2 * out, out, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.cat(pyramid_pool(self.cv4(self.cv3(self.cv1(x)))), dim=1)
+        return self.out(torch.cat((self.cv6(self.cv5(pooled)), self.bypass(x)), dim=1))
+
+
+@register_block
+class SPPCSPCTiny(Block):
+    """SPPCSPC of the tiny models: no 3x3 convolutions, pools concatenated largest first."""
+
+    def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
+        super().__init__()
+        self.out_channels = out
+        self.bypass = Conv(in_channels, out, activation=activation)
+        self.main = Conv(in_channels, out, activation=activation)
+        self.merge = Conv(4 * out, out, activation=activation)
+        self.out = Conv(2 * out, out, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.cat(pyramid_pool(self.main(x))[::-1], dim=1)
+        return self.out(torch.cat((self.merge(pooled), self.bypass(x)), dim=1))

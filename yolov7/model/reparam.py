@@ -1,0 +1,104 @@
+"""Re-parameterization: the training graph -> the fused graph that is deployed (spec of checkpoints, section 6).
+
+Conv + batch norm become one convolution with bias, the branches of RepConv one 3x3, implicit knowledge part of the
+detection convolution. The algebra runs in float64, so that the fused weights are the nearest float32 ones.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from yolov7.model.blocks import Conv, RepConv
+from yolov7.model.detector import Detector
+from yolov7.model.heads import AnchorHead
+
+
+class FusedConv(nn.Module):
+    """Convolution with bias, then activation: what Conv and RepConv become."""
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether `reparameterize` made this model."""
+    return any(isinstance(module, FusedConv) for module in model.modules())
+
+
+def reparameterize(model: Detector) -> Detector:
+    """A deployed copy of a training-form model, in evaluation mode, same outputs up to rounding.
+
+    Raises ``ValueError`` for a model that is fused already. The model itself is left as it is.
+    """
+    if is_fused(model):
+        raise ValueError(f"{model.spec.name} is re-parameterized already")
+    fused = copy.deepcopy(model).eval()
+    for module in list(fused.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Conv):
+                setattr(module, name, FusedConv(_with_bias(child.conv, *_fold(child.conv, child.bn)), child.act))
+            elif isinstance(child, RepConv):
+                setattr(module, name, FusedConv(_fuse_branches(child), child.act))
+    _fold_implicit(fused.head)
+    return fused.requires_grad_(False)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias (float64) of a convolution followed by batch norm."""
+    return _scale(conv.weight.double(), norm)
+
+
+@torch.no_grad()
+def _scale(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return weight * scale[:, None, None, None], norm.bias.double() - scale * norm.running_mean.double()
+
+
+@torch.no_grad()
+def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution of the same geometry with this weight and bias."""
+    fused = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,  # type: ignore[arg-type]
+                      conv.padding, groups=conv.groups, device=conv.weight.device)
+    fused.weight.copy_(weight)
+    assert fused.bias is not None
+    fused.bias.copy_(bias)
+    return fused
+
+
+@torch.no_grad()
+def _fuse_branches(block: RepConv) -> nn.Conv2d:
+    conv: nn.Conv2d = block.dense[0]  # type: ignore[assignment]
+    weight, bias = _fold(conv, block.dense[1])  # type: ignore[arg-type]
+    point_weight, point_bias = _fold(block.point[0], block.point[1])  # type: ignore[arg-type]
+    weight, bias = weight + F.pad(point_weight, (1, 1, 1, 1)), bias + point_bias
+    if block.identity is not None:
+        per_group = conv.in_channels // conv.groups
+        rows = torch.arange(conv.out_channels, device=weight.device)
+        identity = torch.zeros_like(weight)
+        identity[rows, rows % per_group, 1, 1] = 1
+        identity, identity_bias = _scale(identity, block.identity)
+        weight, bias = weight + identity, bias + identity_bias
+    return _with_bias(conv, weight, bias)
+
+
+@torch.no_grad()
+def _fold_implicit(head: AnchorHead) -> None:
+    if not len(head.implicit_add):
+        return
+    for conv, add, multiply in zip(head.convs, head.implicit_add, head.implicit_multiply, strict=True):
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        weight, factor = conv.weight.double(), multiply.double().flatten()
+        bias = (conv.bias.double() + weight[:, :, 0, 0] @ add.double().flatten()) * factor
+        conv.weight.copy_(weight * factor[:, None, None, None])
+        conv.bias.copy_(bias)
+    head.implicit_add, head.implicit_multiply = nn.ParameterList(), nn.ParameterList()
