@@ -36,6 +36,7 @@ class LossConfig:
     obj: float = option(0.7, "objectness gain", low=0)
     obj_pw: float = option(1.0, "positive weight of the objectness term", low=0)
     iou_t: float = option(0.2, "read by nobody; accepted because the original's files have it")
+    gr: float = option(1.0, "share of the IoU in the objectness target, the rest is 1", low=0, high=1)
     anchor_t: float = option(4.0, "largest ratio of sides between anchor and object", low=1)
     fl_gamma: float = option(0.0, "focal gamma, 0 = off", low=0)
     label_smoothing: float = option(0.0, "label smoothing of the class term", low=0, high=1)

@@ -68,7 +68,7 @@ def _scale(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution of the same geometry with this weight and bias."""
     fused = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,  # type: ignore[arg-type]
-                      conv.padding, groups=conv.groups, device=conv.weight.device)
+                      conv.padding, groups=conv.groups, device=conv.weight.device)  # type: ignore[arg-type]
     fused.weight.copy_(weight)
     assert fused.bias is not None
     fused.bias.copy_(bias)

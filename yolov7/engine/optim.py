@@ -1,0 +1,38 @@
+"""Parameter groups and the optimizer (spec of training, section 4)."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from yolov7.options import OptimizerConfig
+
+NORM, DECAY, BIAS = 0, 1, 2  # indices of the groups: the schedule warms biases up differently
+
+
+def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Every trainable parameter in exactly one group: (norms and implicit knowledge, decayed weights, biases).
+
+    The rule is structural: vectors and per-channel factors are not decayed, whatever module they sit in.
+    """
+    groups: tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]] = ([], [], [])
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        per_channel = parameter.numel() == max(parameter.shape, default=1)  # [C], or [1, C, 1, 1] of implicit knowledge
+        group = BIAS if name.endswith("bias") else NORM if per_channel else DECAY
+        groups[group].append(parameter)
+    return groups
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig, batch_size: int, nominal_batch: int) -> Optimizer:
+    """SGD with Nesterov momentum; weight decay holds for a nominal batch, as the gradients are sums over a batch."""
+    accumulate = max(round(nominal_batch / batch_size), 1)
+    decay = config.weight_decay * batch_size * accumulate / nominal_batch
+    norms, weights, biases = parameter_groups(model)
+    groups = [
+        {"params": norms, "weight_decay": 0.0},
+        {"params": weights, "weight_decay": decay},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    return SGD(groups, lr=config.lr0, momentum=config.momentum, nesterov=config.momentum > 0)
