@@ -214,6 +214,7 @@ class DataConfig:
     names: tuple[str, ...] | dict[int, str] | None = None
     path: str | tuple[str, ...] | None = None  # root of relative paths; of several, the first that exists
     download: str | None = None  # the original's key: shown when pictures are missing, never executed
+    generate: Literal["shapes"] | None = None  # built-in set, made on first use in `path` below the working directory
     settings: dict[str, RunSettings] = field(default_factory=dict)
 
 

@@ -19,7 +19,7 @@ zero rows, never ``None``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -138,3 +138,7 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The same detections on another device."""
+        return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import colorsys
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -21,11 +22,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from yolov7.config import InputError, write_atomically
+from yolov7.data.images import cv2
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +57,17 @@ def generate(folder: Path, train: int = 256, val: int = 64, seed: int = 0) -> No
     folder = Path(folder)
     counts = {"train": train, "val": val}
     stamp = {"generator": __name__, "version": VERSION, "seed": seed, **counts}
-    found = _read_stamp(folder)
-    if found == stamp and _is_complete(folder, counts):
+    if _is_complete(folder, stamp):
         return
-    if not found and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not _read_stamp(folder) and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a generated data set; accepted: a new or empty folder")
     logger.info("generating %d pictures in %s", train + val, folder)
-    with _replacing(folder) as temporary:
+    with _temporary_sibling(folder) as temporary:
         for split in SPLITS:
             _write_split(temporary, split, counts[split], seed)
         write_atomically(temporary / STAMP, json.dumps(stamp))
+        if not _is_complete(folder, stamp):  # another process may have been faster
+            _replace(folder, temporary)
 
 
 def _read_stamp(folder: Path) -> dict[str, Any]:
@@ -76,32 +78,35 @@ def _read_stamp(folder: Path) -> dict[str, Any]:
     return stamp if isinstance(stamp, dict) and stamp.get("generator") == __name__ else {}
 
 
-def _is_complete(folder: Path, counts: dict[str, int]) -> bool:
-    for split, count in counts.items():
-        pictures = list((folder / "images" / split).glob("*.jpg"))
-        annotated = (folder / "annotations" / f"{split}.json").is_file()
-        if len(pictures) != count or not annotated or any(p.stat().st_size == 0 for p in pictures):
-            return False
-    return True
+def _is_complete(folder: Path, stamp: dict[str, Any]) -> bool:
+    pictures = {split: list((folder / "images" / split).glob("*.jpg")) for split in SPLITS}
+    return (
+        _read_stamp(folder) == stamp
+        and all((folder / "annotations" / f"{split}.json").is_file() for split in SPLITS)
+        and all(len(pictures[split]) == stamp[split] for split in SPLITS)
+    )
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that replaces ``folder`` if all goes well, and is removed otherwise."""
+def _temporary_sibling(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, removed at the end."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    discarded = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         _remove_leftovers(folder)
         temporary.mkdir(parents=True)
         yield temporary
-        if folder.exists():
-            os.replace(folder, discarded)
-        os.replace(temporary, folder)
     except OSError as error:
         raise InputError(f"{folder}: the data set cannot be written: {error.strerror or error}") from None
     finally:
-        for path in (temporary, discarded):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    discarded = new.with_suffix(".old")
+    if folder.exists():
+        os.replace(folder, discarded)
+    os.replace(new, folder)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -160,8 +165,8 @@ def paint(seed: int, split: str, index: int) -> tuple[np.ndarray, list[tuple[int
     placed = [label for label in labels.tolist() if _place(rng, canvas, label)]
     picture = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
     grain = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(2, 9))
-    picture = np.clip(picture + grain, 0, 255).astype(np.uint8)
-    return picture, [(label, _visible_outlines(canvas.owner == i)) for i, label in enumerate(placed)]
+    picture = cv2.add(picture, grain, dtype=cv2.CV_8U)
+    return picture, [(label, canvas.outlines(i)) for i, label in enumerate(placed)]
 
 
 @dataclass(frozen=True)
@@ -180,11 +185,8 @@ def _unit_outlines(name: str) -> tuple[np.ndarray, ...]:
     """The outlines of a class around the origin, float64 ``[K, 2]`` within -1 ... 1; the second one is a hole."""
     turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     circle = np.stack((np.cos(turn), np.sin(turn)), axis=1)
-    arm = 0.34
-    quarter = np.array([(arm, -1), (arm, -arm), (1, -arm)])
-    turns = [np.array([(0, -1), (1, 0)])]  # a quarter turn and its powers
-    for _ in range(3):
-        turns.append(turns[-1] @ turns[0])
+    a = 0.34  # half the width of the cross's arms
+    cross = [(a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a), (-a, -1)]
     corners = np.pi / 2 + np.arange(10) * np.pi / 5
     radii = np.where(np.arange(10) % 2, 0.42, 1.0)
     outlines = {
@@ -192,7 +194,7 @@ def _unit_outlines(name: str) -> tuple[np.ndarray, ...]:
         "square": (np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * 0.85,),
         "triangle": (np.array([(0, -1), (0.95, 0.75), (-0.95, 0.75)]),),
         "star": (np.stack((np.cos(corners), np.sin(corners)), axis=1) * radii[:, None],),
-        "cross": (np.concatenate([quarter @ t.T for t in (turns[3], *turns[:3])]),),
+        "cross": (np.array(cross),),
         "ring": (circle, circle * 0.58),
     }
     return outlines[name]
@@ -204,33 +206,47 @@ class _Canvas:
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels  # uint8 [H, W, 3]
         self.owner = np.full(pixels.shape[:2], -1, np.int16)  # [H, W]
-        self.areas = np.zeros(0)  # of whole objects, also where they leave the canvas
-        self.visible = np.zeros(0)  # of what can be seen of them
+        self.shapes: list[_Shape] = []
+        self.visible = np.zeros(0)  # pixels that can be seen of each
 
     def fits(self, shape: _Shape) -> bool:
         """Whether enough of the new shape is inside, and enough of all others stays visible."""
         hidden = self._hidden_by(shape)
-        others_visible = (hidden == 0) | (self.visible - hidden >= LEAST_VISIBLE * self.areas)
+        least = LEAST_VISIBLE * np.array([other.area for other in self.shapes])
+        others_visible = (hidden == 0) | (self.visible - hidden >= least)
         return shape.mask.sum() >= LEAST_INSIDE * shape.area and bool(others_visible.all())
 
     def add(self, rng: np.random.Generator, shape: _Shape) -> None:
         """Paint the shape in front of everything else."""
-        first, second = _colours(rng, self.pixels[shape.window][shape.mask].mean(axis=0))
-        blend = _texture(rng, shape)[:, None]
-        self.pixels[shape.window][shape.mask] = first * (1 - blend) + second * blend
-        self.visible = np.append(self.visible - self._hidden_by(shape), shape.mask.sum())
-        self.areas = np.append(self.areas, shape.area)
-        self.owner[shape.window][shape.mask] = len(self.areas) - 1
+        window, mask = self.pixels[shape.window], shape.mask.view(np.uint8)
+        first, second = _colours(rng, np.array(cv2.mean(window, mask)[:3]))
+        paint = first + (second - first) * _texture(rng, shape)[..., None]
+        cv2.copyTo(paint.astype(np.uint8), mask, window)
+        self.visible = np.append(self.visible - self._hidden_by(shape), mask.sum())
+        self.owner[shape.window][shape.mask] = len(self.shapes)
+        self.shapes.append(shape)
 
     def _hidden_by(self, shape: _Shape) -> np.ndarray:
         covered = self.owner[shape.window][shape.mask]
-        return np.bincount(covered[covered >= 0], minlength=len(self.areas))
+        return np.bincount(covered[covered >= 0], minlength=len(self.shapes))
+
+    def outlines(self, index: int) -> list[np.ndarray]:
+        """Outlines of the visible parts of an object, along the edges of its pixels, in pixels of the picture."""
+        rows, columns = self.shapes[index].window
+        mask = (self.owner[rows, columns] == index).astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+        contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        # doubled pixels 2x and 2x + 1 stand for the edges x and x + 1 of canvas pixel x
+        corner = (columns.start, rows.start)
+        parts = [((c[:, 0] + 1) // 2 + corner).astype(np.float32) / SUPER for c in contours]
+        areas = [cv2.contourArea(part) for part in parts]
+        return [part for part, area in zip(parts, areas, strict=True) if area >= max(4.0, 0.03 * max(areas))]
 
 
 def _place(rng: np.random.Generator, canvas: _Canvas, label: int) -> bool:
     """Paint an object of this class somewhere, unless no free place is found."""
+    height, width = canvas.pixels.shape[:2]
     for _ in range(20):
-        shape = _random_shape(rng, label, *canvas.owner.shape)
+        shape = _random_shape(rng, label, height, width)
         if canvas.fits(shape):
             canvas.add(rng, shape)
             return True
@@ -242,7 +258,7 @@ def _random_shape(rng: np.random.Generator, label: int, height: int, width: int)
     small = rng.random() < SMALL_SHARE
     side = rng.uniform(16, 28) if small else np.exp(rng.uniform(np.log(36), np.log(120)))
     scale = side * SUPER / 2
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = float(rng.uniform(0, 2 * np.pi))
     stretch = np.diag([rng.uniform(0.8, 1.0), 1.0])
     rotation = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     centre = rng.uniform((0, 0), (width, height))
@@ -256,46 +272,36 @@ def _random_shape(rng: np.random.Generator, label: int, height: int, width: int)
     return _Shape(window, mask.astype(bool), areas[0] - sum(areas[1:]), scale, angle)
 
 
-def _visible_outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Outlines of the parts of a canvas mask, along the edges of its pixels, in picture pixels; specks left out."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    crop = mask[top : top + height, left : left + width].astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    contours = cv2.findContours(crop, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    # doubled pixels 2x and 2x + 1 are the edges x and x + 1 of canvas pixel x
-    outlines = [((c[:, 0] + 1) // 2 + (left, top)).astype(np.float32) / SUPER for c in contours]
-    largest = max(cv2.contourArea(outline) for outline in outlines)
-    return [outline for outline in outlines if cv2.contourArea(outline) >= max(4.0, 0.03 * largest)]
-
-
 # --- paint -----------------------------------------------------------------------------------------------------
 
 
 def _colours(rng: np.random.Generator, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours of one hue, both clearly different from what lies behind: float64 ``[3]`` each."""
+    """Two colours of one hue, both clearly different from what lies behind: float32 ``[3]`` each."""
     for _ in range(200):
         hue, saturation, value = rng.random(), rng.uniform(0.3, 1), rng.uniform(0.3, 1)
         first = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
         second = first * rng.uniform(0.35, 0.6) if value > 0.6 else first + (255 - first) * rng.uniform(0.5, 0.8)
         if min(np.linalg.norm(first - behind), np.linalg.norm(second - behind)) >= LEAST_CONTRAST:
             break
-    return first, second
+    return first.astype(np.float32), second.astype(np.float32)
 
 
 def _texture(rng: np.random.Generator, shape: _Shape) -> np.ndarray:
-    """How much of the second colour each pixel of the mask has: float64 ``[P]`` in 0 ... 1, turned with the shape."""
-    rows, columns = np.nonzero(shape.mask)
-    u = np.cos(shape.angle) * columns + np.sin(shape.angle) * rows
-    v = np.cos(shape.angle) * rows - np.sin(shape.angle) * columns
+    """Share of the second colour in each pixel: float32 of the mask's size, turned with the shape."""
+    rows, columns = (np.arange(size, dtype=np.float32) for size in shape.mask.shape)
     period = min(shape.scale * rng.uniform(0.35, 0.6), LARGEST_PERIOD * SUPER)
+    cosine, sine = math.cos(shape.angle) / period, math.sin(shape.angle) / period
+    u = cosine * columns + sine * rows[:, None]  # in periods
+    v = cosine * rows[:, None] - sine * columns
     kind = rng.choice(["plain", "stripes", "dots", "checks", "gradient"])
     if kind == "stripes":
-        return (u // period % 2).astype(float)
+        return np.floor(u) % 2
     if kind == "checks":
-        return ((u // period + v // period) % 2).astype(float)
+        return (np.floor(u) + np.floor(v)) % 2
     if kind == "dots":
-        return (np.hypot(u % period - period / 2, v % period - period / 2) < 0.33 * period).astype(float)
+        return (np.hypot(u - np.floor(u) - 0.5, v - np.floor(v) - 0.5) < 0.33).astype(np.float32)
     if kind == "gradient":
-        return (u - u.min()) / max(np.ptp(u), 1.0)
+        return (u - u.min()) / max(np.ptp(u), 1e-3)
     return np.zeros_like(u)
 
 
@@ -305,7 +311,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     Sizes in pixels of the picture; uint8 ``[SUPER * H, SUPER * W, 3]``.
     """
     centre = rng.uniform(40, 215, 3)
-    canvas = np.full((height, width, 3), centre, np.float32)
+    canvas: np.ndarray = np.full((height, width, 3), centre, np.float32)
     for cells, strength in ((3, 45.0), (12, 18.0), (40, 10.0)):
         clouds = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
         canvas += cv2.resize(clouds, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,251 @@
+"""COCO JSON: what is read, joined, dropped, listed and refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from yolov7.config import InputError
+from yolov7.data.coco import join_polygons
+from yolov7.data.dataset import open_data, open_split
+from yolov7.data.image_set import ImageSet, report_faults
+
+Write = Callable[..., Path]
+
+
+def train_set(folder: Path) -> ImageSet:
+    return open_split(open_data(str(folder)), "train")
+
+
+def only_fault(image_set: ImageSet) -> tuple[str, bool]:
+    assert len(image_set.faults) == 1, image_set.faults
+    return str(image_set.faults[0]), image_set.faults[0].skipped
+
+
+def test_boxes_labels_and_ids(coco_folder: Write) -> None:
+    folder = coco_folder([[{"bbox": [4, 6, 10, 20]}, {"bbox": [30, 10, 8, 8], "category_id": 7}], []])
+    found = train_set(folder)
+    assert found.names == ("cat", "dog")  # by id, not by place
+    assert found.category_ids == (3, 7)
+    assert found.image_ids == (1, 2)
+    assert found.sizes.tolist() == [[48, 64], [48, 64]]
+    assert found.offsets.tolist() == [0, 2, 2]
+    assert found.boxes.tolist() == [[4, 6, 14, 26], [30, 10, 38, 18]]
+    assert found.labels.tolist() == [0, 1]
+    assert found.point_offsets.tolist() == [0, 0, 0]
+    assert found.background_count == 1
+    assert (found.boxes.dtype, found.labels.dtype, found.sizes.dtype) == (np.float32, np.int64, np.int32)
+
+
+def test_boxes_over_the_border_are_clipped(coco_folder: Write) -> None:
+    found = train_set(coco_folder([[{"bbox": [-5, 40, 20, 20]}]]))
+    assert found.boxes.tolist() == [[0, 40, 15, 48]]
+    assert not found.faults
+
+
+def test_crowds_are_no_objects_and_no_fault(coco_folder: Write) -> None:
+    found = train_set(coco_folder([[{"bbox": [4, 6, 10, 20]}, {"bbox": [0, 0, 60, 40], "iscrowd": 1}]]))
+    assert found.boxes.tolist() == [[4, 6, 14, 26]]
+    assert not found.faults
+    assert len(found.ground_truth()["annotations"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("bbox", "message"),
+    [
+        ([4, 6, 0, 20], "annotation 2: a box of zero size (0 x 20 px); the object is dropped"),
+        ([4, 6, 5, -3], "annotation 2: a box of zero size (5 x -3 px); the object is dropped"),
+        ([70, 6, 5, 5], "annotation 2: a box outside the picture of 64 x 48 px; the object is dropped"),
+        ([1, 2, 3, 4], "annotation 2: the same class and box as an earlier one; the object is dropped"),
+    ],
+)
+def test_a_bad_object_is_dropped_and_listed(coco_folder: Write, bbox: list[float], message: str) -> None:
+    found = train_set(coco_folder([[{"bbox": [1, 2, 3, 4]}, {"bbox": bbox}]]))
+    assert found.boxes.tolist() == [[1, 2, 4, 6]]
+    text, skipped = only_fault(found)
+    assert text.endswith(f"train.json: {message}")
+    assert not skipped
+    assert len(found.ground_truth()["annotations"]) == 2
+
+
+@pytest.mark.parametrize("bbox", [[1, 2, 3], [1, 2, float("nan"), 4], [1, "2", 3, 4], None, [1, 2, float("inf"), 4]])
+def test_a_garbled_box_skips_the_picture(coco_folder: Write, bbox: Any) -> None:
+    found = train_set(coco_folder([[{"bbox": bbox}], [{"bbox": [1, 2, 3, 4]}]]))
+    assert found.image_ids == (2,)
+    text, skipped = only_fault(found)
+    assert "1.jpg: " in text
+    assert f"annotation 1: bbox is {bbox!r}; accepted: four numbers x, y, width, height; the picture is skip" in text
+    assert skipped
+
+
+def test_a_missing_picture_is_skipped_and_listed(coco_folder: Write) -> None:
+    folder = coco_folder([[{"bbox": [1, 2, 3, 4]}], [{"bbox": [1, 2, 3, 4]}]])
+    (folder / "images" / "train" / "1.jpg").unlink()
+    found = train_set(folder)
+    assert found.image_ids == (2,)
+    text, skipped = only_fault(found)
+    assert f"1.jpg: missing, but named by {folder}/annotations/train.json; the picture is skipped" in text
+    assert skipped
+
+
+def test_two_pictures_with_one_id(coco_folder: Write) -> None:
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 1, "file_name": "2.jpg"}]
+    found = train_set(coco_folder([[{"bbox": [1, 2, 3, 4]}], []], images=images))
+    assert found.image_ids == (1,)
+    assert "has two pictures with the id 1; the second is skipped" in only_fault(found)[0]
+
+
+def test_an_object_of_no_picture_is_listed(coco_folder: Write) -> None:
+    found = train_set(coco_folder([[{"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "image_id": 9}]]))
+    assert len(found.labels) == 1
+    assert "annotation 2: image_id 9 is not in `images`; the object is dropped" in only_fault(found)[0]
+
+
+def test_unknown_category(coco_folder: Write) -> None:
+    folder = coco_folder([[{"bbox": [1, 2, 3, 4], "category_id": 5}]])
+    with pytest.raises(InputError, match=r"train.json, annotation 1: found category_id 5; accepted: .*: 3, 7$"):
+        train_set(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"categories": []}, "`categories` is empty; accepted: at least one class"),
+        ({"images": 3}, "images: holds a int; accepted: a list"),
+        ({"images": [{"id": 1}]}, r"images\[0\]: the key 'file_name' is missing"),
+        ({"annotations": [{"id": 1}]}, r"annotations\[0\]: the key 'image_id' is missing"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "categories: the id 1 stands twice"),
+        ({"categories": [{"id": "1", "name": "a"}]}, "found the id '1'; accepted: whole numbers"),
+    ],
+)
+def test_a_wrong_structure_is_refused(coco_folder: Write, changes: dict[str, Any], message: str) -> None:
+    folder = coco_folder([[{"bbox": [1, 2, 3, 4]}]], **changes)
+    with pytest.raises(InputError, match=message):
+        train_set(folder)
+
+
+def test_a_missing_key_is_named(coco_folder: Write) -> None:
+    folder = coco_folder([[]])
+    (folder / "annotations" / "train.json").write_text('{"image": [], "categories": []}')
+    with pytest.raises(InputError, match="train.json: the key 'images' is missing; did you mean 'image'?"):
+        train_set(folder)
+
+
+def test_broken_json(coco_folder: Write) -> None:
+    folder = coco_folder([[]])
+    (folder / "annotations" / "train.json").write_text('{"images": [')
+    with pytest.raises(InputError, match="train.json: is not valid JSON: "):
+        train_set(folder)
+
+
+def test_no_usable_picture_says_why(coco_folder: Write) -> None:
+    folder = coco_folder([[{"bbox": [1, 2, 3, 4]}]])
+    (folder / "images" / "train" / "1.jpg").write_bytes(b"")
+    message = r"train.json: no usable picture \(1 skipped\): .*1.jpg: the file is empty \(0 bytes\); the picture is sk"
+    with pytest.raises(InputError, match=message):
+        train_set(folder)
+
+
+def test_annotations_may_be_absent(coco_folder: Write) -> None:
+    folder = coco_folder([[], []], split="test")
+    file = folder / "annotations" / "test.json"
+    content = json.loads(file.read_text())
+    del content["annotations"]
+    file.unlink()
+    (folder / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    found = open_split(open_data(str(folder)), "test")
+    assert len(found) == 2
+    assert len(found.labels) == 0
+
+
+# --- outlines --------------------------------------------------------------------------------------------------
+
+
+def area(points: np.ndarray) -> float:
+    x, y = points[:, 0], points[:, 1]
+    return abs(float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))) / 2
+
+
+def test_parts_are_joined_at_the_closest_vertices() -> None:
+    first, second = [0, 0, 10, 0, 10, 10, 0, 10], [20, 0, 24, 0, 24, 8, 20, 8]
+    joined = join_polygons([first, second])
+    assert joined.tolist() == [
+        [0, 0], [10, 0], [20, 0], [24, 0], [24, 8], [20, 8], [20, 0], [10, 0], [10, 10], [0, 10]
+    ]  # fmt: skip
+    assert area(joined) == 100 + 32
+
+
+@pytest.mark.parametrize(
+    "segmentation", [None, [], {"counts": "abc", "size": [4, 4]}, [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [["a"] * 6]]
+)
+def test_no_polygon_is_a_box_only(segmentation: Any) -> None:
+    assert join_polygons(segmentation).shape == (0, 2)
+
+
+def test_outlines_stand_beside_their_objects(coco_folder: Write) -> None:
+    square = [10, 10, 20, 10, 20, 20, 70, 20]  # its last point lies outside
+    objects = [
+        {"bbox": [1, 2, 3, 4]},
+        {"bbox": [10, 10, 10, 10], "segmentation": [square]},
+        {"bbox": [5, 5, 9, 9], "segmentation": {"counts": [1, 2], "size": [48, 64]}},
+    ]
+    found = train_set(coco_folder([objects]))
+    assert found.point_offsets.tolist() == [0, 0, 4, 4]
+    _, _, outlines = found.objects(0)
+    assert [len(points) for points in outlines] == [0, 4, 0]
+    assert outlines[1].tolist() == [[10, 10], [20, 10], [20, 20], [64, 20]]
+
+
+# --- real files ------------------------------------------------------------------------------------------------
+
+
+def test_bccd(bccd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = open_data(str(bccd))
+    train, val, test = (open_split(source, split) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (205, 87, 72)
+    assert train.names == ("RBC", "WBC", "Platelets")
+    assert (len(train.labels), len(val.labels)) == (2804, 1137)  # one of zero size in each
+    assert train.sizes.tolist() == [[480, 640]] * 205
+    assert len(val.ground_truth()["annotations"]) == 1138
+    with caplog.at_level(logging.WARNING):
+        report_faults(train, tmp_path)
+    text = (tmp_path / "faults_train.txt").read_text()
+    reason = "annotation 2288: a box of zero size (0 x 0 px); the object is dropped"
+    assert text == f"{bccd}/annotations/train.json: {reason}\n"
+    assert "train: 205 pictures (0 without objects), 2804 objects; skipped: 0 pictures, dropped: 1 obj" in caplog.text
+    assert text.strip() in caplog.text
+
+
+def test_coco_mini(coco_mini: Path) -> None:
+    found = open_split(open_data(str(coco_mini)), "val")
+    content = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
+    assert len(found.names) == 80
+    assert found.category_ids[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
+    assert len(found.labels) == sum(not a["iscrowd"] for a in content["annotations"])
+    assert (np.diff(found.point_offsets) > 0).all()
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    assert found.sizes.tolist() == [sizes[image_id] for image_id in found.image_ids]
+    assert found.ground_truth() == content
+
+
+def test_json_and_txt_agree(coco_mini: Path, tmp_path: Path) -> None:
+    shutil.copytree(coco_mini / "labels" / "val2017", tmp_path / "labels" / "val2017")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "val2017").symlink_to(coco_mini / "images" / "val2017")
+    yaml = tmp_path / "mini.yaml"
+    yaml.write_text("val: images/val2017\nnc: 80\n")
+    by_text = open_split(open_data(str(yaml)), "val")
+    by_json = open_split(open_data(str(coco_mini)), "val")
+    order = [by_json.image_ids.index(image_id) for image_id in by_text.image_ids]
+    for i, j in enumerate(order):
+        boxes, labels, _ = by_text.objects(i)
+        expected, expected_labels, _ = by_json.objects(j)
+        assert sorted(labels.tolist()) == sorted(expected_labels.tolist())
+        np.testing.assert_allclose(np.sort(boxes, axis=0), np.sort(expected, axis=0), atol=0.01)

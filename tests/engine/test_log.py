@@ -1,0 +1,239 @@
+"""The record of a run: columns, event files, resume, failing sinks, and the picture of the curves."""
+
+import io
+import logging
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from yolov7.engine import log
+from yolov7.engine.log import EpochRecord, RunLog, plot_results, read_results
+
+
+def record(epoch: int, shift: float = 0.0) -> EpochRecord:
+    metrics = (0.1 * epoch, 0.2 * epoch, 0.05 * epoch)
+    return EpochRecord(epoch, 0.05 + shift, 0.02, 0.01, *metrics, 0.01 - 0.001 * epoch, 7.5)
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+
+
+def scalars(folder: Path, tag: str) -> dict[int, float]:
+    return {event.step: event.value for event in events(folder).Scalars(tag)}
+
+
+def make_older(folder: Path) -> None:
+    """TensorBoard reads event files in the order of the second in their names."""
+    for path in folder.glob("events.out.tfevents.*"):
+        path.rename(path.with_name(re.sub(r"tfevents\.\d+", "tfevents.1000000000", path.name)))
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and r.name == log.__name__]
+
+
+def test_results_csv_grows_epoch_by_epoch(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as run:
+        assert run.csv_path.read_text() == "epoch,box,objectness,classification,AP,AP50,AP75,lr,seconds\n"
+        run.add_epoch(record(0))
+        run.add_epoch(EpochRecord(1, 0.04, 0.015, 1 / 3, None, None, None, 1e-5, 6.25))
+        lines = run.csv_path.read_text().splitlines()
+    assert lines[1:] == ["0,0.05,0.02,0.01,0,0,0,0.01,7.5", "1,0.04,0.015,0.333333,,,,1e-05,6.25"]
+    assert read_results(tmp_path / "results.csv")[0] == record(0)
+    assert read_results(tmp_path / "results.csv")[1].AP50 is None
+
+
+def test_tensorboard_holds_every_scalar(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as run:
+        run.add_epoch(record(1))
+        run.add_epoch(replace(record(2), AP=None, AP50=None, AP75=None))
+    expected = {
+        "train/box_loss": {1: 0.05, 2: 0.05},
+        "train/obj_loss": {1: 0.02, 2: 0.02},
+        "train/cls_loss": {1: 0.01, 2: 0.01},
+        "metrics/AP": {1: 0.1},
+        "metrics/AP50": {1: 0.2},
+        "metrics/AP75": {1: 0.05},
+        "x/lr": {1: 0.009, 2: 0.008},
+    }
+    assert set(events(tmp_path).Tags()["scalars"]) == set(expected)
+    for tag, values in expected.items():
+        assert scalars(tmp_path, tag) == pytest.approx(values)
+
+
+def test_events_are_on_disk_after_every_epoch(tmp_path: Path) -> None:
+    run = RunLog(tmp_path)
+    run.add_epoch(record(3))
+    assert scalars(tmp_path, "metrics/AP50") == pytest.approx({3: 0.6})
+    run.close()
+
+
+def test_pictures_come_back_from_tensorboard(tmp_path: Path) -> None:
+    picture = np.random.RandomState(0).randint(0, 256, (24, 32, 3)).astype(np.uint8)
+    with RunLog(tmp_path) as run:
+        run.add_image("val/predictions", picture, 4)
+    (event,) = events(tmp_path).Images("val/predictions")
+    assert (event.step, event.width, event.height) == (4, 32, 24)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), picture)
+
+
+def test_resume_drops_what_came_after(tmp_path: Path) -> None:
+    interrupted = RunLog(tmp_path)
+    for epoch in range(5):
+        interrupted.add_epoch(record(epoch))
+    make_older(tmp_path)
+    with RunLog(tmp_path, resume_epoch=2) as run:
+        assert [r.epoch for r in read_results(run.csv_path)] == [0, 1, 2]
+        run.add_epoch(record(3, shift=1.0))
+    interrupted.close()
+    assert [(r.epoch, r.box) for r in read_results(tmp_path / "results.csv")] == [
+        (0, 0.05), (1, 0.05), (2, 0.05), (3, 1.05)
+    ]
+    assert scalars(tmp_path, "train/box_loss") == pytest.approx({0: 0.05, 1: 0.05, 2: 0.05, 3: 1.05})
+
+
+def test_resume_without_a_record_begins_one(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "new", resume_epoch=7) as run:
+        run.add_epoch(record(8))
+    assert [r.epoch for r in read_results(tmp_path / "new" / "results.csv")] == [8]
+
+
+def test_a_new_run_in_an_old_folder_starts_anew(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as old:
+        for epoch in range(3):
+            old.add_epoch(record(epoch))
+    make_older(tmp_path)
+    with RunLog(tmp_path) as new:
+        new.add_epoch(record(0, shift=1.0))
+    assert [r.box for r in read_results(tmp_path / "results.csv")] == [1.05]
+    assert scalars(tmp_path, "train/box_loss") == pytest.approx({0: 1.05})
+
+
+def test_an_epoch_recorded_twice_stands_once(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as run:
+        for epoch in (0, 1, 1):
+            run.add_epoch(record(epoch))
+    assert [r.epoch for r in read_results(tmp_path / "results.csv")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "torn", ["4,0.05,0.0", "4,0.05,0.02,0.01,0.4,0.8,0.2,0.006,", "4,0.05,0.02,0.01,0.4,0.8,0.2,x,7"]
+)
+def test_a_torn_line_spoils_nothing(tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture) -> None:
+    with RunLog(tmp_path) as run:
+        run.add_epoch(record(3))
+    with open(run.csv_path, "a") as stream:
+        stream.write(torn)
+    assert [r.epoch for r in read_results(run.csv_path)] == [3]
+    assert "results.csv, line 3: is not a record of an epoch, left out" in warnings(caplog)[0]
+    RunLog(tmp_path, resume_epoch=5).close()
+    assert len(run.csv_path.read_text().splitlines()) == 2
+
+
+def test_a_full_disk_is_told_once_and_the_other_sinks_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with RunLog(tmp_path) as run:
+        run.add_epoch(record(0))
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "write_atomically", full)
+            run.add_epoch(record(1))
+            run.add_epoch(record(2))
+        assert [r.epoch for r in read_results(run.csv_path)] == [0]
+        run.add_epoch(record(3))
+    (warning,) = warnings(caplog)
+    assert warning == (
+        f"{tmp_path / 'results.csv'}: cannot be written (OSError: [Errno 28] No space left on device); the run goes on"
+    )
+    assert [r.epoch for r in read_results(run.csv_path)] == [0, 1, 2, 3]  # nothing is lost once there is room
+    assert set(scalars(tmp_path, "x/lr")) == {0, 1, 2, 3}
+
+
+def test_a_broken_event_writer_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("worker died")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", fail)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_image", fail)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.close", fail)
+    with RunLog(tmp_path) as run:
+        for epoch in range(2):
+            run.add_epoch(record(epoch))
+            run.add_image("a", np.zeros((4, 4, 3), np.uint8), epoch)
+    assert len(warnings(caplog)) == 1
+    assert "TensorBoard: cannot be written (RuntimeError: worker died)" in warnings(caplog)[0]
+    assert len(read_results(run.csv_path)) == 2
+
+
+def test_without_tensorboard_the_rest_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with RunLog(tmp_path) as run:
+        run.add_epoch(record(0))
+        run.add_image("a", np.zeros((4, 4, 3), np.uint8), 0)
+    assert len(warnings(caplog)) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"results.csv", "results.png"}
+
+
+def test_without_matplotlib_the_rest_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with RunLog(tmp_path) as run:
+        run.add_epoch(record(0))
+    assert "results.png: cannot be written" in warnings(caplog)[0]
+    assert not run.plot_path.exists()
+
+
+def test_a_folder_that_cannot_be_made_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    with RunLog(tmp_path / "file" / "run") as run:
+        run.add_epoch(record(0))
+    run.close()
+    assert len(warnings(caplog)) == 3  # one for each sink
+
+
+def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), RunLog(tmp_path) as run:
+        run.add_epoch(record(0))
+        raise KeyError("the run's own")
+    assert run.plot_path.exists()
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [record(0)],
+        [record(epoch) for epoch in range(60)],
+        [replace(record(epoch), AP=None, AP50=None, AP75=None) for epoch in range(3)],
+        [replace(record(epoch), box=float("nan"), objectness=float("inf"), seconds=1e4) for epoch in range(3)],
+    ],
+    ids=["empty", "one", "many", "not_evaluated", "not_finite"],
+)
+def test_the_plot_is_a_picture(tmp_path: Path, records: list[EpochRecord]) -> None:
+    folder = tmp_path / "run $x_1"  # no formula
+    with RunLog(folder) as run:
+        for entry in records:
+            run.add_epoch(entry)
+    plot_results(run.csv_path, tmp_path / "curves.png")
+    picture = cv2.imread(str(tmp_path / "curves.png"))
+    assert picture is not None
+    assert picture.shape[:2] == (864, 1320)
+    assert run.plot_path.exists() == bool(records)
+    coloured = np.ptp(picture.astype(int), axis=2) > 60
+    assert coloured.sum() > 200  # lines, or at least the legend

@@ -1,0 +1,132 @@
+"""Boxes and labels on pictures of any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from yolov7.inference.draw import class_colour, draw_boxes, draw_detections, mosaic_of
+from yolov7.structures import Detections
+
+NAMES = ("person", "bicycle", "car")
+GREY = 90
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4], table[:, 5].long())
+
+
+def changed(image: np.ndarray) -> np.ndarray:
+    return (image != GREY).any(axis=-1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 20), (48, 64), (426, 640), (4000, 6000), (20, 3000), (1, 1)])
+def test_the_rectangle_stands_where_the_box_is(height: int, width: int) -> None:
+    box = (0.25 * width, 0.3 * height, 0.75 * width, 0.9 * height)
+    image = picture(height, width)
+    drawn = draw_detections(image, detections((*box, 0.87, 1)), NAMES)
+    assert drawn.shape == image.shape
+    assert drawn.dtype == np.uint8
+    assert not changed(image).any()
+    bottom, middle = min(round(box[3]), height - 1), round((box[0] + box[2]) / 2 - 0.1)
+    assert tuple(drawn[bottom, min(middle, width - 1)]) == class_colour(1)
+    assert not changed(drawn)[int(0.95 * height) + 1 :].any()
+
+
+def test_line_and_letters_grow_with_the_picture() -> None:
+    thick, plates = [], []
+    for height, width in ((120, 160), (480, 640), (3000, 4000)):
+        row = (0.2 * width, 0.5 * height, 0.9 * width, 0.9 * height, 0.5, 0)
+        drawn = draw_detections(picture(height, width), detections(row), NAMES)
+        thick.append(changed(drawn)[round(0.8 * height) :, width // 2].sum())
+        plates.append(changed(drawn)[: round(0.5 * height) - thick[-1]].any(axis=1).sum())
+    assert thick == sorted(set(thick)) or thick[0] == 1
+    assert thick[2] >= 10
+    assert plates == sorted(set(plates))
+    assert plates[0] >= 8
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_labels_stay_inside(corner: tuple[int, int]) -> None:
+    height, width = 300, 400
+    left, top = corner[0] * (width - 20), corner[1] * (height - 20)
+    with_text = draw_boxes(picture(height, width), np.array([[left, top, left + 20, top + 20]]), np.array([0]), NAMES)
+    text_pixels = (with_text > 130).all(axis=-1)
+    assert text_pixels.sum() > 20
+    plate = changed(with_text).sum()
+    centre = draw_boxes(picture(height, width), np.array([[150, 150, 170, 170]]), np.array([0]), NAMES)
+    assert plate > 0.6 * changed(centre).sum()
+
+
+def test_boxes_partly_and_wholly_outside() -> None:
+    rows = ((-50.0, -40.0, 30.0, 30.0, 0.9, 0), (150.0, 90.0, 1e9, 1e9, 0.8, 1), (-90.0, 0.0, -60.0, 50.0, 0.7, 2))
+    drawn = draw_detections(picture(100, 200), detections(*rows), NAMES)
+    assert tuple(drawn[30, 10]) == class_colour(0)
+    assert tuple(drawn[99, 175]) == class_colour(1)
+    only_outside = draw_detections(picture(100, 200), detections(rows[2]), NAMES)
+    assert not changed(only_outside).any()
+
+
+def test_no_detections_is_a_copy() -> None:
+    image = picture(40, 60)
+    drawn = draw_detections(image, detections(), NAMES)
+    assert (drawn == image).all()
+    assert not np.shares_memory(drawn, image)
+    assert (draw_boxes(image, np.zeros((0, 4)), np.zeros(0, np.int64), NAMES) == image).all()
+
+
+def test_the_best_detection_is_in_front() -> None:
+    rows = ((50.0, 60.0, 150.0, 160.0, 0.9, 0), (50.0, 60.0, 150.0, 160.0, 0.3, 2))
+    drawn = draw_detections(picture(200, 300), detections(*rows), NAMES)
+    assert tuple(drawn[160, 100]) == class_colour(0)
+
+
+def test_a_class_without_a_name_is_shown_by_its_number() -> None:
+    boxes = np.array([[50.0, 60.0, 150.0, 160.0]])
+    unnamed = draw_boxes(picture(200, 300), boxes, np.array([7]), ())
+    named = draw_boxes(picture(200, 300), boxes, np.array([7]), ("",) * 7 + ("7",))
+    assert (unnamed == named).all()
+
+
+def test_scores_are_shown_with_two_digits() -> None:
+    boxes, labels = np.array([[50.0, 60.0, 150.0, 160.0]]), np.array([0])
+    scored = draw_boxes(picture(200, 300), boxes, labels, ("car",), np.array([0.874]))
+    written = draw_boxes(picture(200, 300), boxes, labels, ("car 0.87",))
+    assert (scored == written).all()
+
+
+def test_views_and_read_only_pictures_are_drawn_on() -> None:
+    image = picture(100, 120)[:, ::-1]
+    image.flags.writeable = False
+    assert changed(draw_detections(image, detections((10, 40, 90, 90, 0.5, 0)), NAMES)).any()
+
+
+def test_colours_are_stable_and_distinct() -> None:
+    colours = np.array([class_colour(label) for label in range(80)], float)
+    assert (colours == [class_colour(label) for label in range(80)]).all()
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1e3 * np.eye(80)
+    assert distance.min() > 5
+    assert distance[:8, :8].min() > 80
+
+
+def test_mosaic_keeps_order_and_aspect() -> None:
+    images = [np.full((*size, 3), grey, np.uint8) for size, grey in (((50, 100), 10), ((100, 50), 20), ((7, 7), 30))]
+    overview = mosaic_of(images, columns=2, tile=40)
+    assert overview.shape == (80, 80, 3)
+    assert overview[20, 20, 0] == 10
+    assert overview[5, 20, 0] == 114
+    assert overview[20, 60, 0] == 20
+    assert overview[20, 45, 0] == 114
+    assert (overview[40:, :40] == 30).all()
+    assert (overview[40:, 40:] == 114).all()
+    assert (overview[10:30, :40] == 10).all()
+
+
+def test_mosaic_of_nothing_is_grey() -> None:
+    assert (mosaic_of([], columns=3, tile=10) == 114).all()

@@ -1,0 +1,235 @@
+"""A split of a data set in memory: pictures, objects as flat arrays, and what is wrong with either.
+
+Flat arrays with offsets, because processes that are forked share them and nothing is copied (a list of small
+arrays is copied page by page, as soon as its reference counts change).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from yolov7.config import InputError, write_atomically
+from yolov7.data.images import PictureError, check_picture
+
+logger = logging.getLogger(__name__)
+
+SHOWN_FAULTS = 10
+_NO_POINTS = np.zeros((0, 2), np.float32)
+_LEAST_SIDE = 1e-3  # pixels; float32 does not tell narrower boxes from nothing
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a file, and what was done about it."""
+
+    path: str
+    reason: str
+    skipped: bool = True  # the whole picture, not only an object
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Pictures with their objects in native pixels; I pictures, T objects, S outline points in all.
+
+    Objects of picture ``i`` are rows ``offsets[i]:offsets[i + 1]``; outline points of object ``t`` are rows
+    ``point_offsets[t]:point_offsets[t + 1]`` (none where only the box is known). Labels count from 0;
+    ``category_ids[label]`` is the number of the class in COCO JSON.
+    """
+
+    paths: tuple[str, ...]
+    image_ids: tuple[int | str, ...]
+    sizes: np.ndarray  # int32 [I, 2] height, width; EXIF orientation applied
+    offsets: np.ndarray  # int64 [I + 1]
+    boxes: np.ndarray  # float32 [T, 4] xyxy
+    labels: np.ndarray  # int64 [T]
+    points: np.ndarray  # float32 [S, 2]
+    point_offsets: np.ndarray  # int64 [T + 1]
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    faults: tuple[Fault, ...] = ()
+    annotation_file: str | None = None  # the COCO JSON that this was read from
+    split: str = ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def objects(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+        """Boxes ``[N, 4]``, labels ``[N]`` and N outlines of one picture: views, not to be written to."""
+        first, last = self.offsets[index], self.offsets[index + 1]
+        bounds = self.point_offsets[first : last + 1]
+        segments = tuple(self.points[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+        return self.boxes[first:last], self.labels[first:last], segments
+
+    @property
+    def background_count(self) -> int:
+        """Pictures without objects."""
+        return int((np.diff(self.offsets) == 0).sum())
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The objects as a COCO dict for scoring.
+
+        A JSON file's own content where there is one: crowds, boxes of zero size and skipped pictures included.
+        Otherwise built from the objects, annotations numbered from 1.
+        """
+        if self.annotation_file is not None:
+            with open(self.annotation_file, encoding="utf-8") as stream:
+                return json.load(stream)
+        images = [
+            {"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
+            for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)
+        ]
+        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.names, strict=True)]
+        return {"images": images, "annotations": self._annotations(), "categories": categories}
+
+    def _annotations(self) -> list[dict[str, Any]]:
+        owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        corners = self.boxes.astype(np.float64)
+        boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1)  # x, y, width, height
+        return [
+            {
+                "id": number,
+                "image_id": self.image_ids[owner],
+                "category_id": self.category_ids[label],
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            for number, (owner, label, box) in enumerate(
+                zip(owners.tolist(), self.labels.tolist(), boxes.tolist(), strict=True), 1
+            )
+        ]
+
+
+# --- building --------------------------------------------------------------------------------------------------
+
+
+class ObjectRecord(NamedTuple):
+    """An object as a file describes it."""
+
+    box: tuple[float, float, float, float]  # xyxy native pixels
+    label: int
+    outline: np.ndarray  # float32 [K, 2] native pixels
+    where: str  # its place in the file, for messages
+
+
+class ImageRecord(NamedTuple):
+    """A usable picture with its usable objects."""
+
+    path: str
+    image_id: int | str
+    size: tuple[int, int]  # height, width
+    objects: list[ObjectRecord]
+
+
+def no_outline() -> np.ndarray:
+    """The outline of an object of which only the box is known."""
+    return _NO_POINTS
+
+
+def picture_size(path: str, faults: list[Fault]) -> tuple[int, int] | None:
+    """Height and width of a usable picture; otherwise nothing, and the reason joins ``faults``."""
+    try:
+        return check_picture(path)
+    except PictureError as error:
+        faults.append(Fault(path, f"{error}; the picture is skipped"))
+        return None
+
+
+def tidy_objects(
+    objects: Iterable[ObjectRecord], size: tuple[int, int], path: str, faults: list[Fault]
+) -> list[ObjectRecord]:
+    """Clip objects to their picture; drop and list those without area, outside the picture, or repeated."""
+    height, width = size
+    kept: list[ObjectRecord] = []
+    seen: set[tuple[float, ...]] = set()
+    for item in objects:
+        x1, y1, x2, y2 = item.box
+        box = (min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height))
+        key = (item.label, *box)
+        reason = ""
+        if x2 - x1 < _LEAST_SIDE or y2 - y1 < _LEAST_SIDE:
+            reason = f"a box of zero size ({x2 - x1:g} x {y2 - y1:g} px)"
+        elif box[2] - box[0] < _LEAST_SIDE or box[3] - box[1] < _LEAST_SIDE:
+            reason = f"a box outside the picture of {width} x {height} px"
+        elif key in seen:
+            reason = "the same class and box as an earlier one"
+        if reason:
+            faults.append(Fault(path, f"{item.where}: {reason}; the object is dropped", skipped=False))
+            continue
+        seen.add(key)
+        outline = np.clip(item.outline, 0, (width, height)).astype(np.float32) if len(item.outline) else item.outline
+        kept.append(item._replace(box=box, outline=outline))
+    return kept
+
+
+def build_image_set(
+    records: Sequence[ImageRecord],
+    names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    faults: Sequence[Fault],
+    *,
+    annotation_file: str | None,
+    split: str,
+    source: str,
+) -> ImageSet:
+    """Flatten records into arrays. Without any usable picture: `InputError` with the first reasons."""
+    if not records:
+        reasons = "; ".join(map(str, faults[:3])) or "it names no picture"
+        raise InputError(f"{source}: no usable picture ({len(faults)} skipped): {reasons}")
+    objects = list(chain.from_iterable(record.objects for record in records))
+    return ImageSet(
+        paths=tuple(record.path for record in records),
+        image_ids=tuple(record.image_id for record in records),
+        sizes=np.array([record.size for record in records], np.int32),
+        offsets=_offsets(len(record.objects) for record in records),
+        boxes=np.array([item.box for item in objects], np.float32).reshape(-1, 4),
+        labels=np.array([item.label for item in objects], np.int64),
+        points=np.concatenate([_NO_POINTS, *(item.outline for item in objects)]),
+        point_offsets=_offsets(len(item.outline) for item in objects),
+        names=names,
+        category_ids=category_ids,
+        faults=tuple(faults),
+        annotation_file=annotation_file,
+        split=split,
+    )
+
+
+def _offsets(counts: Iterable[int]) -> np.ndarray:
+    return np.cumsum([0, *counts], dtype=np.int64)
+
+
+# --- reporting -------------------------------------------------------------------------------------------------
+
+
+def report_faults(image_set: ImageSet, folder: Path | None) -> None:
+    """Log how much there is and what is wrong with it; all faults go to ``<folder>/faults_<split>.txt``."""
+    split, faults = image_set.split, image_set.faults
+    summary = (
+        f"{split}: {len(image_set)} pictures ({image_set.background_count} without objects), "
+        f"{len(image_set.labels)} objects"
+    )
+    if not faults:
+        logger.info("%s", summary)
+        return
+    skipped = sum(fault.skipped for fault in faults)
+    written = ""
+    if folder is not None:
+        file = folder / f"faults_{split}.txt"
+        write_atomically(file, "".join(f"{fault}\n" for fault in faults))
+        written = f", all in {file}"
+    shown = "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
+    logger.warning(
+        "%s; skipped: %d pictures, dropped: %d objects%s; the first:%s",
+        summary, skipped, len(faults) - skipped, written, shown,
+    )

@@ -1,0 +1,206 @@
+"""Pictures: OpenCV's import, decoding to RGB, sizes from the header, letterbox.
+
+Spec of the data, sections 7 and 8. Whoever needs OpenCV imports it from here (``from yolov7.data.images import
+cv2``), so that a missing system library is explained in one place.
+"""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from yolov7.config import InputError
+
+try:
+    import cv2
+except ImportError as error:
+    raise InputError(
+        f"OpenCV cannot be imported ({error}); where a system library is missing, on Debian and Ubuntu "
+        "`apt-get install libgl1 libglib2.0-0` brings it; where the package is missing, `pip install opencv-python`"
+    ) from None
+
+IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dng", ".webp", ".mpo")
+FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # as Pillow names what is inside such files
+PAD_COLOUR = (114, 114, 114)
+MIN_SIDE = 10  # pixels; smaller pictures are faults
+_ORIENTATION_TAG, _WIDTH_TAG, _HEIGHT_TAG = 0x0112, 0x0100, 0x0101
+_ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
+_BYTES_AT_END = 8
+
+
+class PictureError(Exception):
+    """Why a picture cannot be used, without its name."""
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Decode a picture to uint8 ``[H, W, 3]`` RGB, upright.
+
+    Alpha is dropped, grey is expanded, 16 bits become 8, all eight EXIF orientations are applied.
+    Raises `InputError` for a file that is missing, empty, truncated or no picture.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)  # not cv2.imread: it cannot open every unicode path
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        return _decode(data)
+    except PictureError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def check_picture(path: str | Path) -> tuple[int, int]:
+    """Height and width of a picture as it is shown (EXIF orientation applied), read from its header.
+
+    Only a file without its format's last bytes is decoded, to tell a truncated picture from one with something
+    behind its end. Raises `PictureError`.
+    """
+    try:
+        with open(path, "rb") as stream:
+            length = os.fstat(stream.fileno()).st_size
+            if length == 0:
+                raise PictureError("the file is empty (0 bytes)")
+            stream.seek(max(length - _BYTES_AT_END, 0))
+            ending = stream.read()
+            stream.seek(0)
+            with _open_header(stream) as picture:
+                _check_whole(picture, ending)
+                width, height = _stored_size(picture)
+                if _orientation(picture) >= 5:
+                    height, width = width, height
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror or error}") from None
+    if min(height, width) < MIN_SIDE:
+        raise PictureError(f"{width} x {height} px; accepted: sides of at least {MIN_SIDE} px")
+    return height, width
+
+
+def _open_header(stream: object) -> Image.Image:
+    try:
+        picture = Image.open(stream)  # type: ignore[arg-type]
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"too large ({error})") from None
+    except (OSError, ValueError, SyntaxError):
+        raise PictureError(f"not a picture that can be read; accepted: {', '.join(FORMATS)}") from None
+    if picture.format not in FORMATS:
+        raise PictureError(f"a picture in the format {picture.format}; accepted: {', '.join(FORMATS)}")
+    return picture
+
+
+def _check_whole(picture: Image.Image, ending: bytes) -> None:
+    expected = _ENDINGS.get(picture.format or "")
+    if expected is None or ending.endswith(expected):
+        return
+    try:
+        picture.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PictureError(f"truncated {picture.format} ({str(error).split(' (')[0]})") from None
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation 1 ... 8; 1 is upright, from 5 on height and width change places."""
+    if picture.format == "PNG" and "exif" not in picture.info:
+        return 1  # Pillow would decode the whole picture to look for it behind the pixels
+    try:
+        value = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except (OSError, ValueError, SyntaxError):  # a damaged EXIF block does not damage the picture
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _stored_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height before any orientation is applied; some versions of Pillow apply that of a TIFF at once."""
+    if picture.format == "TIFF":
+        tags = picture.tag_v2  # type: ignore[attr-defined]
+        return int(tags[_WIDTH_TAG]), int(tags[_HEIGHT_TAG])
+    return picture.size
+
+
+def _decode(data: np.ndarray) -> np.ndarray:
+    if not data.size:
+        raise PictureError("the file is empty (0 bytes)")
+    with _open_header(BytesIO(data.tobytes())) as picture:
+        orientation = _orientation(picture)
+        _check_whole(picture, data[-_BYTES_AT_END:].tobytes())
+        if picture.format == "TIFF" and orientation > 1:  # OpenCV fails at some of them
+            return _decode_with_pillow(picture)
+    try:
+        # OpenCV knows the orientation of some formats only: it is applied below for all of them
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise PictureError(f"cannot be decoded ({error.err})") from None
+    if image is None:
+        raise PictureError("cannot be decoded")
+    return _upright(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), orientation)
+
+
+def _decode_with_pillow(picture: Image.Image) -> np.ndarray:
+    try:
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PictureError(f"cannot be decoded ({error})") from None
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation: rows and columns change places from 5 on, then mirror."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+# --- size ------------------------------------------------------------------------------------------------------
+
+
+def resize_long_side(image: np.ndarray, size: int, training: bool) -> np.ndarray:
+    """Resize so that the longer side is ``size`` pixels.
+
+    Evaluation truncates the other side and shrinks by area, as the published numbers were made (quirk D15);
+    training rounds and interpolates linearly.
+    """
+    height, width = image.shape[:2]
+    ratio = size / max(height, width)
+    if ratio == 1:
+        return image
+    if training:
+        shape = max(round(width * ratio), 1), max(round(height * ratio), 1)
+        return cv2.resize(image, shape, interpolation=cv2.INTER_LINEAR)
+    shape = max(int(width * ratio), 1), max(int(height * ratio), 1)
+    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+
+
+def letterbox(
+    image: np.ndarray, shape: int | tuple[int, int], stride: int = 32, auto: bool = True, scale_up: bool = True
+) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
+    """Fit a picture into ``shape`` (height, width; a number is a square) and pad it with grey (114).
+
+    ``auto`` pads only up to the next multiple of ``stride``; without ``scale_up`` a small picture keeps its size.
+    Returns the picture, the gain (x, y) and the pad (left, top). The pad is fractional where the padding is odd:
+    the pixels lie half a pixel higher or further left (quirk D8, part of the published numbers).
+    """
+    out_height, out_width = (shape, shape) if isinstance(shape, int) else shape
+    height, width = image.shape[:2]
+    gain = min(out_height / height, out_width / width)
+    if not scale_up:
+        gain = min(gain, 1.0)
+    new_width, new_height = max(round(width * gain), 1), max(round(height * gain), 1)
+    spare_width, spare_height = out_width - new_width, out_height - new_height
+    if auto:
+        spare_width, spare_height = spare_width % stride, spare_height % stride
+    if (new_width, new_height) != (width, height):
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    left, top = spare_width // 2, spare_height // 2
+    if spare_width or spare_height:
+        image = cv2.copyMakeBorder(
+            image, top, spare_height - top, left, spare_width - left, cv2.BORDER_CONSTANT, value=PAD_COLOUR
+        )
+    return image, (gain, gain), (spare_width / 2, spare_height / 2)

@@ -1,0 +1,157 @@
+"""Samples -> `Batch`: collate, order, loader processes."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from yolov7.config import InputError
+from yolov7.data.dataset import DetectionDataset
+from yolov7.data.image_set import ImageSet
+from yolov7.data.images import cv2
+from yolov7.structures import Batch, Sample, Targets
+
+OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
+
+
+@dataclass(frozen=True)
+class HostBatch(Batch):
+    """A batch that the loader can move to pinned memory."""
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory from which copies to the device need no waiting."""
+        targets = Targets(*(t.pin_memory() for t in (self.targets.boxes, self.targets.labels, self.targets.valid)))
+        return Batch(self.images.pin_memory(), targets, self.metas)
+
+
+def collate(samples: Sequence[Sample]) -> HostBatch:
+    """Stack samples of one size; objects are padded to a multiple of 8."""
+    images = torch.from_numpy(np.stack([sample.image.transpose(2, 0, 1) for sample in samples]))
+    most = max(1, *(len(sample.labels) for sample in samples))
+    shape = len(samples), math.ceil(most / OBJECTS_STEP) * OBJECTS_STEP
+    boxes, labels = torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.int64)
+    valid = torch.zeros(shape, dtype=torch.bool)
+    for i, sample in enumerate(samples):
+        count = len(sample.labels)
+        boxes[i, :count] = torch.from_numpy(sample.boxes)
+        labels[i, :count] = torch.from_numpy(sample.labels)
+        valid[i, :count] = True
+    return HostBatch(images, Targets(boxes, labels, valid), tuple(sample.meta for sample in samples))
+
+
+class EpochSampler(Sampler[tuple[int, int, int]]):
+    """Keys (epoch, position, index) of an epoch, shuffled by (seed, epoch).
+
+    The epoch travels in the key: a worker that lives through all epochs cannot lag behind.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass: to be called before the loader is iterated over."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist()
+        return iter([(self.epoch, position, index) for position, index in enumerate(order)])
+
+
+class BatchLoader(DataLoader[Any]):
+    """A `DataLoader` that yields `Batch` and says in one sentence why a worker failed."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        try:
+            yield from batches
+        except InputError as error:
+            raise InputError(_own_words(error)) from None
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a loader process ended unexpectedly ({error}); where memory is short, fewer --workers need less"
+            ) from None
+
+
+def _own_words(error: InputError) -> str:
+    """What was said in a worker, without the traceback that the loader wraps around it."""
+    last = str(error).strip().splitlines()[-1]
+    return last.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")
+
+
+def training_loader(dataset: DetectionDataset, sampler: EpochSampler, batch_size: int, workers: int) -> BatchLoader:
+    """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller."""
+    return _loader(dataset, sampler, batch_size, workers)
+
+
+def evaluation_loader(
+    image_set: ImageSet, image_size: int, batch_size: int, stride: int, workers: int, rectangular: bool = True
+) -> BatchLoader:
+    """Batches of pictures as they are, in the order of their aspect ratio (or unchanged and square)."""
+    order, shapes = np.arange(len(image_set)), None
+    if rectangular:
+        order, shapes = rectangular_batches(image_set.sizes, image_size, batch_size, stride)
+    dataset = DetectionDataset(image_set, image_size, batch_shapes=shapes)
+    return _loader(dataset, order.tolist(), batch_size, workers)
+
+
+def rectangular_batches(
+    sizes: np.ndarray, image_size: int, batch_size: int, stride: int, pad: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order of the pictures by aspect ratio and the padded shape of each: ``[I]``, ``[I, 2]`` (spec section 9).
+
+    The published numbers were made with half a stride of padding around a batch.
+    """
+    aspect = sizes[:, 0] / sizes[:, 1]
+    order = np.argsort(aspect, kind="stable")
+    shapes = np.zeros((len(sizes), 2), np.int64)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        low, high = aspect[batch].min(), aspect[batch].max()
+        relative = (high, 1.0) if high < 1 else (1.0, 1 / low) if low > 1 else (1.0, 1.0)
+        shapes[batch] = np.ceil(np.array(relative) * image_size / stride + pad).astype(int) * stride
+    return order, shapes
+
+
+def _loader(dataset: DetectionDataset, sampler: Any, batch_size: int, workers: int) -> BatchLoader:
+    workers = min(available_cores(), batch_size, len(dataset), workers)
+    settings: dict[str, Any] = {}
+    if workers:
+        fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time and shares the arrays
+        settings = {
+            "persistent_workers": True,
+            "worker_init_fn": _start_worker,
+            "multiprocessing_context": "fork" if fork else None,
+        }
+    return BatchLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        **settings,
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

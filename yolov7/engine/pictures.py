@@ -1,0 +1,48 @@
+"""Pictures that a run leaves behind: what the model was shown, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from yolov7.config import write_atomically
+from yolov7.data.image_set import ImageSet
+from yolov7.data.images import cv2, load_image
+from yolov7.inference.draw import draw_boxes, draw_detections, mosaic_of
+from yolov7.structures import Batch, Detections
+
+PICTURES = 16
+COLUMNS = 4
+TILE = 320  # pixels
+SHOWN_SCORE = 0.25
+
+
+def draw_batch(batch: Batch, names: tuple[str, ...], path: Path) -> None:
+    """The first pictures of a training batch with their boxes, as the model sees them."""
+    tiles = []
+    for image, boxes, labels, valid in zip(batch.images[:PICTURES].numpy(), batch.targets.boxes, batch.targets.labels,
+                                           batch.targets.valid, strict=False):
+        picture = np.ascontiguousarray(image.transpose(1, 2, 0))
+        tiles.append(draw_boxes(picture, boxes[valid].numpy(), labels[valid].numpy(), names))
+    _write(path, tiles, COLUMNS)
+
+
+def draw_predictions(samples: Sequence[tuple[str, Detections]], image_set: ImageSet, path: Path) -> None:
+    """Pairs of ground truth (left) and detections (right) of the first pictures."""
+    index_of = {name: index for index, name in enumerate(image_set.paths)}
+    tiles = []
+    for name, detections in samples:
+        image = load_image(name)
+        boxes, labels, _ = image_set.objects(index_of[name])
+        sure = detections.scores > SHOWN_SCORE
+        shown = Detections(detections.boxes[sure], detections.scores[sure], detections.labels[sure], detections.names)
+        tiles += [draw_boxes(image, boxes, labels, image_set.names), draw_detections(image, shown, image_set.names)]
+    _write(path, tiles, COLUMNS)
+
+
+def _write(path: Path, tiles: list[np.ndarray], columns: int) -> None:
+    sheet = mosaic_of(tiles, columns, TILE)
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    write_atomically(path, data.tobytes())

@@ -1,0 +1,134 @@
+"""``train`` and ``test`` from their flags: open, check and build everything, then write the first file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from yolov7.config import InputError, from_mapping, write_atomically
+from yolov7.data.dataset import DataSource, open_data, open_split
+from yolov7.data.image_set import ImageSet, report_faults
+from yolov7.data.loader import evaluation_loader
+from yolov7.engine import checkpoint
+from yolov7.engine.device import select_device
+from yolov7.engine.pictures import draw_predictions
+from yolov7.engine.setup import RunConfig, resolve
+from yolov7.engine.trainer import Trainer, TrainingResult, settings_text
+from yolov7.evaluation.coco import write_predictions
+from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
+from yolov7.model.detector import Detector
+from yolov7.model.reparam import is_fused, reparameterize
+from yolov7.model.spec import parse_spec, read_spec
+from yolov7.model.weights import initialize_from, load_model
+from yolov7.options import TestOptions, TrainOptions
+
+logger = logging.getLogger(__name__)
+
+
+def train(options: TrainOptions) -> TrainingResult:
+    """Train a model, or go on with an interrupted run; returns the best epoch."""
+    trainer = _new_run(options) if options.resume is None else _resumed_run(options)
+    result = trainer.fit()
+    _say_what_comes_next(trainer, result)
+    return result
+
+
+def _new_run(options: TrainOptions) -> Trainer:
+    device = select_device(options.device)
+    spec = read_spec(options.cfg)
+    source = open_data(options.data)
+    torch.manual_seed(options.seed)
+    model = Detector(spec, len(source.names))
+    config = resolve(options, spec, source, model.stride)
+    if config.weights:
+        copied = initialize_from(model, config.weights)
+        logger.info("%s: %d of %d tensors taken over", config.weights, copied, len(model.state_dict()))
+    splits = _open_splits(source)
+    folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
+    write_atomically(folder / "config.yaml", settings_text(config))
+    logger.info("%s", settings_text(config).rstrip())
+    return _make_trainer(config, model, splits, folder, device)
+
+
+def _resumed_run(options: TrainOptions) -> Trainer:
+    """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
+    path = checkpoint.find_last(options.resume or "", options.project)
+    content = checkpoint.read_last(path)
+    config = from_mapping(RunConfig, content["config"], str(path))
+    config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
+                                 device=options.device or config.device)
+    source = open_data(config.data)
+    if list(source.names) != list(content["names"]):
+        raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(source.names)}")
+    folder = path.parent.parent
+    checkpoint.remove_leftovers(folder)
+    model = Detector(parse_spec(content["definition"], str(path)), len(source.names))
+    trainer = _make_trainer(config, model, _open_splits(source), folder, select_device(config.device))
+    trainer.resume(content)
+    logger.info("%s: going on after epoch %d", path, content["epoch"] + 1)
+    return trainer
+
+
+def _open_splits(source: DataSource) -> tuple[ImageSet, ImageSet]:
+    return open_split(source, "train"), open_split(source, "val")
+
+
+def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,
+                  device: torch.device) -> Trainer:
+    for split in splits:
+        report_faults(split, folder)
+    return Trainer(config, model, splits, folder, device)
+
+
+def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
+    best, folder = result.best, trainer.folder
+    picture = os.path.relpath(trainer.val_set.paths[0])
+    logger.info(
+        "best epoch %d: AP %.3f, AP50 %.3f (%s)\n"
+        "curves: %s, predictions: %s, TensorBoard: tensorboard --logdir %s\n"
+        "next:\n"
+        "  python test.py --weights %s\n"
+        "  python detect.py --weights %s --source %s\n"
+        "  python export.py --weights %s --format onnx",
+        result.epoch + 1, result.AP, result.AP50, best, folder / "results.png", folder / "val_predictions.jpg", folder,
+        best, best, picture, best,
+    )
+
+
+def test(options: TestOptions) -> Evaluation:
+    """Evaluate weights on a split by the paper's protocol; prints the numbers, writes ``predictions.json``."""
+    device = select_device(options.device)
+    path = checkpoint.find_best(options.weights)
+    loaded = load_model(path, options.cfg)
+    data = options.data or loaded.data
+    if not data:
+        raise InputError(f"{path} does not say what it was trained on; name the data set with --data")
+    image_set = open_split(open_data(data), options.task)
+    if len(image_set.names) != len(loaded.names):
+        raise InputError(f"{path} has {len(loaded.names)} classes, {data} has {len(image_set.names)}: "
+                         "these weights were trained on other data")
+    model = loaded.model if is_fused(loaded.model) else reparameterize(loaded.model)
+    size = options.img_size or loaded.image_size
+    folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
+    report_faults(image_set, folder)
+    loader = evaluation_loader(image_set, size, options.batch_size, model.stride, options.workers)
+    nms = dataclasses.replace(PROTOCOL, confidence=options.conf_thres, iou=options.iou_thres,
+                              max_detections=options.max_det)
+    evaluation = evaluate(model.to(device), loader, image_set, device, nms)
+    _report(evaluation, image_set, folder)
+    return evaluation
+
+
+def _report(evaluation: Evaluation, image_set: ImageSet, folder: Path) -> None:
+    times = ", ".join(f"{stage} {ms:.1f}" for stage, ms in evaluation.milliseconds.items())
+    logger.info("%s", evaluation.result.text())
+    logger.info("milliseconds a picture: %s", times)
+    write_predictions(folder / "predictions.json", evaluation.predictions)
+    write_atomically(folder / "results.json", json.dumps(dataclasses.asdict(evaluation.result), indent=1))
+    draw_predictions(evaluation.samples, image_set, folder / "predictions.jpg")
+    logger.info("%d pictures; written to %s", len(image_set), folder)

@@ -1,0 +1,70 @@
+"""From flags, data set and model to everything that a run is: `RunConfig`, resolved once and stored with the run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from yolov7.config import override
+from yolov7.data.dataset import DataSource
+from yolov7.model.spec import ModelSpec
+from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
+
+logger = logging.getLogger(__name__)
+
+PAPER_EPOCHS = 300
+PAPER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run with nothing left open; it travels in the checkpoint."""
+
+    cfg: str
+    data: str
+    weights: str
+    hyp: str
+    recipe: Recipe
+    epochs: int
+    batch_size: int
+    nominal_batch: int
+    train_size: int
+    test_size: int
+    linear_lr: bool
+    seed: int
+    workers: int
+    device: str
+
+
+def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int) -> RunConfig:
+    """Settle every flag that was not given: the data set's settings for this model, then the model's config.
+
+    The rule is the same for every combination of flags. Sizes are rounded up to a multiple of ``stride``.
+    """
+    suggested = source.settings.get(spec.name, RunSettings())
+    hyp = options.hyp or suggested.hyp or spec.recipe
+    sizes = options.img_size or suggested.img_size or (spec.image_size,)
+    train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
+    return RunConfig(
+        cfg=options.cfg,
+        data=options.data,
+        weights=options.weights,
+        hyp=hyp,
+        recipe=override(read_recipe(hyp), options.set),
+        epochs=options.epochs or suggested.epochs or PAPER_EPOCHS,
+        batch_size=options.batch_size,
+        nominal_batch=options.nominal_batch or suggested.nominal_batch or PAPER_BATCH,
+        train_size=train_size,
+        test_size=test_size,
+        linear_lr=options.linear_lr,
+        seed=options.seed,
+        workers=options.workers,
+        device=options.device,
+    )
+
+
+def _round_up(size: int, stride: int) -> int:
+    rounded = -(-size // stride) * stride
+    if rounded != size:
+        logger.warning("--img-size %d is rounded up to %d, a multiple of the model's stride %d", size, rounded, stride)
+    return rounded

@@ -1,0 +1,242 @@
+"""The official COCO score: 12 numbers, equal to pycocotools' to the last bit, and a table by class."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolov7.config import InputError, write_atomically
+
+if TYPE_CHECKING:
+    from pycocotools.cocoeval import COCOeval
+
+    from yolov7.structures import Detections
+
+ImageId = int | str
+STATS = (  # in pycocotools' order: name, what is averaged
+    ("AP", "IoU 0.50:0.95"),
+    ("AP50", "IoU 0.50"),
+    ("AP75", "IoU 0.75"),
+    ("APs", "small: area below 32 x 32 px"),
+    ("APm", "medium"),
+    ("APl", "large: area above 96 x 96 px"),
+    ("AR1", "recall, 1 detection a picture"),
+    ("AR10", "recall, 10 detections a picture"),
+    ("AR100", "recall, 100 detections a picture"),
+    ("ARs", "recall, small"),
+    ("ARm", "recall, medium"),
+    ("ARl", "recall, large"),
+)
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """Scores of one class, -1 where it has no objects."""
+
+    name: str
+    images: int  # evaluated pictures with objects of the class
+    objects: int  # without crowds
+    AP: float
+    AP50: float
+    AP75: float
+    AR100: float
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """``stats`` are pycocotools' 12 numbers in its order (see `STATS`), -1 where there is no object to measure on.
+
+    The properties serve curves and the choice of the best epoch: they give 0 for -1.
+    """
+
+    stats: tuple[float, ...]
+    per_class: tuple[ClassResult, ...]
+    images: int  # evaluated pictures, those without objects included
+
+    @property
+    def AP(self) -> float:  # noqa: N802 - the metric's name
+        """Mean over IoU 0.50:0.95 and classes."""
+        return max(self.stats[0], 0.0)
+
+    @property
+    def AP50(self) -> float:  # noqa: N802
+        """At IoU 0.50."""
+        return max(self.stats[1], 0.0)
+
+    @property
+    def AP75(self) -> float:  # noqa: N802
+        """At IoU 0.75."""
+        return max(self.stats[2], 0.0)
+
+    @property
+    def objects(self) -> int:
+        """Objects that count: all but crowds."""
+        return sum(row.objects for row in self.per_class)
+
+    def text(self) -> str:
+        """The 12 numbers with their names and a table by class, for people."""
+        numbers = zip(STATS, self.stats, strict=True)
+        summary = [f"{name:<6}{_number(value)}  {meaning}" for (name, meaning), value in numbers]
+        if not self.objects:
+            summary.append("The pictures have no objects: nothing to measure.")
+        return "\n".join([*summary, "", *_table(self)])
+
+
+def score_detections(
+    ground_truth: dict[str, Any], detections: Sequence[dict[str, Any]], image_ids: Iterable[ImageId]
+) -> CocoResult:
+    """Score COCO results against COCO annotations, as pycocotools does.
+
+    Only the pictures in ``image_ids`` count, with or without detections. Annotations may lack ``id``, ``area`` (then
+    that of the box) and ``iscrowd`` (then 0), the file ``info``. Detections of a category that the ground truth does
+    not list are ignored. The input is left as it is.
+
+    Raises `InputError` for pictures that the ground truth does not know and annotations without box.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    images = _numbers(image_ids)
+    _check_images(ground_truth, images)
+    names = _category_names(ground_truth)
+    categories = _numbers(names)
+    objects = [_ground_truth(a) for a in _known(ground_truth.get("annotations") or (), images, categories)]
+    results = [_detection(d) for d in _known(detections, images, categories)]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to the terminal
+        evaluation = COCOeval(_index(objects, images, categories), _index(results, images, categories), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    per_class = _per_class(evaluation, list(categories), names, objects)
+    return CocoResult(tuple(float(value) for value in evaluation.stats), per_class, len(images))
+
+
+def to_coco(detections: Detections, image_id: ImageId, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
+    """Detections in native pixels -> COCO results: ``bbox`` is left, top, width, height in pixels, rounded to 3
+    decimals, ``score`` to 5; class ``i`` is the category ``category_ids[i]``."""
+    rows = zip(
+        detections.boxes.double().tolist(), detections.scores.double().tolist(), detections.labels.tolist(), strict=True
+    )
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": [round(left, 3), round(top, 3), round(right - left, 3), round(bottom - top, 3)],
+            "score": round(score, 5),
+        }
+        for (left, top, right, bottom), score, label in rows
+    ]
+
+
+def write_predictions(path: str | Path, predictions: Sequence[dict[str, Any]]) -> None:
+    """Write COCO results as JSON, whole or not at all."""
+    write_atomically(path, json.dumps(list(predictions), separators=(",", ":")))
+
+
+# --- input for pycocotools -------------------------------------------------------------------------------------
+# It mixes up ids of different types and takes an object with id 0 for unmatched: everything is renumbered from 1,
+# in its own order of ids, which decides between equal scores.
+
+
+def _numbers(ids: Iterable[ImageId]) -> dict[ImageId, int]:
+    ordered = sorted(set(ids), key=lambda key: (isinstance(key, str), key))
+    return {key: number for number, key in enumerate(ordered, start=1)}
+
+
+def _check_images(ground_truth: dict[str, Any], images: dict[ImageId, int]) -> None:
+    listed = {image["id"] for image in ground_truth.get("images") or ()}
+    unlisted = [key for key in images if key not in listed]
+    if listed and unlisted:
+        raise InputError(
+            f"ground truth: {len(unlisted)} of {len(images)} evaluated pictures are not in its images, first the id "
+            f"{unlisted[0]!r}; accepted: ids like {next(iter(listed))!r}"
+        )
+
+
+def _category_names(ground_truth: dict[str, Any]) -> dict[ImageId, str]:
+    """Category id -> name; without a list of categories, those of the annotations."""
+    listed = ground_truth.get("categories")
+    if listed is None:
+        return {a["category_id"]: str(a["category_id"]) for a in ground_truth.get("annotations") or ()}
+    return {category["id"]: str(category.get("name", category["id"])) for category in listed}
+
+
+def _known(
+    entries: Iterable[dict[str, Any]], images: dict[ImageId, int], categories: dict[ImageId, int]
+) -> list[dict[str, Any]]:
+    """Copies of the entries that count, renumbered."""
+    counted = [e for e in entries if e["image_id"] in images and e["category_id"] in categories]
+    return [
+        {**e, "id": number, "image_id": images[e["image_id"]], "category_id": categories[e["category_id"]]}
+        for number, e in enumerate(counted, start=1)
+    ]
+
+
+def _ground_truth(annotation: dict[str, Any]) -> dict[str, Any]:
+    box = annotation.get("bbox")
+    if not isinstance(box, (list, tuple)) or len(box) != 4:
+        raise InputError(f"ground truth: an annotation has the bbox {box!r}; accepted: [left, top, width, height]")
+    area = annotation.get("area")
+    area = box[2] * box[3] if area is None else area
+    return {**annotation, "area": area, "iscrowd": int(annotation.get("iscrowd") or 0)}
+
+
+def _detection(result: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+
+
+def _index(entries: list[dict[str, Any]], images: dict[ImageId, int], categories: dict[ImageId, int]) -> Any:
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": number} for number in images.values()],
+        "categories": [{"id": number} for number in categories.values()],
+        "annotations": entries,
+    }
+    coco.createIndex()
+    return coco
+
+
+# --- output ----------------------------------------------------------------------------------------------------
+
+
+def _per_class(
+    evaluation: COCOeval, order: list[ImageId], names: dict[ImageId, str], objects: list[dict[str, Any]]
+) -> tuple[ClassResult, ...]:
+    precision = evaluation.eval["precision"][..., 0, -1]  # [10 IoUs, 101 recalls, C], all areas, 100 detections
+    recall = evaluation.eval["recall"][..., 0, -1]  # [10, C]
+    rows = []
+    for index, category in enumerate(order):
+        counted = [o for o in objects if o["category_id"] == index + 1 and not o["iscrowd"]]
+        means = (_mean(p[..., index]) for p in (precision, precision[0], precision[5], recall))
+        rows.append(ClassResult(names[category], len({o["image_id"] for o in counted}), len(counted), *means))
+    return tuple(rows)
+
+
+def _mean(values: Any) -> float:
+    """The scorer's mean: -1 stands for absent."""
+    present = values[values > -1]
+    return float(present.mean()) if present.size else -1.0
+
+
+def _number(value: float) -> str:
+    return f"{value:7.3f}" if value >= 0 else f"{'-':>7}"
+
+
+def _table(result: CocoResult) -> list[str]:
+    present = [row for row in result.per_class if row.objects]
+    absent = [row.name for row in result.per_class if not row.objects]
+    total = ClassResult("all", result.images, result.objects, *(result.stats[i] for i in (0, 1, 2, 8)))
+    width = max(len(name) for name in ("class", "all", *(row.name for row in present)))
+    lines = [f"{'class':<{width}}{'images':>8}{'objects':>9}{'AP':>7}{'AP50':>7}{'AP75':>7}{'AR100':>7}"]
+    for row in (total, *present):
+        scores = (row.AP, row.AP50, row.AP75, row.AR100)
+        lines.append(f"{row.name:<{width}}{row.images:>8}{row.objects:>9}" + "".join(map(_number, scores)))
+    if absent:
+        lines.append(f"without objects, not counted ({len(absent)}): {', '.join(absent)}")
+    return lines

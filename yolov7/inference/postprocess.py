@@ -1,0 +1,117 @@
+"""Decoded predictions -> `Detections`: thresholds, suppression, and the way back to the native picture.
+
+Exact where speed would tempt to approximate: classes never touch each other, equal scores keep the order of the
+predictions, no time limit cuts a batch short, and the input is left as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from yolov7.boxes import clip
+from yolov7.structures import Detections, ImageMeta
+
+
+@dataclass(frozen=True)
+class NMSOptions:
+    """What to keep. The defaults are those of detection; the COCO protocol has 0.001, 0.65 and multi-label."""
+
+    confidence: float = 0.25  # objectness and score must exceed it
+    iou: float = 0.45  # a box goes when its IoU with a better one exceeds it
+    max_detections: int = 300  # per picture
+    multi_label: bool = False  # every class above the threshold, not only the best one of a box
+    agnostic: bool = False  # suppress across classes
+    classes: tuple[int, ...] | None = None  # keep only these; None keeps all
+    max_candidates: int = 30000  # boxes that enter the suppression, per picture
+
+
+@torch.no_grad()
+def non_maximum_suppression(
+    boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions
+) -> list[Detections]:
+    """Greedy suppression per picture and class.
+
+    ``boxes`` ``[B, M, 4]`` xyxy pixels, ``objectness`` ``[B, M]`` and ``classes`` ``[B, M, C]`` in 0..1. The score is
+    their product, with one class the objectness alone (the class branch of such a model is untrained). Boxes come
+    out best first, equal scores in the order of their rows, then of their classes; they are not clipped. Rows whose
+    box is not finite are no candidates.
+    """
+    return [_suppress_image(*image, options) for image in zip(boxes, objectness, classes, strict=True)]
+
+
+def to_native(detections: Detections, meta: ImageMeta) -> Detections:
+    """Boxes of the network input -> pixels of the native picture, clipped to it."""
+    pad = detections.boxes.new_tensor(meta.pad * 2)  # [4] x, y, x, y
+    gain = detections.boxes.new_tensor(meta.gain * 2)
+    height, width = meta.size
+    return replace(detections, boxes=clip((detections.boxes - pad) / gain, height, width))
+
+
+def _suppress_image(boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions) -> Detections:
+    row, labels, scores = _candidates(boxes, objectness, classes, options)
+    order = _best_first(scores, options.max_candidates)
+    boxes, labels, scores = boxes[row[order]], labels[order], scores[order]
+    kept = _suppress(boxes, labels, options)
+    return Detections(boxes[kept].float(), scores[kept], labels[kept])
+
+
+def _candidates(
+    boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, label and score ``[N]`` of every candidate, in the order of the rows, then of the classes."""
+    # most rows end here, before anything is computed for them
+    row = ((objectness > options.confidence) & boxes.isfinite().all(-1)).nonzero().flatten()
+    scores = objectness[row, None].float()  # [N, 1]
+    if classes.shape[-1] > 1:
+        scores = scores * classes[row].float()  # [N, C]
+    if options.multi_label:
+        index, labels = (scores > options.confidence).nonzero(as_tuple=True)
+    else:
+        best, labels = scores.max(dim=1)
+        index = (best > options.confidence).nonzero().flatten()
+        labels = labels[index]
+    if options.classes is not None:
+        wanted = torch.isin(labels, labels.new_tensor(options.classes))
+        index, labels = index[wanted], labels[wanted]
+    return row[index], labels, scores[index, labels]
+
+
+def _best_first(scores: Tensor, most: int) -> Tensor:
+    """Indices of the ``most`` highest scores, best first; equal scores stay in their order, also at the cut."""
+    index = torch.arange(len(scores), device=scores.device)
+    if len(scores) > most:  # sorting millions of rows to drop nearly all of them is slow
+        least = scores.topk(most, sorted=False).values.min()
+        index = (scores >= least).nonzero().flatten()
+    return index[scores[index].argsort(descending=True, stable=True)][:most]
+
+
+def _suppress(boxes: Tensor, labels: Tensor, options: NMSOptions) -> Tensor:
+    """Indices of the boxes that stay, at most ``max_detections``; ``boxes`` ``[N, 4]`` come best first.
+
+    Only a better box suppresses, so what stays of the first n boxes is the start of what stays of all: the search
+    ends as soon as it has enough.
+    """
+    separated = boxes.double()  # exact under the shift; float32 would lose pixels' fractions
+    if len(boxes) and not options.agnostic:
+        extent = (separated.max() - separated.min()).ceil() + 1
+        separated = separated + (extent * labels)[:, None]
+    rank = torch.arange(len(boxes), 0, -1, dtype=separated.dtype, device=boxes.device)  # instead of tied scores
+    threshold, size = _strict(options.iou), 4 * options.max_detections
+    while True:
+        kept = nms(separated[:size], rank[:size], threshold)
+        if len(kept) >= options.max_detections or size >= len(boxes):
+            return kept[: options.max_detections]
+        size *= 4
+
+
+def _strict(threshold: float) -> float:
+    """The least float32 that is not below: CUDA's kernel rounds to float32, and an IoU that equals the threshold
+    must not exceed it on any device."""
+    rounded = np.float32(threshold)
+    return float(rounded if float(rounded) >= threshold else np.nextafter(rounded, np.float32(math.inf)))
