@@ -201,6 +201,7 @@ class RunSettings:
     img_size: tuple[int, ...] | None = None
     nominal_batch: int | None = None
     hyp: str | None = None
+    set: tuple[str, ...] = ()  # overrides of the recipe, unless --hyp names another one
 
 
 @dataclass(frozen=True)

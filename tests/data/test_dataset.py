@@ -128,7 +128,8 @@ def test_relative_paths(yolo_folder: Write, monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(
     ("annotations", "pictures"),
     [("annotations/instances_train2017.json", "train2017"),
-     ("annotations/instances_train2017.json", "images/train2017"), ("annotations/train.json", "images/train"), ("annotations/train.json", "train"),
+     ("annotations/instances_train2017.json", "images/train2017"), ("annotations/train.json", "images/train"),
+     ("annotations/train.json", "train"),
      ("annotations/instances_train.json", "images"), ("annotations/train.json", "."),
      ("train/_annotations.coco.json", "train")],
 )  # fmt: skip
@@ -158,8 +159,9 @@ def test_a_folder_with_two_files_for_a_split(coco_folder: Write) -> None:
 def test_a_folder_without_its_pictures(coco_folder: Write) -> None:
     folder = coco_folder([[BOX]])
     (folder / "images" / "train" / "1.jpg").unlink()
-    with pytest.raises(InputError, match=r"train.json: none of its first pictures \(1.jpg\) was found in: .*images/tra"):
-        open_split(open_data(str(folder)), "train")
+    source = open_data(str(folder))
+    with pytest.raises(InputError, match=r"train.json: none of its first pictures \(1.jpg\) was found in: .*/images/t"):
+        open_split(source, "train")
 
 
 @pytest.mark.parametrize("name", ["hyp.scratch.tiny.yaml", "hyp.scratch.tiny"])

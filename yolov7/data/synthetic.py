@@ -31,15 +31,20 @@ from yolov7.data.images import cv2
 logger = logging.getLogger(__name__)
 
 CLASSES = ("circle", "square", "triangle", "star", "cross", "ring")
+HUES = (0.0, 0.6, 0.15, 0.85, 0.5, 0.33)  # of each class: red, blue, yellow, magenta, cyan, green
+HUE_SPREAD = 0.04
+ANY_HUE_SHARE = 0.1  # of the objects: only the shape tells the class
+LARGEST_TILT = 0.35  # radians
 SPLITS = ("train", "val")
 SIZES = ((240, 320), (320, 320), (320, 240), (256, 320))  # height, width in pixels
-OBJECTS = (5, 9)  # objects that a picture is to have: from, below
-SMALL_SHARE = 0.3  # of the objects, sides of 16 to 28 pixels
+OBJECTS = (8, 14)  # objects that a picture is to have: from, below
+SMALL_SHARE = 0.2  # of the objects, sides of 18 to 29 pixels
 LEAST_INSIDE = 0.45  # of an object's area, inside the picture
 LEAST_VISIBLE = 0.5  # of an object's area, inside the picture and not hidden
 LEAST_CONTRAST = 110.0  # Euclidean RGB distance between an object's colours and the mean of what it covers
+BACKGROUND_COLOUR = 0.4  # saturation of the backgrounds, beside that of their colours
 LARGEST_PERIOD = 18.0  # of a texture, in pixels: a dot must not look like a small circle
-VERSION = 1  # of the pictures: a set of another version is generated anew
+VERSION = 3  # of the pictures: a set of another version is generated anew
 STAMP = "generated.json"
 SUPER = 2  # painted at SUPER times the size
 
@@ -161,7 +166,7 @@ def paint(seed: int, split: str, index: int) -> tuple[np.ndarray, list[tuple[int
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     height, width = SIZES[rng.integers(len(SIZES))]
     canvas = _Canvas(_background(rng, height, width))
-    labels = np.concatenate([rng.permutation(len(CLASSES)) for _ in range(2)])[: rng.integers(*OBJECTS)]
+    labels = np.concatenate([rng.permutation(len(CLASSES)) for _ in range(3)])[: rng.integers(*OBJECTS)]
     placed = [label for label in labels.tolist() if _place(rng, canvas, label)]
     picture = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
     grain = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(2, 9))
@@ -178,6 +183,7 @@ class _Shape:
     area: float  # canvas pixels of the whole shape, also where it leaves the canvas
     scale: float  # canvas pixels: half the longer side, about
     angle: float
+    label: int
 
 
 @cache
@@ -219,7 +225,7 @@ class _Canvas:
     def add(self, rng: np.random.Generator, shape: _Shape) -> None:
         """Paint the shape in front of everything else."""
         window, mask = self.pixels[shape.window], shape.mask.view(np.uint8)
-        first, second = _colours(rng, np.array(cv2.mean(window, mask)[:3]))
+        first, second = _colours(rng, shape.label, np.array(cv2.mean(window, mask)[:3]))
         paint = first + (second - first) * _texture(rng, shape)[..., None]
         cv2.copyTo(paint.astype(np.uint8), mask, window)
         self.visible = np.append(self.visible - self._hidden_by(shape), mask.sum())
@@ -256,9 +262,9 @@ def _place(rng: np.random.Generator, canvas: _Canvas, label: int) -> bool:
 def _random_shape(rng: np.random.Generator, label: int, height: int, width: int) -> _Shape:
     """A shape of random size, aspect, rotation and place; its centre lies on the canvas."""
     small = rng.random() < SMALL_SHARE
-    side = rng.uniform(16, 28) if small else np.exp(rng.uniform(np.log(36), np.log(120)))
+    side = rng.uniform(18, 29) if small else np.exp(rng.uniform(np.log(36), np.log(120)))
     scale = side * SUPER / 2
-    angle = float(rng.uniform(0, 2 * np.pi))
+    angle = float(rng.uniform(-LARGEST_TILT, LARGEST_TILT))
     stretch = np.diag([rng.uniform(0.8, 1.0), 1.0])
     rotation = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     centre = rng.uniform((0, 0), (width, height))
@@ -269,18 +275,22 @@ def _random_shape(rng: np.random.Generator, label: int, height: int, width: int)
     cv2.fillPoly(mask, [np.round(outline - (left, top)).astype(np.int32) for outline in outlines], 1)
     areas = [cv2.contourArea(outline.astype(np.float32)) for outline in outlines]
     window = (slice(top, bottom), slice(left, right))
-    return _Shape(window, mask.astype(bool), areas[0] - sum(areas[1:]), scale, angle)
+    return _Shape(window, mask.astype(bool), areas[0] - sum(areas[1:]), scale, angle, label)
 
 
 # --- paint -----------------------------------------------------------------------------------------------------
 
 
-def _colours(rng: np.random.Generator, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours of one hue, both clearly different from what lies behind: float32 ``[3]`` each."""
-    for _ in range(200):
-        hue, saturation, value = rng.random(), rng.uniform(0.3, 1), rng.uniform(0.3, 1)
+def _colours(rng: np.random.Generator, label: int, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two colours of one hue, mostly the class's, both unlike what lies behind: float32 ``[3]`` each."""
+    any_hue = rng.random() < ANY_HUE_SHARE
+    for attempt in range(400):
+        free = any_hue or attempt >= 200  # some backgrounds leave no room for the class's hue
+        hue = rng.random() if free else (HUES[label] + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1
+        saturation, value = rng.uniform(0.6, 1), rng.uniform(0.4, 1)
         first = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
-        second = first * rng.uniform(0.35, 0.6) if value > 0.6 else first + (255 - first) * rng.uniform(0.5, 0.8)
+        darker = rng.random() < value
+        second = first * rng.uniform(0.35, 0.6) if darker else first + (255 - first) * rng.uniform(0.5, 0.8)
         if min(np.linalg.norm(first - behind), np.linalg.norm(second - behind)) >= LEAST_CONTRAST:
             break
     return first.astype(np.float32), second.astype(np.float32)
@@ -318,12 +328,14 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     canvas = np.clip(canvas, 0, 255).astype(np.uint8)
     for _ in range(rng.integers(4, 12)):
         cv2.fillPoly(canvas, [_blob(rng, height, width)], (centre + rng.normal(0, 45, 3)).clip(0, 255).tolist())
+    grey = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    canvas = cv2.addWeighted(canvas, BACKGROUND_COLOUR, grey, 1 - BACKGROUND_COLOUR, 0)
     canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(1, 3))
     canvas = cv2.resize(canvas, None, fx=SUPER, fy=SUPER, interpolation=cv2.INTER_LINEAR)
     for _ in range(rng.integers(5, 20)):
         steps = rng.normal(0, 12, (rng.integers(2, 12), 2)).cumsum(axis=0)
         path = rng.uniform((0, 0), (width, height)) + steps.cumsum(axis=0)
-        colour = (centre + rng.normal(0, 60, 3)).clip(0, 255).tolist()
+        colour = (centre.mean() + rng.normal(0, 30, 3) + rng.normal(0, 50)).clip(0, 255).tolist()
         cv2.polylines(canvas, [(path * SUPER).astype(np.int32)], False, colour, int(rng.integers(1, 5)), cv2.LINE_AA)
     return canvas
 

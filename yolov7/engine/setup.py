@@ -43,6 +43,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     """
     suggested = source.settings.get(spec.name, RunSettings())
     hyp = options.hyp or suggested.hyp or spec.recipe
+    changes = options.set if options.hyp else (*suggested.set, *options.set)
     sizes = options.img_size or suggested.img_size or (spec.image_size,)
     train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
     return RunConfig(
@@ -50,7 +51,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         data=options.data,
         weights=options.weights,
         hyp=hyp,
-        recipe=override(read_recipe(hyp), options.set),
+        recipe=override(read_recipe(hyp), changes),
         epochs=options.epochs or suggested.epochs or PAPER_EPOCHS,
         batch_size=options.batch_size,
         nominal_batch=options.nominal_batch or suggested.nominal_batch or PAPER_BATCH,

@@ -8,6 +8,7 @@ every tensor is checked by shape (spec of checkpoints, section 5).
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from yolov7.model.detector import Detector
 from yolov7.model.heads import AnchorHead
 from yolov7.model.reparam import is_fused, reparameterize
 from yolov7.model.spec import ModelSpec, parse_spec, read_spec
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "yolov7-weights"
 VERSION = 1
@@ -117,6 +120,9 @@ def initialize_from(model: Detector, path: str | Path) -> int:
     same_classes = len(content["names"]) == model.num_classes
     kept = {key: value for key, value in state.items() if same_classes or not _depends_on_classes(key)}
     missing = {key: value for key, value in own.items() if not same_classes and _depends_on_classes(key)}
+    if missing:
+        logger.warning("%s has %d classes, the data %d: the detection convolutions start fresh", path,
+                       len(content["names"]), model.num_classes)
     _load_strictly(model, kept | missing, str(path))
     return len(kept)
 
@@ -201,7 +207,8 @@ def _copy_leaf(module: nn.Module, tensors: dict[str, Tensor], where: str) -> int
             raise InputError(f"{where}: weights of another model: {name} is missing")
         source = source.reshape(target.shape) if name == "anchor_grid" and source.numel() == target.numel() else source
         if source.shape != target.shape:
-            if _depends_on_classes(f"head.{key}") and isinstance(module, AnchorHead):
+            if _depends_on_classes(f"head.{key}") and source.ndim == target.ndim and _same_inputs(source, target):
+                logger.warning("%s: another class count; %s keeps its fresh weights", where, key)
                 continue
             raise InputError(f"{where}: weights of another model: {name} is {tuple(source.shape)}, "
                              f"expected {tuple(target.shape)}")
@@ -211,6 +218,11 @@ def _copy_leaf(module: nn.Module, tensors: dict[str, Tensor], where: str) -> int
     if tensors:
         raise InputError(f"{where}: weights of another model: {next(iter(tensors))} has no place")
     return copied
+
+
+def _same_inputs(source: Tensor, target: Tensor) -> bool:
+    """Whether two tensors of a detection convolution differ in its outputs alone."""
+    return source.ndim < 4 or source.shape[0] == 1 or source.shape[1:] == target.shape[1:]
 
 
 def _state_dict_of(content: Mapping[str, Any], path: str | Path) -> Mapping[str, Tensor]:

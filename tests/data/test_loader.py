@@ -1,0 +1,182 @@
+"""Collate, order, loader processes, rectangular batches."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from yolov7.config import InputError
+from yolov7.data.dataset import DetectionDataset, open_data, open_split
+from yolov7.data.image_set import ImageSet
+from yolov7.data.loader import (
+    BatchLoader,
+    EpochSampler,
+    collate,
+    evaluation_loader,
+    rectangular_batches,
+    training_loader,
+)
+from yolov7.options import AugmentConfig
+from yolov7.structures import Batch, ImageMeta, Sample
+
+Squares = Callable[..., ImageSet]
+
+
+def sample_with(count: int, value: int = 0) -> Sample:
+    boxes = np.arange(4 * count, dtype=np.float32).reshape(-1, 4)
+    image = np.full((32, 64, 3), (value, 1, 2), np.uint8)
+    return Sample(image, boxes, np.arange(count), (np.zeros((0, 2), np.float32),) * count, ImageMeta(str(value)))
+
+
+@pytest.mark.parametrize(("counts", "padded"), [((0, 0), 8), ((3, 8), 8), ((9, 0), 16), ((17,), 24)])
+def test_collate_pads_objects(counts: tuple[int, ...], padded: int) -> None:
+    batch = collate([sample_with(count, value) for value, count in enumerate(counts)])
+    assert batch.images.shape == (len(counts), 3, 32, 64)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images[-1, :, 5, 5].tolist() == [len(counts) - 1, 1, 2]
+    assert batch.targets.boxes.shape == (len(counts), padded, 4)
+    assert batch.targets.valid.sum(1).tolist() == list(counts)
+    for i, count in enumerate(counts):
+        assert batch.targets.labels[i].tolist() == [*range(count), *[0] * (padded - count)]
+        np.testing.assert_array_equal(batch.targets.boxes[i, :count], sample_with(count).boxes)
+        assert not batch.targets.boxes[i, count:].any()
+    assert [meta.path for meta in batch.metas] == [str(i) for i in range(len(counts))]
+
+
+def loader_of(dataset: DetectionDataset, batch_size: int, workers: int, seed: int = 0) -> BatchLoader:
+    return training_loader(dataset, EpochSampler(len(dataset), seed), batch_size, workers)
+
+
+def stream(image_set: ImageSet, workers: int, epochs: int = 3) -> list[Batch]:
+    dataset = DetectionDataset(image_set, 64, AugmentConfig(paste_in=0.3, mixup=0.3), seed=3)
+    sampler = EpochSampler(len(dataset), 3)
+    loader, batches = training_loader(dataset, sampler, 4, workers), []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        assert len(loader) == math.ceil(len(image_set) / 4)
+        batches += list(loader)
+    return batches
+
+
+def test_the_stream_does_not_depend_on_the_workers(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 2)
+    image_set = squares(10, outlined="mixed")
+    alone, together = stream(image_set, 0), stream(image_set, 2)
+    assert len(alone) == len(together) == 9
+    for first, second in zip(alone, together, strict=True):
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.targets.boxes, second.targets.boxes)
+        assert torch.equal(first.targets.labels, second.targets.labels)
+        assert torch.equal(first.targets.valid, second.targets.valid)
+        assert first.metas == second.metas
+    orders = [[meta.image_id for batch in alone[i : i + 3] for meta in batch.metas] for i in (0, 3, 6)]
+    assert all(sorted(order) == list(range(10)) for order in orders)  # every picture once, the last batch is kept
+    assert len({tuple(order) for order in orders}) == 3  # in a new order every time: no worker lags behind
+    assert not torch.equal(alone[0].images, alone[3].images)
+
+
+def test_another_seed_is_another_order() -> None:
+    orders = [list(EpochSampler(6, seed)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert [key[:2] for key in orders[0]] == [(0, position) for position in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [([(480, 640)] * 2, (512, 672)), ([(960, 640)] * 2, (672, 448)), ([(480, 640), (640, 480)], (672, 672)),
+     ([(480, 640), (320, 640)], (512, 672)), ([(960, 640), (1280, 640)], (672, 448)), ([(500, 500)], (672, 672))],
+)  # fmt: skip
+def test_rectangular_shapes(sizes: list[tuple[int, int]], shape: tuple[int, int]) -> None:
+    _, shapes = rectangular_batches(np.array(sizes, np.int32), 640, 2, 32)
+    assert shapes.tolist() == [list(shape)] * len(sizes)
+
+
+def test_rectangular_batches_are_sorted_by_aspect_and_stable() -> None:
+    sizes = np.array([(64, 64), (32, 64), (64, 64), (64, 32), (32, 64)], np.int32)
+    order, shapes = rectangular_batches(sizes, 64, 2, 32)
+    assert order.tolist() == [1, 4, 0, 2, 3]
+    assert shapes.tolist() == [[96, 96], [64, 96], [96, 96], [96, 64], [64, 96]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("rectangular", [True, False])
+def test_evaluation_batches(squares: Squares, workers: int, rectangular: bool) -> None:
+    image_set = squares(7, long_side=96)
+    loader = evaluation_loader(image_set, 96, 3, 32, workers, rectangular)
+    for _ in range(2):
+        batches = list(loader)
+        assert [len(batch.metas) for batch in batches] == [3, 3, 1]
+        assert sorted(meta.image_id for batch in batches for meta in batch.metas) == list(range(7))
+        for batch in batches:
+            height, width = batch.images.shape[2:]
+            assert height % 32 == width % 32 == 0
+            if not rectangular:
+                assert (height, width) == (96, 96)
+            for i, meta in enumerate(batch.metas):
+                boxes, labels, _ = image_set.objects(int(meta.image_id))
+                valid = batch.targets.valid[i]
+                assert batch.targets.labels[i, valid].tolist() == labels.tolist()
+                expected = boxes * np.tile(meta.gain, 2) + np.tile(meta.pad, 2)
+                np.testing.assert_allclose(batch.targets.boxes[i, valid], expected, atol=0.5)
+
+
+class Deadly(DetectionDataset):
+    def training_sample(self, epoch: int, position: int, index: int) -> Sample:
+        if position == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().training_sample(epoch, position, index)
+
+
+def test_a_worker_that_dies_ends_the_run(squares: Squares) -> None:
+    loader = loader_of(Deadly(squares(), 64, AugmentConfig()), 2, 2)
+    message = ""
+    try:  # not pytest.raises: it keeps the frames in a cycle, and their workers cannot end cleanly then
+        list(loader)
+    except RuntimeError as error:
+        message = str(error)
+    assert message.startswith("a loader process ended unexpectedly (DataLoader worker")
+    assert message.endswith("where memory is short, fewer --workers need less")
+
+
+def test_a_fault_in_a_worker_is_one_sentence(squares: Squares) -> None:
+    image_set = squares(4)
+    Path(image_set.paths[1]).write_bytes(b"")
+    loader = evaluation_loader(image_set, 64, 2, 32, 2)
+    with pytest.raises(InputError) as caught:
+        list(loader)
+    assert str(caught.value) == f"{image_set.paths[1]}: the file is empty (0 bytes)"
+
+
+def test_replaced_samples_are_counted_over_all_workers(squares: Squares) -> None:
+    image_set = squares(4)
+    dataset = DetectionDataset(image_set, 64, AugmentConfig(mosaic=0))
+    Path(image_set.paths[1]).unlink()
+    for _ in loader_of(dataset, 2, 2):
+        pass
+    assert dataset.replaced >= 1
+
+
+def test_real_pictures(bccd: Path) -> None:
+    dataset = DetectionDataset(open_split(open_data(str(bccd)), "train", training=True), 160, AugmentConfig())
+    batch = next(iter(loader_of(dataset, 8, 0)))
+    assert batch.images.shape == (8, 3, 160, 160)
+    assert batch.targets.valid.any(1).all()
+    valid = batch.targets.valid
+    assert batch.targets.boxes[valid].min() >= 0
+    assert batch.targets.boxes[valid].max() <= 160
+    assert batch.targets.labels.max() <= 2
+
+
+@pytest.mark.gpu
+def test_batches_are_pinned(squares: Squares) -> None:
+    loader = loader_of(DetectionDataset(squares(), 64, AugmentConfig()), 2, 0)
+    for batch in loader:
+        assert batch.images.is_pinned()
+        assert batch.targets.boxes.is_pinned()

@@ -1,0 +1,203 @@
+"""Mosaics: where tiles lie, and that objects lie where their pixels are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from yolov7.data.dataset import DetectionDataset, load_sample
+from yolov7.data.image_set import ImageSet, no_outline
+from yolov7.data.mosaic import Mosaic, build_mosaic, copy_paste, draw_mosaic, tile_corners
+from yolov7.data.transforms import RandomPerspective, cover
+from yolov7.options import AugmentConfig
+from yolov7.structures import ImageMeta, Sample
+
+Squares = Callable[..., ImageSet]
+S = 64
+COLOURS = np.array([(220, 30, 30), (30, 200, 40), (40, 60, 230)])
+
+
+def tile(value: int, height: int, width: int) -> Sample:
+    """A tile of one grey value, with a box all around it."""
+    box = np.array([(0, 0, width, height)], np.float32)
+    outline = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+    return Sample(np.full((height, width, 3), value, np.uint8), box, np.array([value]), (outline,), ImageMeta("x"))
+
+
+def painted(canvas: np.ndarray, value: int) -> list[int]:
+    """Box of the pixels of this value."""
+    y, x = np.nonzero((canvas == value).all(-1))
+    return [int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1]
+
+
+def mosaic_of(image_set: ImageSet, mosaic: Mosaic, size: int) -> Sample:
+    return build_mosaic([load_sample(image_set, i, size, training=True) for i in mosaic.indices], mosaic, size)
+
+
+# --- four tiles ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "rectangles"),
+    [
+        ((32, 32), [(0, 0, 32, 32), (32, 0, 96, 32), (0, 32, 32, 80), (32, 32, 72, 96)]),
+        ((96, 96), [(32, 48, 96, 96), (96, 32, 128, 96), (32, 96, 96, 128), (96, 96, 128, 128)]),
+    ],
+)
+def test_four_tiles_meet_at_the_point(point: tuple[int, int], rectangles: list[tuple[int, ...]]) -> None:
+    tiles = [tile(10, 48, 64), tile(20, 64, 64), tile(30, 48, 64), tile(40, 64, 40)]
+    found = build_mosaic(tiles, Mosaic((0, 1, 2, 3), point), S)
+    assert found.image.shape == (128, 128, 3)
+    for i, rectangle in enumerate(rectangles):
+        assert painted(found.image, tiles[i].image[0, 0, 0]) == list(rectangle)
+        assert found.boxes[i].tolist() == list(rectangle)
+        assert [*found.segments[i].min(0), *found.segments[i].max(0)] == list(rectangle)
+    covered = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in rectangles)
+    assert (found.image == 114).all(-1).sum() == 128 * 128 - covered
+    assert found.meta is tiles[0].meta
+
+
+def test_the_source_rectangle_ends_at_the_meeting_point() -> None:
+    gradient = np.repeat(np.arange(64, dtype=np.uint8)[:, None], 64, 1)[..., None].repeat(3, -1)
+    tiles = [replace(tile(0, 64, 64), image=gradient) for _ in range(4)]
+    found = build_mosaic(tiles, Mosaic((0,) * 4, (40, 50)), S)
+    assert found.image[:50, 0, 0].tolist() == list(range(14, 64))  # bottom of the upper tiles
+    assert found.image[50:, 0, 0].tolist() == [*range(64), *[114] * 14]  # top of the lower tiles
+
+
+# --- nine tiles ------------------------------------------------------------------------------------------------
+
+
+def test_nine_tiles_touch() -> None:
+    shapes = [(40, 64), (64, 50), (30, 64), (64, 64), (48, 64), (64, 32), (64, 44), (20, 64), (64, 64)]
+    corners = tile_corners(shapes, Mosaic(tuple(range(9)), (0, 0)), S)
+    boxes = [(x, y, x + w, y + h) for (x, y), (h, w) in zip(corners, shapes, strict=True)]
+    assert boxes == [
+        (64, 64, 128, 104),  # middle
+        (64, 0, 114, 64),  # top: ends above the middle
+        (114, 34, 178, 64),  # top right: beside the top
+        (128, 64, 192, 128),  # right of the middle
+        (128, 128, 192, 176),  # bottom right: below the right
+        (96, 104, 128, 168),  # bottom: ends with the middle
+        (52, 104, 96, 168),  # bottom left: beside the bottom
+        (0, 84, 64, 104),  # left: ends with the middle
+        (0, 20, 64, 84),  # top left: above the left
+    ]
+    shifted = tile_corners(shapes, Mosaic(tuple(range(9)), (10, 3)), S)
+    assert shifted == [(x - 10, y - 3) for x, y in corners]
+
+
+def test_nine_tiles_on_the_canvas() -> None:
+    tiles = [tile(10 * (i + 1), 64, 64) for i in range(9)]
+    found = build_mosaic(tiles, Mosaic(tuple(range(9)), (20, 30)), S)
+    assert found.image.shape == (128, 128, 3)
+    assert painted(found.image, 10) == found.boxes[0].tolist() == [44, 34, 108, 98]
+    assert painted(found.image, 90) == found.boxes[8].tolist() == [0, 0, 44, 34]
+    for i in range(9):
+        assert painted(found.image, 10 * (i + 1)) == found.boxes[i].tolist()
+
+
+# --- objects ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_lie_where_their_pixels_are(squares: Squares, seed: int) -> None:
+    image_set = squares(long_side=128, outlined="mixed")
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(64, 192, 2).tolist()
+    found = mosaic_of(image_set, Mosaic(tuple(rng.integers(6, size=4).tolist()), (x, y)), 128)
+    expected = np.zeros(found.image.shape[:2], int) - 1
+    for (x1, y1, x2, y2), label in zip(found.boxes.astype(int), found.labels, strict=True):
+        expected[y1:y2, x1:x2] = label
+    for label, colour in enumerate(COLOURS):
+        np.testing.assert_array_equal((found.image == colour).all(-1), expected == label)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_follow_pixels_through_nine_tiles_and_the_warp(squares: Squares, seed: int) -> None:
+    image_set = squares(long_side=128, outlined="mixed")
+    rng = np.random.default_rng(seed)
+    mosaic = Mosaic(tuple([2 * int(i) for i in rng.integers(3, size=9)]), tuple(rng.integers(128, size=2).tolist()))
+    canvas = mosaic_of(image_set, mosaic, 128)  # tiles of one shape: none hides another
+    config = AugmentConfig(degrees=0, scale=0.4, translate=0.2, shear=0, perspective=0)
+    found = RandomPerspective(config, border=-64)(canvas, rng)
+    assert found.image.shape == (128, 128, 3)
+    assert len(found.labels)
+    uncovered = np.ones(found.image.shape[:2], bool)
+    for (x1, y1, x2, y2), label in zip(found.boxes, found.labels, strict=True):
+        inside = found.image[int(np.ceil(y1)) + 1 : int(y2) - 1, int(np.ceil(x1)) + 1 : int(x2) - 1]
+        assert (np.abs(inside.astype(int) - COLOURS[label]) <= 2).all()
+        uncovered[max(int(y1) - 1, 0) : int(y2) + 2, max(int(x1) - 1, 0) : int(x2) + 2] = False
+    coloured = np.zeros_like(uncovered)
+    for colour in COLOURS:
+        coloured |= (np.abs(found.image.astype(int) - colour) <= 2).all(-1)
+    assert (coloured & uncovered).sum() <= 2 * found.image.shape[0] * 3  # slivers at the border are dropped
+
+
+def test_draws() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_mosaic(7, 50, S, rng) for _ in range(2000)]
+    four = [m for m in drawn if len(m.indices) == 4]
+    nine = [m for m in drawn if len(m.indices) == 9]
+    assert len(four) + len(nine) == 2000
+    assert len(four) / 2000 == pytest.approx(0.8, abs=0.03)
+    assert all(m.indices[0] == 7 for m in drawn)
+    assert {i for m in drawn for i in m.indices} == set(range(50))
+    points = np.array([m.point for m in four])
+    assert (points.min(), points.max()) == (S // 2, 3 * S // 2 - 1)
+    points = np.array([m.point for m in nine])
+    assert (points.min(), points.max()) == (0, S - 1)
+
+
+# --- copy-paste ------------------------------------------------------------------------------------------------
+
+
+def black_square() -> Sample:
+    image = np.full((128, 128, 3), 90, np.uint8)
+    image[10:40, 10:40] = (0, 50, 200)
+    box = np.array([(10, 10, 40, 40)], np.float32)
+    outline = np.array([(10, 10), (39, 10), (39, 39), (10, 39)], np.float32)
+    return Sample(image, box, np.array([3]), (outline,), ImageMeta("x"))
+
+
+def test_copy_paste_mirrors_every_pixel() -> None:
+    sample = black_square()
+    pasted = copy_paste(sample, 1.0, np.random.default_rng(0))
+    assert pasted.boxes.tolist() == [[10, 10, 40, 40], [88, 10, 118, 40]]
+    assert pasted.labels.tolist() == [3, 3]
+    assert (pasted.image[10:40, 88:118] == (0, 50, 200)).all()
+    assert (pasted.image != sample.image).any(-1).sum() == 900
+    assert pasted.segments[1].tolist() == [[118, 10], [89, 10], [89, 39], [118, 39]]
+
+
+def test_copy_paste_hides_nothing() -> None:
+    sample = black_square()
+    crowded = replace(
+        sample,
+        boxes=np.array([(10, 10, 40, 40), (90, 12, 110, 30)], np.float32),
+        labels=np.array([3, 4]),
+        segments=(*sample.segments, no_outline()),
+    )
+    pasted = copy_paste(crowded, 1.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(pasted.image, sample.image)
+    assert pasted.labels.tolist() == [3, 4]
+    assert copy_paste(sample, 0.4, np.random.default_rng(0)) is sample  # 0.4 of one object is none
+    assert copy_paste(replace(sample, segments=(no_outline(),)), 1.0, np.random.default_rng(0)).labels.tolist() == [3]
+
+
+def test_copy_paste_in_a_mosaic(squares: Squares) -> None:
+    image_set = squares(outlined="all")
+    dataset = DetectionDataset(image_set, 128, AugmentConfig(copy_paste=1.0))
+    canvas = mosaic_of(image_set, Mosaic((0, 1, 2, 3), (128, 128)), 128)
+    pasted = copy_paste(canvas, 1.0, np.random.default_rng(1))
+    added = range(len(canvas.labels), len(pasted.labels))
+    assert len(added) > 0
+    for i in added:
+        assert (cover(pasted.boxes[i], pasted.boxes[:i]) < 0.3).all()
+        x, y = pasted.segments[i].mean(0).astype(int)
+        if (cover(pasted.boxes[i], pasted.boxes[i + 1 :]) == 0).all():
+            assert pasted.image[y, x].tolist() == COLOURS[pasted.labels[i]].tolist()
+    assert dataset[0, 0, 0].image.shape == (128, 128, 3)

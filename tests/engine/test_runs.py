@@ -1,0 +1,259 @@
+"""Whole runs on a small generated set: the four commands, resume after a kill, bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from yolov7 import cli
+from yolov7.data.images import cv2
+from yolov7.data.synthetic import generate
+from yolov7.engine import checkpoint
+from yolov7.engine.log import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "small shapes"  # a space in the name
+    generate(folder, train=12, val=4)
+    return folder
+
+
+def train(shapes: Path, project: Path, *flags: str) -> int:
+    arguments = ["train", "--data", str(shapes), "--project", str(project), *BASE, "--epochs", "2", *flags]
+    return cli.main(arguments)
+
+
+@pytest.fixture(scope="module")
+def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = tmp_path_factory.mktemp("runs")
+    assert train(shapes, project, "--name", "first") == 0
+    return project / "first"
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_training_leaves_everything_behind(run: Path) -> None:
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "results.csv", "results.png", "train_batch.jpg", "val_predictions.jpg", "weights/last.pt",
+            "weights/best.pt"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    rows = results(run)
+    assert list(rows[0]) == list(COLUMNS) and [row["epoch"] for row in rows] == ["0", "1"]
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert len(events.Scalars("train/box_loss")) == 2
+    last = torch.load(run / "weights" / "last.pt", weights_only=True)
+    assert last["epoch"] == 1 and last["ema_updates"] == 4  # 3 batches of 4, a step every 2 and at the epoch's end
+    best = torch.load(run / "weights" / "best.pt", weights_only=True)
+    assert "optimizer" not in best and best["form"] == "training"
+
+
+def test_a_run_of_the_same_name_gets_a_number(shapes: Path, run: Path) -> None:
+    assert checkpoint.new_folder(str(run.parent), "first", exist_ok=False) == run.parent / "first2"
+    assert checkpoint.new_folder(str(run.parent), "first", exist_ok=True) == run
+
+
+def test_same_seed_same_run(shapes: Path, run: Path, tmp_path: Path) -> None:
+    assert train(shapes, tmp_path, "--name", "again", "--workers", "2") == 0
+    ours, theirs = (torch.load(folder / "weights" / "last.pt", weights_only=True) for folder in (run, tmp_path / "again"))
+    for key, value in ours["model"].items():
+        assert torch.equal(value, theirs["model"][key]), key
+    assert train(shapes, tmp_path, "--name", "other", "--seed", "1") == 0
+    other = torch.load(tmp_path / "other" / "weights" / "last.pt", weights_only=True)
+    assert not torch.equal(ours["model"]["nodes.stem.conv.weight"], other["model"]["nodes.stem.conv.weight"])
+
+
+def test_resumed_run_equals_the_uninterrupted_one(shapes: Path, run: Path, tmp_path: Path) -> None:
+    """Stop after the first of two epochs, go on, and compare every tensor."""
+    assert train(shapes, tmp_path, "--name", "part", "--epochs", "1") == 0
+    part = tmp_path / "part"
+    content = torch.load(part / "weights" / "last.pt", weights_only=True)
+    content["config"]["epochs"] = 2  # the cosine of the first epoch does not depend on it
+    checkpoint.weights.save(content, part / "weights" / "last.pt")
+    assert cli.main(["train", "--resume", str(part), "--workers", "0"]) == 0
+    ours, theirs = (torch.load(f / "weights" / "last.pt", weights_only=True) for f in (run, part))
+    for part_name in ("model", "ema"):
+        for key, value in ours[part_name].items():
+            assert torch.equal(value, theirs[part_name][key]), key
+    for mine, other in zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True):
+        assert torch.equal(mine["momentum_buffer"], other["momentum_buffer"])
+    assert [row["epoch"] for row in results(part)] == ["0", "1"]
+
+
+def test_finished_run_can_be_extended(shapes: Path, run: Path, tmp_path: Path,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(shapes, tmp_path, "--name", "done", "--epochs", "1") == 0
+    assert cli.main(["train", "--resume", str(tmp_path / "done")]) == 2
+    assert "the run has finished its 1 epochs; more: --epochs N" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(tmp_path / "done"), "--epochs", "2", "--workers", "0"]) == 0
+    assert len(results(tmp_path / "done")) == 2
+
+
+SLOW_SAVE = """
+import os, sys, time
+from yolov7 import config, cli
+write = os.fsync
+def slow(descriptor):  # the moment between the bytes and the rename, made long
+    write(descriptor)
+    if os.environ["SLOW"] in os.readlink(f"/proc/self/fd/{descriptor}"):
+        open(os.environ["MARK"], "w").close()
+        time.sleep(60)
+config.os.fsync = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def kill_when(condition: Path, process: subprocess.Popen[bytes], delay: float = 0.0) -> None:
+    deadline = time.monotonic() + 120
+    while not condition.exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it was killed"
+        time.sleep(0.02)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("moment", ["epoch", "checkpoint"])
+def test_killed_run_goes_on_from_a_whole_file(shapes: Path, run: Path, tmp_path: Path, moment: str) -> None:
+    flags = ["train", "--data", str(shapes), "--project", str(tmp_path), *BASE, "--epochs", "2", "--name", "killed"]
+    mark, last = tmp_path / "mark", tmp_path / "killed" / "weights" / "last.pt"
+    environment = os.environ | {"MARK": str(mark), "SLOW": "last.pt" if moment == "checkpoint" else "never",
+                                "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, "-c", SLOW_SAVE, *flags], env=environment, stdout=subprocess.DEVNULL)
+    if moment == "epoch":  # the first checkpoint stands, the second epoch has begun
+        kill_when(last, first, delay=0.3)
+        assert torch.load(last, weights_only=True)["epoch"] == 0
+    else:  # the first checkpoint is written, but not yet renamed: nothing to go on from but a new start
+        kill_when(mark, first)
+        assert not last.exists() and list(last.parent.glob(".last.pt.*.tmp"))
+        assert cli.main(["train", "--resume", str(tmp_path / "killed")]) == 2
+        environment["SLOW"] = "never"
+        again = subprocess.Popen([sys.executable, "-c", SLOW_SAVE, *flags, "--exist-ok"], env=environment,
+                                 stdout=subprocess.DEVNULL)
+        kill_when(last, again, delay=0.3)
+    assert cli.main(["train", "--resume", str(tmp_path / "killed"), "--workers", "0"]) == 0
+    ours, theirs = (torch.load(file, weights_only=True) for file in (run / "weights" / "last.pt", last))
+    assert all(torch.equal(value, theirs["ema"][key]) for key, value in ours["ema"].items())
+    assert [row["epoch"] for row in results(tmp_path / "killed")] == ["0", "1"]
+    assert not list(last.parent.glob(".*.tmp"))
+
+
+def test_evaluation(run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = str(run / "weights" / "best.pt")
+    assert cli.main(["test", "--weights", best, "--project", str(tmp_path), "--device", "cpu", "--workers", "0"]) == 0
+    text = capsys.readouterr().out
+    assert "AR100" in text and "star" in text and "milliseconds a picture: input" in text
+    predictions = json.loads((tmp_path / "exp" / "predictions.json").read_text())
+    assert all(set(p) == {"image_id", "category_id", "bbox", "score"} for p in predictions)
+    stats = json.loads((tmp_path / "exp" / "results.json").read_text())["stats"]
+    epoch = torch.load(best, weights_only=True)["epoch"]
+    assert stats[0] == pytest.approx(float(results(run)[epoch]["AP"]), abs=1e-5)  # the run's own evaluation
+
+
+def test_detection(run: Path, shapes: Path, tmp_path: Path) -> None:
+    best = str(run / "weights" / "best.pt")
+    source = str(shapes / "images" / "val")
+    flags = ["--project", str(tmp_path), "--device", "cpu", "--conf-thres", "0.001", "--save-txt", "--save-conf",
+             "--save-json"]
+    assert cli.main(["detect", "--weights", best, "--source", source, *flags]) == 0
+    folder = tmp_path / "exp"
+    pictures = sorted(path.name for path in (shapes / "images" / "val").iterdir())
+    assert sorted(path.name for path in folder.glob("*.jpg")) == pictures
+    records = json.loads((folder / "detections.json").read_text())
+    assert len(records) == 4 and sum(len(record["detections"]) for record in records) > 0
+    for record in records:
+        lines = (folder / "labels" / Path(record["path"]).with_suffix(".txt").name).read_text().splitlines()
+        assert len(lines) == len(record["detections"])
+        for line, found in zip(reversed(lines), record["detections"], strict=True):
+            label, cx, cy, w, h, score = map(float, line.split())
+            box = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+            box *= [record["width"], record["height"]] * 2
+            np.testing.assert_allclose(box, found["box"], atol=0.02)
+            assert label == found["label"] and score == pytest.approx(found["score"], abs=1e-5)
+
+
+def test_detection_in_a_video(run: Path, shapes: Path, tmp_path: Path) -> None:
+    video = tmp_path / "in.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 12.0, (160, 120))
+    for index in range(15):
+        writer.write(np.full((120, 160, 3), 10 * index, np.uint8))
+    writer.release()
+    best = str(run / "weights" / "best.pt")
+    assert cli.main(["detect", "--weights", best, "--source", str(video), "--project", str(tmp_path), "--device", "cpu",
+                     "--save-json"]) == 0
+    capture = cv2.VideoCapture(str(tmp_path / "exp" / "in.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_WIDTH)) == (12.0, 160.0)
+    greys = []
+    while (frame := capture.read())[0]:
+        greys.append(float(frame[1][60, 80].mean()))
+    assert len(greys) == 15 and greys == sorted(greys)
+    assert len(json.loads((tmp_path / "exp" / "detections.json").read_text())) == 15
+
+
+def test_fine_tuning_on_own_weights(run: Path, shapes: Path, tmp_path: Path) -> None:
+    best = str(run / "weights" / "best.pt")
+    assert train(shapes, tmp_path, "--weights", best, "--epochs", "1", "--name", "tuned") == 0
+
+
+BAD_COMMANDS = [
+    ("train", ["--data", "gone.yaml"], "--data 'gone.yaml'"),
+    ("train", ["--cfg", "yolov8"], "--cfg 'yolov8': no such file, and none is shipped under that name"),
+    ("train", ["--hyp", "hyp.gone"], "--hyp 'hyp.gone'"),
+    ("train", ["--set", "loss.bix=1"], "--set 'loss.bix=1': unknown key 'bix'; accepted: box"),
+    ("train", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),
+    ("train", ["--device", "cuda:77"], "--device 'cuda:77': not on this machine; accepted: cpu"),
+    ("train", ["--resume", "gone"], "--resume 'gone': neither a checkpoint nor the folder of a run"),
+    ("test", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),
+    ("test", ["--data", "gone.yaml"], "--data 'gone.yaml'"),
+    ("detect", ["--source", "gone.jpg"], "gone.jpg"),
+    ("detect", [], "--source is missing"),
+    ("detect", ["--source", ".", "--classes", "sqare"], "did you mean 'square'"),
+    ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, onnx; did you mean 'onnx'?"),
+    ("trian", [], "unknown command 'trian'; accepted: train, test, detect, export; did you mean 'train'?"),
+]
+
+
+@pytest.mark.parametrize(("command", "flags", "message"), BAD_COMMANDS, ids=lambda value: str(value)[:40])
+def test_bad_input_is_one_sentence_and_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                      command: str, flags: list[str], message: str) -> None:
+    best = ["--weights", str(run / "weights" / "best.pt")] if command in ("test", "detect", "export") else []
+    project = [] if command in ("export", "trian") else ["--project", str(tmp_path / "runs")]
+    assert cli.main([command, *best, *project, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ")
+    assert error.count("\n") == 1 and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_class_count_that_differs_from_the_data(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "data"
+    (other / "images").mkdir(parents=True)
+    cv2.imwrite(str(other / "images" / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    (other / "data.yaml").write_text("val: images\nnc: 2\nnames: [a, b]\n")
+    best = str(run / "weights" / "best.pt")
+    assert cli.main(["test", "--weights", best, "--data", str(other / "data.yaml"), "--project", str(tmp_path / "p")]) == 2
+    assert "has 6 classes" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_loss_that_is_not_finite_fails_the_run(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(shapes, tmp_path, "--set", "loss.box=1e39", "--epochs", "1") == 1
+    assert "the loss is not finite in epoch 1" in capsys.readouterr().err
