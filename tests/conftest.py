@@ -1,50 +1,13 @@
-"""What several rooms' tests share: golden weights, real data where it stands."""
+"""What several rooms' tests share: real data where it stands, and no GPU tests without a GPU."""
 
 from __future__ import annotations
 
-import json
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
-
-
-def golden_state_dict(form: str, gain: float) -> dict[str, Tensor]:
-    """The golden weights of ``<model>.<form>`` in the original's layout, rebuilt from its keys and shapes."""
-    manifest = json.loads((GOLDEN / "forward" / f"{form}.manifest.json").read_text())
-    state = {}
-    for key, shape in ((entry[0], tuple(entry[1])) for entry in manifest["parameters"]):
-        state[key] = torch.from_numpy(_golden_tensor(key, shape, gain, manifest))
-    return state
-
-
-def _golden_tensor(key: str, shape: tuple[int, ...], gain: float, manifest: dict) -> np.ndarray:
-    random = np.random.RandomState(zlib.crc32(key.encode()))
-    if key.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    if key.endswith(("anchors", "anchor_grid")):
-        anchors = np.array(manifest["anchors"], np.float32)
-        cells = anchors / np.array(manifest["strides"], np.float32)[:, None, None]
-        return (cells if key.endswith("anchors") else anchors).reshape(shape).astype(np.float32)
-    if key.endswith("running_var"):
-        value = random.uniform(0.5, 1.5, shape)
-    elif key.endswith("running_mean"):
-        value = 0.1 * random.standard_normal(shape)
-    elif key.endswith(".implicit"):
-        value = 0.02 * random.standard_normal(shape) + (1 if ".im." in key else 0)
-    elif key.endswith(".bias"):
-        value = 0.1 * random.standard_normal(shape)
-    elif len(shape) == 4:
-        value = gain * np.sqrt(2 / (shape[1] * shape[2] * shape[3])) * random.standard_normal(shape)
-    else:
-        value = random.uniform(0.5, 1.5, shape)
-    return np.asarray(value, np.float32)
 
 
 def shared_data(name: str) -> Path:

@@ -102,7 +102,8 @@ class TrainOptions:
     data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
     hyp: str | None = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names")
     epochs: int | None = option(None, "epochs; default: the data set's settings for the model, else 300", low=1)
-    batch_size: int = option(16, "pictures in a batch, over all processes", low=1)
+    batch_size: int | None = option(None, "pictures in a batch, over all processes; default: the data set's settings "
+                                    "for the model, else 16", low=1)
     nominal_batch: int | None = option(None, "pictures in an optimizer step (gradients are accumulated); "
                                        "default: the data set's settings for the model, else 64", low=1)
     img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
@@ -199,6 +200,7 @@ class RunSettings:
 
     epochs: int | None = None
     img_size: tuple[int, ...] | None = None
+    batch_size: int | None = None
     nominal_batch: int | None = None
     hyp: str | None = None
     set: tuple[str, ...] = ()  # overrides of the recipe, unless --hyp names another one

@@ -200,7 +200,7 @@ def test_the_built_in_set_is_generated_below_the_working_directory(
         source = open_data("shapes")
         assert len(open_split(source, "train")) == 1
     assert folders == [tmp_path / "datasets" / "shapes"] * 2
-    assert source.settings["yolov7-tiny"].img_size == (320,)
+    assert source.settings["yolov7-tiny"].nominal_batch
 
 
 @pytest.mark.parametrize("name", [n for n in shipped_files("data") if not n.startswith("hyp.")])

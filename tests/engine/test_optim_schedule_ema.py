@@ -41,7 +41,9 @@ def test_frozen_parameters_are_left_out(tiny: Detector) -> None:
         frozen.requires_grad_(True)
 
 
-@pytest.mark.parametrize(("batch", "nominal", "factor"), [(16, 64, 1.0), (24, 64, 1.125), (128, 64, 2.0), (16, 16, 1.0)])
+@pytest.mark.parametrize(("batch", "nominal", "factor"), [
+    (16, 64, 1.0), (24, 64, 1.125), (128, 64, 2.0), (16, 16, 1.0),
+])
 def test_weight_decay_follows_the_real_batch(tiny: Detector, batch: int, nominal: int, factor: float) -> None:
     decays = [group["weight_decay"] for group in make_optimizer(tiny, CONFIG, batch, nominal).param_groups]
     assert decays == [0.0, pytest.approx(0.0005 * factor), 0.0]

@@ -61,7 +61,7 @@ def test_training_leaves_everything_behind(run: Path) -> None:
     events.Reload()
     assert len(events.Scalars("train/box_loss")) == 2
     last = torch.load(run / "weights" / "last.pt", weights_only=True)
-    assert last["epoch"] == 1 and last["ema_updates"] == 4  # 3 batches of 4, a step every 2 and at the epoch's end
+    assert last["epoch"] == 1 and last["ema_updates"] == 6  # a step per batch in the first half of the warm-up
     best = torch.load(run / "weights" / "best.pt", weights_only=True)
     assert "optimizer" not in best and best["form"] == "training"
 
@@ -73,7 +73,8 @@ def test_a_run_of_the_same_name_gets_a_number(shapes: Path, run: Path) -> None:
 
 def test_same_seed_same_run(shapes: Path, run: Path, tmp_path: Path) -> None:
     assert train(shapes, tmp_path, "--name", "again", "--workers", "2") == 0
-    ours, theirs = (torch.load(folder / "weights" / "last.pt", weights_only=True) for folder in (run, tmp_path / "again"))
+    files = (folder / "weights" / "last.pt" for folder in (run, tmp_path / "again"))
+    ours, theirs = (torch.load(file, weights_only=True) for file in files)
     for key, value in ours["model"].items():
         assert torch.equal(value, theirs["model"][key]), key
     assert train(shapes, tmp_path, "--name", "other", "--seed", "1") == 0
@@ -249,11 +250,13 @@ def test_class_count_that_differs_from_the_data(run: Path, tmp_path: Path, capsy
     cv2.imwrite(str(other / "images" / "a.png"), np.zeros((64, 64, 3), np.uint8))
     (other / "data.yaml").write_text("val: images\nnc: 2\nnames: [a, b]\n")
     best = str(run / "weights" / "best.pt")
-    assert cli.main(["test", "--weights", best, "--data", str(other / "data.yaml"), "--project", str(tmp_path / "p")]) == 2
+    flags = ["--data", str(other / "data.yaml"), "--project", str(tmp_path / "p")]
+    assert cli.main(["test", "--weights", best, *flags]) == 2
     assert "has 6 classes" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
 
 
-def test_a_loss_that_is_not_finite_fails_the_run(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_that_is_not_finite_fails_the_run(shapes: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
     assert train(shapes, tmp_path, "--set", "loss.box=1e39", "--epochs", "1") == 1
     assert "the loss is not finite in epoch 1" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from golden_numbers import GOLDEN
 
 from yolov7.boxes import cxcywh_to_xyxy
 from yolov7.loss.criterion import Criterion

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, golden_state_dict
+from golden_numbers import GOLDEN, golden_state_dict
 
 from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.model.detector import Detector

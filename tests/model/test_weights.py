@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import golden_state_dict
+from golden_numbers import golden_state_dict
 
 from yolov7.config import InputError
 from yolov7.model import weights

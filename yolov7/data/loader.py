@@ -19,6 +19,7 @@ from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.structures import Batch, Sample, Targets
 
+LOW_PRIORITY = 19
 OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
 
@@ -178,5 +179,7 @@ def available_cores() -> int:
 
 
 def _start_worker(_: int) -> None:
+    if hasattr(os, "nice") and not torch.cuda.is_available():
+        os.nice(LOW_PRIORITY)  # the network runs on the same cores, and its threads wait for the slowest of them
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

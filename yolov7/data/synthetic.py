@@ -37,14 +37,14 @@ ANY_HUE_SHARE = 0.1  # of the objects: only the shape tells the class
 LARGEST_TILT = 0.35  # radians
 SPLITS = ("train", "val")
 SIZES = ((240, 320), (320, 320), (320, 240), (256, 320))  # height, width in pixels
-OBJECTS = (8, 14)  # objects that a picture is to have: from, below
-SMALL_SHARE = 0.2  # of the objects, sides of 18 to 29 pixels
-LEAST_INSIDE = 0.45  # of an object's area, inside the picture
-LEAST_VISIBLE = 0.5  # of an object's area, inside the picture and not hidden
+OBJECTS = (7, 12)  # objects that a picture is to have: from, below
+SMALL_SHARE = 0.22  # of the objects, sides of 22 to 31 pixels
+LEAST_INSIDE = 0.6  # of an object's area, inside the picture
+LEAST_VISIBLE = 0.7  # of an object's area, inside the picture and not hidden
 LEAST_CONTRAST = 110.0  # Euclidean RGB distance between an object's colours and the mean of what it covers
 BACKGROUND_COLOUR = 0.4  # saturation of the backgrounds, beside that of their colours
 LARGEST_PERIOD = 18.0  # of a texture, in pixels: a dot must not look like a small circle
-VERSION = 3  # of the pictures: a set of another version is generated anew
+VERSION = 5  # of the pictures: a set of another version is generated anew
 STAMP = "generated.json"
 SUPER = 2  # painted at SUPER times the size
 
@@ -262,7 +262,7 @@ def _place(rng: np.random.Generator, canvas: _Canvas, label: int) -> bool:
 def _random_shape(rng: np.random.Generator, label: int, height: int, width: int) -> _Shape:
     """A shape of random size, aspect, rotation and place; its centre lies on the canvas."""
     small = rng.random() < SMALL_SHARE
-    side = rng.uniform(18, 29) if small else np.exp(rng.uniform(np.log(36), np.log(120)))
+    side = rng.uniform(22, 31) if small else np.exp(rng.uniform(np.log(42), np.log(120)))
     scale = side * SUPER / 2
     angle = float(rng.uniform(-LARGEST_TILT, LARGEST_TILT))
     stretch = np.diag([rng.uniform(0.8, 1.0), 1.0])

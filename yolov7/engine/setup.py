@@ -13,7 +13,8 @@ from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
 logger = logging.getLogger(__name__)
 
 PAPER_EPOCHS = 300
-PAPER_BATCH = 64
+PAPER_BATCH = 16  # of the original's command line
+NOMINAL_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         hyp=hyp,
         recipe=override(read_recipe(hyp), changes),
         epochs=options.epochs or suggested.epochs or PAPER_EPOCHS,
-        batch_size=options.batch_size,
-        nominal_batch=options.nominal_batch or suggested.nominal_batch or PAPER_BATCH,
+        batch_size=options.batch_size or suggested.batch_size or PAPER_BATCH,
+        nominal_batch=options.nominal_batch or suggested.nominal_batch or NOMINAL_BATCH,
         train_size=train_size,
         test_size=test_size,
         linear_lr=options.linear_lr,

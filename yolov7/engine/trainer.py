@@ -82,7 +82,8 @@ class Trainer:
         checkpoint.restore(content, self.model, self.ema, self.optimizer)
         self.start_epoch = content["epoch"] + 1
         if content["best"] is not None:
-            self.best = TrainingResult(*content["best"], best=self.weights_folder / "best.pt")
+            epoch, ap, ap50 = content["best"]
+            self.best = TrainingResult(epoch, ap, ap50, self.weights_folder / "best.pt")
 
     def fit(self) -> TrainingResult:
         """Train to the last epoch; returns the best one."""
@@ -111,7 +112,8 @@ class Trainer:
         batches = self.schedule.batches
         total = torch.zeros(3, device=self.device)
         pending = 0
-        progress = tqdm(self.loader, desc=f"epoch {epoch + 1}/{self.config.epochs}", unit="batch", leave=False, disable=None)
+        title = f"epoch {epoch + 1}/{self.config.epochs}"
+        progress = tqdm(self.loader, desc=title, unit="batch", leave=False, disable=None)
         for index, batch in enumerate(progress):
             if index == 0 and epoch == 0:
                 draw_batch(batch, self.train_set.names, self.folder / "train_batch.jpg")

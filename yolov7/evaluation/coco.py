@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from yolov7.config import InputError, write_atomically
 
 if TYPE_CHECKING:
-    from pycocotools.cocoeval import COCOeval
-
     from yolov7.structures import Detections
 
 ImageId = int | str
@@ -98,8 +98,6 @@ def score_detections(
 
     Raises `InputError` for pictures that the ground truth does not know and annotations without box.
     """
-    from pycocotools.cocoeval import COCOeval
-
     images = _numbers(image_ids)
     _check_images(ground_truth, images)
     names = _category_names(ground_truth)
@@ -107,12 +105,10 @@ def score_detections(
     objects = [_ground_truth(a) for a in _known(ground_truth.get("annotations") or (), images, categories)]
     results = [_detection(d) for d in _known(detections, images, categories)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to the terminal
-        evaluation = COCOeval(_index(objects, images, categories), _index(results, images, categories), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    per_class = _per_class(evaluation, list(categories), names, objects)
-    return CocoResult(tuple(float(value) for value in evaluation.stats), per_class, len(images))
+        curves = _curves(*(_dataset(entries, images, categories) for entries in (objects, results)))
+        stats = _summarize(curves)
+    per_class = _per_class(curves, list(categories), names, objects)
+    return CocoResult(stats, per_class, len(images))
 
 
 def to_coco(detections: Detections, image_id: ImageId, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
@@ -189,27 +185,69 @@ def _detection(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
 
 
-def _index(entries: list[dict[str, Any]], images: dict[ImageId, int], categories: dict[ImageId, int]) -> Any:
-    from pycocotools.coco import COCO
-
-    coco = COCO()
-    coco.dataset = {
+def _dataset(
+    entries: list[dict[str, Any]], images: dict[ImageId, int], categories: dict[ImageId, int]
+) -> dict[str, Any]:
+    return {
         "images": [{"id": number} for number in images.values()],
-        "categories": [{"id": number} for number in categories.values()],
+        "categories": [{"id": number, "name": str(number)} for number in categories.values()],
         "annotations": entries,
     }
-    coco.createIndex()
-    return coco
+
+
+def _curves(truth: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """``precision`` [10 IoUs, 101 recalls, C, 4 areas, 3 limits] and ``recall`` [10, C, 4, 3] of pycocotools.
+
+    hotcoco runs its loops compiled and is equal to the bit (tested); pycocotools itself stands in where it is
+    missing, and where there is nothing to compile for.
+    """
+    try:
+        from hotcoco import COCO, COCOeval
+    except ImportError:
+        return _slow_curves(truth, found)
+    if not (truth["annotations"] and found["annotations"]):
+        return _slow_curves(truth, found)
+    index = COCO(truth)
+    evaluation: Any = COCOeval(index, index.loadRes(found["annotations"]), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return {key: np.asarray(evaluation.eval[key]) for key in ("precision", "recall")}
+
+
+def _slow_curves(truth: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    indices = []
+    for dataset in (truth, found):
+        index = COCO()
+        index.dataset = dataset
+        index.createIndex()
+        indices.append(index)
+    evaluation: Any = COCOeval(*indices, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval
+
+
+def _summarize(curves: dict[str, Any]) -> tuple[float, ...]:
+    """The 12 numbers by pycocotools' own code: another order of summation would move the last bit."""
+    from pycocotools.cocoeval import COCOeval
+
+    summary: Any = COCOeval(iouType="bbox")
+    summary.eval = curves
+    summary.summarize()
+    return tuple(float(value) for value in summary.stats)
 
 
 # --- output ----------------------------------------------------------------------------------------------------
 
 
 def _per_class(
-    evaluation: COCOeval, order: list[ImageId], names: dict[ImageId, str], objects: list[dict[str, Any]]
+    curves: dict[str, Any], order: list[ImageId], names: dict[ImageId, str], objects: list[dict[str, Any]]
 ) -> tuple[ClassResult, ...]:
-    precision = evaluation.eval["precision"][..., 0, -1]  # [10 IoUs, 101 recalls, C], all areas, 100 detections
-    recall = evaluation.eval["recall"][..., 0, -1]  # [10, C]
+    precision = curves["precision"][..., 0, -1]  # [10 IoUs, 101 recalls, C], all areas, 100 detections
+    recall = curves["recall"][..., 0, -1]  # [10, C]
     rows = []
     for index, category in enumerate(order):
         counted = [o for o in objects if o["category_id"] == index + 1 and not o["iscrowd"]]

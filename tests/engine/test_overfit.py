@@ -1,0 +1,59 @@
+"""Eight real pictures are learned by heart: data, loss, optimizer, inference and scoring agree with each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from yolov7.data.dataset import open_data, open_split
+from yolov7.data.image_set import ImageSet
+from yolov7.data.loader import evaluation_loader
+from yolov7.engine.optim import make_optimizer
+from yolov7.evaluation.evaluate import evaluate, network_input
+from yolov7.loss.criterion import Criterion
+from yolov7.model.detector import Detector
+from yolov7.model.reparam import reparameterize
+from yolov7.model.spec import read_spec
+from yolov7.options import LossConfig, OptimizerConfig
+
+STEPS = 150
+
+
+def first_pictures(image_set: ImageSet, count: int) -> ImageSet:
+    """The first pictures with one to four large objects."""
+    sides = np.sqrt((image_set.boxes[:, 2:] - image_set.boxes[:, :2]).prod(1))
+    chosen = [i for i in range(len(image_set)) if 1 <= len(image_set.objects(i)[1]) <= 4
+              and sides[image_set.offsets[i] : image_set.offsets[i + 1]].min() > 60][:count]
+    offsets = image_set.offsets
+    rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in chosen])
+    return dataclasses.replace(
+        image_set, paths=tuple(image_set.paths[i] for i in chosen), sizes=image_set.sizes[chosen],
+        image_ids=tuple(image_set.image_ids[i] for i in chosen), boxes=image_set.boxes[rows],
+        labels=image_set.labels[rows], points=np.zeros((0, 2), np.float32),
+        point_offsets=np.zeros(len(rows) + 1, np.int64),
+        offsets=np.cumsum([0, *(offsets[i + 1] - offsets[i] for i in chosen)]),
+    )
+
+
+def test_overfit_eight_pictures(coco_mini: Path) -> None:
+    torch.manual_seed(0)
+    image_set = first_pictures(open_split(open_data(str(coco_mini)), "train"), 8)
+    assert len(image_set) == 8
+    model = Detector(read_spec("yolov7-tiny"), len(image_set.names)).to(memory_format=torch.channels_last)
+    loader = evaluation_loader(image_set, 192, 8, 32, workers=0, rectangular=False)
+    batch = next(iter(loader))
+    images = network_input(batch.images, torch.device("cpu"))
+    optimizer = make_optimizer(model, OptimizerConfig(lr0=0.02), 8, 8)
+    criterion = Criterion(LossConfig(box=0.05, cls=0.5, obj=1.0), model.head.anchors, model.head.strides)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * min(1, step / 20) * min(1, (STEPS - step) / 50)
+        terms = criterion(model(images), batch.targets)
+        (8 * terms.total).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    result = evaluate(reparameterize(model), loader, image_set, torch.device("cpu")).result
+    assert result.AP50 > 0.95
