@@ -31,7 +31,7 @@ def run(seed: int, project: Path) -> dict[str, float]:
     records = read_results(folder / "results.csv")
     best = max(records, key=lambda record: 0.9 * (record.AP or 0) + 0.1 * (record.AP50 or 0))
     seconds = statistics.median(record.seconds for record in records)
-    return {"seed": seed, "epoch": best.epoch + 1, "AP": best.AP or 0, "AP50": best.AP50 or 0, "epoch_seconds": seconds}
+    return {"seed": seed, "epoch": best.epoch, "AP": best.AP or 0, "AP50": best.AP50 or 0, "epoch_seconds": seconds}
 
 
 def main() -> None:

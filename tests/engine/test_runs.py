@@ -56,7 +56,7 @@ def test_training_leaves_everything_behind(run: Path) -> None:
             "weights/best.pt"} <= names
     assert not [name for name in names if name.endswith(".tmp")]
     rows = results(run)
-    assert list(rows[0]) == list(COLUMNS) and [row["epoch"] for row in rows] == ["0", "1"]
+    assert list(rows[0]) == list(COLUMNS) and [row["epoch"] for row in rows] == ["1", "2"]
     events = EventAccumulator(str(run))
     events.Reload()
     assert len(events.Scalars("train/box_loss")) == 2
@@ -96,7 +96,7 @@ def test_resumed_run_equals_the_uninterrupted_one(shapes: Path, run: Path, tmp_p
             assert torch.equal(value, theirs[part_name][key]), key
     for mine, other in zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True):
         assert torch.equal(mine["momentum_buffer"], other["momentum_buffer"])
-    assert [row["epoch"] for row in results(part)] == ["0", "1"]
+    assert [row["epoch"] for row in results(part)] == ["1", "2"]
 
 
 def test_finished_run_can_be_extended(shapes: Path, run: Path, tmp_path: Path,
@@ -153,7 +153,7 @@ def test_killed_run_goes_on_from_a_whole_file(shapes: Path, run: Path, tmp_path:
     assert cli.main(["train", "--resume", str(tmp_path / "killed"), "--workers", "0"]) == 0
     ours, theirs = (torch.load(file, weights_only=True) for file in (run / "weights" / "last.pt", last))
     assert all(torch.equal(value, theirs["ema"][key]) for key, value in ours["ema"].items())
-    assert [row["epoch"] for row in results(tmp_path / "killed")] == ["0", "1"]
+    assert [row["epoch"] for row in results(tmp_path / "killed")] == ["1", "2"]
     assert not list(last.parent.glob(".*.tmp"))
 
 

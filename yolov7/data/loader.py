@@ -24,16 +24,7 @@ OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
 
 @dataclass(frozen=True)
-class HostBatch(Batch):
-    """A batch that the loader can move to pinned memory."""
-
-    def pin_memory(self) -> Batch:
-        """The same batch in memory from which copies to the device need no waiting."""
-        targets = Targets(*(t.pin_memory() for t in (self.targets.boxes, self.targets.labels, self.targets.valid)))
-        return Batch(self.images.pin_memory(), targets, self.metas)
-
-
-def collate(samples: Sequence[Sample]) -> HostBatch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples of one size; objects are padded to a multiple of 8."""
     images = torch.from_numpy(np.stack([sample.image.transpose(2, 0, 1) for sample in samples]))
     most = max(1, *(len(sample.labels) for sample in samples))
@@ -45,7 +36,7 @@ def collate(samples: Sequence[Sample]) -> HostBatch:
         boxes[i, :count] = torch.from_numpy(sample.boxes)
         labels[i, :count] = torch.from_numpy(sample.labels)
         valid[i, :count] = True
-    return HostBatch(images, Targets(boxes, labels, valid), tuple(sample.meta for sample in samples))
+    return Batch(images, Targets(boxes, labels, valid), tuple(sample.meta for sample in samples))
 
 
 class EpochSampler(Sampler[tuple[int, int, int]]):
@@ -108,7 +99,7 @@ class _Guarded(Dataset[Any]):
             return InputError(str(error))  # without the frames of its traceback
 
 
-def _collate(samples: Sequence[Sample | InputError]) -> HostBatch | InputError:
+def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
     good = []
     for sample in samples:
         if isinstance(sample, InputError):

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class EpochRecord:
     """One line of ``results.csv``; the fields are its columns."""
 
-    epoch: int
+    epoch: int  # 1 is the first
     box: float  # the three loss terms, means over the epoch
     objectness: float
     classification: float

@@ -91,7 +91,7 @@ class Trainer:
             raise InputError(f"--resume: the run has finished its {self.config.epochs} epochs; more: --epochs N")
         self.weights_folder.mkdir(parents=True, exist_ok=True)
         self._announce()
-        with RunLog(self.folder, self.start_epoch - 1 if self.start_epoch else None) as log:
+        with RunLog(self.folder, self.start_epoch or None) as log:
             for epoch in range(self.start_epoch, self.config.epochs):
                 started = time.perf_counter()
                 losses = self._train_epoch(epoch)
@@ -170,7 +170,7 @@ class Trainer:
     def _record(self, log: RunLog, epoch: int, losses: list[float], evaluation: Evaluation, seconds: float) -> None:
         result, lr = evaluation.result, self.optimizer.param_groups[0]["lr"]
         box, objectness, classification = losses
-        log.add_epoch(EpochRecord(epoch, box, objectness, classification, result.AP, result.AP50, result.AP75, lr,
+        log.add_epoch(EpochRecord(epoch + 1, box, objectness, classification, result.AP, result.AP50, result.AP75, lr,
                                   seconds))
         logger.info("epoch %3d/%d  box %.4f  obj %.4f  cls %.4f  AP %.3f  AP50 %.3f  %.1f s", epoch + 1,
                     self.config.epochs, box, objectness, classification, result.AP, result.AP50, seconds)
