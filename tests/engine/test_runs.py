@@ -233,8 +233,11 @@ BAD_COMMANDS = [
 
 
 @pytest.mark.parametrize(("command", "flags", "message"), BAD_COMMANDS, ids=lambda value: str(value)[:40])
-def test_bad_input_is_one_sentence_and_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                                      command: str, flags: list[str], message: str) -> None:
+def test_bad_input_is_one_sentence_and_leaves_nothing(run: Path, shapes: Path, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str], command: str,
+                                                      flags: list[str], message: str) -> None:
+    if command == "train" and "--data" not in flags:
+        flags = [*flags, "--data", str(shapes)]
     best = ["--weights", str(run / "weights" / "best.pt")] if command in ("test", "detect", "export") else []
     project = [] if command in ("export", "trian") else ["--project", str(tmp_path / "runs")]
     assert cli.main([command, *best, *project, *flags]) == 2

@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ LOW_PRIORITY = 19
 OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
 
-@dataclass(frozen=True)
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples of one size; objects are padded to a multiple of 8."""
     images = torch.from_numpy(np.stack([sample.image.transpose(2, 0, 1) for sample in samples]))
