@@ -86,7 +86,7 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     """One command with its flags; faults become one sentence, with the traceback under ``--verbose``."""
     options_type, function = COMMANDS[name]
     verbose = "--verbose" in arguments
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("yolov7").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
         return function(parse_arguments(options_type, arguments, program, str(function.__doc__)))
