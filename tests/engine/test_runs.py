@@ -259,6 +259,17 @@ def test_class_count_that_differs_from_the_data(run: Path, tmp_path: Path, capsy
     assert not (tmp_path / "p").exists()
 
 
+def test_nothing_to_train_on_leaves_no_folder(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "empty"
+    for split in ("train", "val"):
+        (data / "images" / split).mkdir(parents=True)
+        cv2.imwrite(str(data / "images" / split / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    (data / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
+    assert train(data / "data.yaml", tmp_path / "runs") == 2
+    assert "nothing to train on" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_loss_that_is_not_finite_fails_the_run(shapes: Path, tmp_path: Path,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     assert train(shapes, tmp_path, "--set", "loss.box=1e39", "--epochs", "1") == 1

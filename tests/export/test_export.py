@@ -53,14 +53,14 @@ def test_export_weights_alone(state: Path, picture: Path, tmp_path: Path) -> Non
 
 def test_a_file_that_differs_is_a_failure(state: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:
-    reparameterize = run.reparameterize
+    deployed = run.deployed
 
     def spoiled(model: torch.nn.Module) -> torch.nn.Module:
-        fused = reparameterize(model)
+        fused = deployed(model)
         fused.nodes["stem"].conv.bias.add_(0.1)
         return fused
 
-    monkeypatch.setattr(run, "reparameterize", spoiled)
+    monkeypatch.setattr(run, "deployed", spoiled)
     assert export(state, picture, tmp_path, "--format", "weights") == 1
     assert "differs from PyTorch by more than 0.001 relative" in capsys.readouterr().out
 

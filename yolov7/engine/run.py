@@ -17,12 +17,12 @@ from yolov7.data.loader import evaluation_loader
 from yolov7.engine import checkpoint
 from yolov7.engine.device import select_device
 from yolov7.engine.pictures import draw_predictions
-from yolov7.engine.setup import RunConfig, resolve
-from yolov7.engine.trainer import Trainer, TrainingResult, settings_text
+from yolov7.engine.setup import RunConfig, resolve, settings_text
+from yolov7.engine.trainer import Trainer, TrainingResult
 from yolov7.evaluation.coco import write_predictions
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
 from yolov7.model.detector import Detector
-from yolov7.model.reparam import is_fused, reparameterize
+from yolov7.model.reparam import deployed
 from yolov7.model.spec import parse_spec, read_spec
 from yolov7.model.weights import initialize_from, load_model
 from yolov7.options import TestOptions, TrainOptions
@@ -75,7 +75,7 @@ def _resumed_run(options: TrainOptions) -> Trainer:
 
 
 def _open_splits(source: DataSource) -> tuple[ImageSet, ImageSet]:
-    return open_split(source, "train"), open_split(source, "val")
+    return open_split(source, "train", training=True), open_split(source, "val")
 
 
 def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,
@@ -112,7 +112,7 @@ def test(options: TestOptions) -> Evaluation:
     if len(image_set.names) != len(loaded.names):
         raise InputError(f"{path} has {len(loaded.names)} classes, {data} has {len(image_set.names)}: "
                          "these weights were trained on other data")
-    model = loaded.model if is_fused(loaded.model) else reparameterize(loaded.model)
+    model = deployed(loaded.model)
     size = options.img_size or loaded.image_size
     folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
     report_faults(image_set, folder)

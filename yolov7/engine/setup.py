@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from yolov7.config import override
+import yaml
+
+from yolov7.config import override, to_mapping
 from yolov7.data.dataset import DataSource
 from yolov7.model.spec import ModelSpec
 from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
@@ -70,3 +72,8 @@ def _round_up(size: int, stride: int) -> int:
     if rounded != size:
         logger.warning("--img-size %d is rounded up to %d, a multiple of the model's stride %d", size, rounded, stride)
     return rounded
+
+
+def settings_text(config: RunConfig) -> str:
+    """The effective configuration as YAML."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from yolov7.config import InputError, to_mapping
+from yolov7.config import InputError
 from yolov7.data.dataset import DetectionDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import EpochSampler, evaluation_loader, training_loader
@@ -186,10 +186,3 @@ class Trainer:
 def _fitness(ap: float, ap50: float) -> float:
     """What makes an epoch the best: mostly AP (spec of training, section 13)."""
     return 0.9 * ap + 0.1 * ap50
-
-
-def settings_text(config: RunConfig) -> str:
-    """The effective configuration as YAML."""
-    import yaml
-
-    return yaml.safe_dump(to_mapping(config), sort_keys=False)

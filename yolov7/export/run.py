@@ -15,7 +15,7 @@ from yolov7.data.dataset import open_data, open_split
 from yolov7.data.images import letterbox, load_image
 from yolov7.export.onnx import DecodedModel, require_onnx, run_onnx, write_onnx
 from yolov7.model import weights
-from yolov7.model.reparam import is_fused, reparameterize
+from yolov7.model.reparam import deployed
 from yolov7.model.weights import LoadedModel
 from yolov7.options import ExportOptions
 
@@ -38,7 +38,7 @@ def export(options: ExportOptions, path: Path) -> bool:
     loaded = weights.load_model(path, options.cfg)
     images = _reference_images(options, loaded)
     expected = _run(loaded.model, images)
-    fused = loaded.model if is_fused(loaded.model) else reparameterize(loaded.model)
+    fused = deployed(loaded.model)
     folder = Path(options.output) if options.output else path.parent
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / f"{path.stem}-deploy.pt"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from yolov7.data.images import letterbox
 from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, to_native
-from yolov7.model.reparam import is_fused, reparameterize
+from yolov7.model.reparam import deployed
 from yolov7.model.weights import LoadedModel
 from yolov7.structures import Detections, ImageMeta
 
@@ -26,7 +26,7 @@ class Predictor:
 
     def __init__(self, loaded: LoadedModel, device: torch.device, options: NMSOptions | None = None,
                  image_size: int | None = None) -> None:
-        model = loaded.model if is_fused(loaded.model) else reparameterize(loaded.model)
+        model = deployed(loaded.model)
         self.model = model.to(device).eval()
         self.names = loaded.names
         self.device = device

@@ -52,6 +52,11 @@ def reparameterize(model: Detector) -> Detector:
     return fused.requires_grad_(False)
 
 
+def deployed(model: Detector) -> Detector:
+    """The model in the form that is deployed: as it is where it is fused already, else a re-parameterized copy."""
+    return model if is_fused(model) else reparameterize(model)
+
+
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias (float64) of a convolution followed by batch norm."""
     return _scale(conv.weight.double(), norm)
