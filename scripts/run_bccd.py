@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 from pathlib import Path
+
+from machine import describe_machine
 
 from yolov7 import cli
 from yolov7.config import write_atomically
@@ -43,7 +44,7 @@ def main() -> None:
     rows = [run(seed, options.project) for seed in options.seeds]
     mean = {key: statistics.mean(row[key] for row in rows) for key in ("AP", "AP50", "epoch_seconds")}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": platform.processor() or platform.machine(), "flags": FLAGS, "runs": rows, "mean": mean}
+    content = {"machine": describe_machine(), "flags": FLAGS, "runs": rows, "mean": mean}
     write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
     sys.stdout.write(json.dumps(content["runs"], indent=1) + f"\nmean {mean}\n")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,18 @@ from torch import Tensor
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def read_manifest(form: str) -> dict[str, Any]:
+    """Keys, shapes and counts of ``<model>.<form>`` in the original."""
+    return json.loads((GOLDEN / "forward" / f"{form}.manifest.json").read_text())  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=1)
 def golden_state_dict(form: str, gain: float) -> dict[str, Tensor]:
-    """The golden weights of ``<model>.<form>`` in the original's layout, rebuilt from its keys and shapes."""
-    manifest = json.loads((GOLDEN / "forward" / f"{form}.manifest.json").read_text())
+    """The golden weights of ``<model>.<form>`` in the original's layout, rebuilt from its keys and shapes.
+
+    The same dictionary is returned to callers in a row: copy it before changing it.
+    """
+    manifest = read_manifest(form)
     state = {}
     for key, shape in ((entry[0], tuple(entry[1])) for entry in manifest["parameters"]):
         state[key] = torch.from_numpy(_golden_tensor(key, shape, gain, manifest))

@@ -73,7 +73,11 @@ def test_nearest_names() -> None:
         find_yaml("yolov7-tinny", "cfg", "--cfg")
     with pytest.raises(InputError, match=r"--cfg 'gone.yaml': no such file, and none is shipped under that name"):
         find_yaml("gone.yaml", "cfg", "--cfg")
-    assert find_yaml("yolov7", "cfg", "--cfg").name == "yolov7.yaml"
+    for name in ("yolov7", "yolov7.yaml", "cfg/paper/yolov7.yaml"):
+        assert find_yaml(name, "cfg", "--cfg").name == "yolov7.yaml"
+    for name in ("/gone/yolov7.yaml", "cfg/yolov7.yaml", "../yolov7"):
+        with pytest.raises(InputError, match=f"--cfg {name!r}: no such file.*did you mean 'yolov7'"):
+            find_yaml(name, "cfg", "--cfg")
     assert find_yaml("hyp.scratch.p5.yaml", "data", "--hyp", "hyp.scratch.").name == "hyp.scratch.p5.yaml"
 
 

@@ -1,4 +1,4 @@
-"""The four commands. Heavy imports stand inside, so that ``--help`` answers at once."""
+"""The commands. Heavy imports stand inside, so that ``--help`` answers at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from yolov7 import __version__
 from yolov7.config import InputError, nearest, parse_arguments
-from yolov7.options import DetectOptions, ExportOptions, TestOptions, TrainOptions
+from yolov7.options import DetectOptions, ExportOptions, ModelsOptions, TestOptions, TrainOptions
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -56,17 +56,26 @@ def export(options: ExportOptions) -> int:
     return 0 if run_export(options, checkpoint.find_best(options.weights)) else FAILED
 
 
+def models(options: ModelsOptions) -> int:
+    """Show all models beside the paper's figures; one model node by node; or what scaling makes of one."""
+    from yolov7.model.show import show
+
+    show(options)
+    return 0
+
+
 Command = tuple[type[Any], Callable[[Any], int]]
 COMMANDS: dict[str, Command] = {
     "train": (TrainOptions, train),
     "test": (TestOptions, test),
     "detect": (DetectOptions, detect),
     "export": (ExportOptions, export),
+    "models": (ModelsOptions, models),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``yolov7 train|test|detect|export ...``: returns 0, 2 for bad input, 1 for a failed run."""
+    """``yolov7 train|test|detect|export|models ...``: returns 0, 2 for bad input, 1 for a failed run."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
@@ -87,6 +96,7 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     options_type, function = COMMANDS[name]
     verbose = "--verbose" in arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    logging.raiseExceptions = verbose  # a reader that goes away (`| head`) is no news
     logging.getLogger("yolov7").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
         return function(parse_arguments(options_type, arguments, program, str(function.__doc__)))

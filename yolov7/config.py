@@ -77,14 +77,22 @@ def shipped_files(folder: str, prefix: str = "") -> dict[str, Path]:
     return {path.stem.removeprefix(prefix): path for path in files}
 
 
+def shipped_file(name: str, shipped: dict[str, Path], prefix: str = "") -> Path | None:
+    """The shipped file that is meant by ``yolov7``, ``yolov7.yaml`` or ``cfg/paper/yolov7.yaml``; None for a path
+    that leads elsewhere: a wrong path is an error, not another file of that name."""
+    path = shipped.get(Path(name).name.removesuffix(".yaml").removeprefix(prefix))
+    folder = Path(name).parent
+    return path if path and (folder == Path() or SHIPPED / folder == path.parent) else None
+
+
 def find_yaml(name: str, folder: str, flag: str, prefix: str = "") -> Path:
     """The file that a flag names: an existing path first, then a shipped file by its name."""
     if Path(name).is_file():
         return Path(name)
     shipped = shipped_files(folder, prefix)
     key = Path(name).name.removesuffix(".yaml").removeprefix(prefix)
-    if key in shipped:
-        return shipped[key]
+    if path := shipped_file(name, shipped, prefix):
+        return path
     raise InputError(
         f"{flag} {name!r}: no such file, and none is shipped under that name; shipped: "
         f"{', '.join(shipped)}{nearest(key, shipped)}"

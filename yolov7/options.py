@@ -1,4 +1,4 @@
-"""The facts of a run: recipes, and the options of the four commands. Flags and YAML keys come from here.
+"""The facts of a run: recipes, and the options of the commands. Flags and YAML keys come from here.
 
 Names and defaults are the original's (spec of training, sections 1 and 2); a value of ``None`` is resolved later:
 by the data set's ``settings`` for the model, then by the model's config.
@@ -24,6 +24,7 @@ class OptimizerConfig:
     warmup_epochs: float = option(3.0, "length of the warm-up", low=0)
     warmup_momentum: float = option(0.8, "momentum at iteration 0", low=0, high=1)
     warmup_bias_lr: float = option(0.1, "learning rate of the biases at iteration 0", low=0)
+    clip_grad: float = option(0.0, "largest norm of the gradient of a step, 0 = not clipped", low=0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ class LossConfig:
     fl_gamma: float = option(0.0, "focal gamma, 0 = off", low=0)
     label_smoothing: float = option(0.0, "label smoothing of the class term", low=0, high=1)
     loss_ota: bool = option(True, "simOTA; false: every candidate is a positive (the plain loss)")
+    assignment: Literal["coarse_to_fine", "lead_guided", "independent"] = option(
+        "coarse_to_fine", "labels of an auxiliary head (paper, table 6): up to 5 cells by the lead head's predictions, "
+        "the lead head's own labels, or those of its own predictions")
+    aux_decode: Literal["constrained", "free"] = option(
+        "constrained", "how far boxes of an auxiliary head reach out of their cell (paper, table 7): 0.5 cells, or 1")
+    top_k: int = option(0, "best IoUs that add up to an object's number of positives; 0: 10, or 20 beside an "
+                        "auxiliary head", low=0)
+    deduplicate_candidates: bool = option(False, "propose a cell and anchor once, however many objects do")
+    class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; (): all 1", low=0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class TrainOptions:
     """Flags of ``train.py``."""
 
     weights: str = option("", "initial weights, ours or the original's; '' trains from scratch")
-    cfg: str = option("yolov7-tiny", "model: a shipped name or a YAML file")
+    cfg: str | None = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny")
     data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
     hyp: str | None = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names")
     epochs: int | None = option(None, "epochs; default: the data set's settings for the model, else 300", low=1)
@@ -173,13 +183,30 @@ class ExportOptions:
     """Flags of ``export.py``."""
 
     weights: str = option("", "weights, ours or the original's; default: best.pt of the latest run")
-    format: tuple[str, ...] = option(("onnx",), "formats to write: weights, onnx")
+    format: tuple[str, ...] = option(("onnx",), "formats to write: weights, onnx, original")
     cfg: str | None = option(None, "model, for weights that hold no definition of their own")
     img_size: tuple[int, ...] | None = option(None, "height and width of the network input (one number: square); "
                                               "default: that of the weights", low=32)
     batch_size: int = option(1, "batch of the exported graph", low=1)
     source: str = option("", "picture for the comparison with PyTorch; default: one of the data set's validation split")
     output: str = option("", "folder of the written files; default: that of the weights")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class ModelsOptions:
+    """Flags of ``yolov7 models``."""
+
+    cfg: str | None = option(None, "one model, node by node: a shipped name or a YAML file; default: a table of all")
+    scale: str | None = option(None, "the model that results when this one is scaled", metavar="CFG")
+    depth: float | None = option(None, "factor on the depth of --scale; default: 1", low=0.01, high=16)
+    width: float | None = option(None, "factor on its widths; default: (1 + depth) / 2", low=0.01, high=16)
+    hidden_width: float | None = option(None, "factor on the widths inside its blocks; default: 1", low=0.01, high=16)
+    img_size: int | None = option(None, "side of the network input; default: the model's nominal size", low=32)
+    num_classes: int = option(80, "classes of the head", low=1)
+    deploy: bool = option(False, "the nodes of the deployed form")
+    picture: str = option("", "also draw the graph: a PNG, PDF or SVG file")
+    output: str = option("", "also write the model as YAML, scaled and written out")
     verbose: bool = option(False, "tracebacks and debug messages")
 
 

@@ -10,7 +10,7 @@
 | M | rows over all levels, ``sum(A * h * w)`` |
 | N | objects, detections or slots of one image |
 | G | objects per image after padding |
-| K | slots of one level: neighbours (5) x A x G |
+| S | slots of all images and levels of a batch |
 | P | positives |
 
 Boxes are ``xyxy`` float pixels of the network input wherever they cross a public boundary. "No objects" is
@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from torch import Tensor
@@ -67,10 +69,18 @@ class Targets:
     boxes: Tensor  # float32 [B, G, 4] xyxy pixels of the network input, zero where not valid
     labels: Tensor  # int64 [B, G], zero where not valid
     valid: Tensor  # bool [B, G]
+    counts: tuple[int, ...] = ()  # objects of each image, which stand first; () where unknown
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device, copied without waiting where the memory is pinned."""
-        return Targets(*(t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.valid)))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Targets:
+        """The same targets in memory from which copies to the device need no waiting."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        return Targets(change(self.boxes), change(self.labels), change(self.valid), self.counts)
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in memory from which copies to the device need no waiting (called by the loader)."""
-        targets = Targets(*(t.pin_memory() for t in (self.targets.boxes, self.targets.labels, self.targets.valid)))
-        return Batch(self.images.pin_memory(), targets, self.metas)
+        return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.metas)
 
 
 @dataclass(frozen=True)
@@ -100,22 +109,24 @@ class HeadOutput:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which prediction learns which object.
+    """Which prediction learns which object: S slots in a row, of all images and levels.
 
-    Every (level, neighbour, anchor, object) has a fixed slot; ``slots = L x K`` in that order, so that the
-    shape follows from the padded targets alone. Where two slots share a cell, the last one writes it.
+    S follows from lengths that the host knows; `positive` says which slots count. A cell that several positives
+    share is written by the one with the highest `order`.
     """
 
-    cell: Tensor  # int64 [B, L, K], position ``(anchor * h + row) * w + column`` inside its level
-    owner: Tensor  # int64 [B, L, K], index of the object in the padded targets
-    positive: Tensor  # bool [B, L, K]
+    image: Tensor  # int64 [S]
+    level: Tensor  # int64 [S]
+    cell: Tensor  # int64 [S], position ``(anchor * h + row) * w + column`` inside its level
+    owner: Tensor  # int64 [S], index of the object in the padded targets
+    order: Tensor  # int64 [S], place among its image's candidates: by level, neighbour, anchor, object
+    positive: Tensor  # bool [S]
 
     def positives(self) -> Tensor:
         """The positives as rows (image, level, cell, owner): int64 ``[P, 4]``, for tests and pictures."""
         import torch
 
-        image, level, slot = self.positive.nonzero(as_tuple=True)
-        return torch.stack((image, level, self.cell[image, level, slot], self.owner[image, level, slot]), dim=1)
+        return torch.stack((self.image, self.level, self.cell, self.owner), dim=1)[self.positive]
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,11 @@ class LossTerms:
     def total(self) -> Tensor:
         """Sum of the terms."""
         return self.box + self.objectness + self.classification
+
+    def plus(self, other: LossTerms, weight: float) -> LossTerms:
+        """These terms and, weighted, those of another head."""
+        return LossTerms(self.box + weight * other.box, self.objectness + weight * other.objectness,
+                         self.classification + weight * other.classification)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_numbers import golden_state_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from yolov7 import cli
@@ -21,6 +22,8 @@ from yolov7.data.images import cv2
 from yolov7.data.synthetic import generate
 from yolov7.engine import checkpoint
 from yolov7.engine.log import COLUMNS
+from yolov7.model.detector import Detector
+from yolov7.model.spec import read_spec
 
 ROOT = Path(__file__).parents[2]
 BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0"]
@@ -214,6 +217,29 @@ def test_fine_tuning_on_own_weights(run: Path, shapes: Path, tmp_path: Path) -> 
     assert train(shapes, tmp_path, "--weights", best, "--epochs", "1", "--name", "tuned") == 0
 
 
+def test_fine_tuning_on_the_originals_weights_with_other_classes(shapes: Path, tmp_path: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(golden_state_dict("yolov7-tiny.training", 0.5), tmp_path / "original.pt")
+    flags = ["--weights", str(tmp_path / "original.pt"), "--cfg", "yolov7-tiny", "--epochs", "1", "--name", "tuned"]
+    assert train(shapes, tmp_path, *flags) == 0
+    assert "9 start fresh, as the file is for another class count" in capsys.readouterr().out
+    assert len(torch.load(tmp_path / "tuned" / "weights" / "best.pt")["names"]) == 6
+
+
+def test_clipped_gradients_move_the_weights_by_no_more(shapes: Path, tmp_path: Path) -> None:
+    plain = ["--set", "optimizer.weight_decay=0", "optimizer.lr0=0.01", "optimizer.warmup_epochs=0", "--epochs", "1"]
+    moved = {}
+    for clip in ("0", "1e-3"):
+        flags = [*plain[:1], f"optimizer.clip_grad={clip}", *plain[1:]]
+        assert train(shapes, tmp_path, *flags, "--name", f"clip{clip}", "--exist-ok") == 0
+        model = torch.load(tmp_path / f"clip{clip}" / "weights" / "last.pt")["model"]
+        torch.manual_seed(0)
+        start = Detector(read_spec("yolov7-tiny"), 6).state_dict()
+        moved[clip] = max((model[key] - start[key]).abs().max().item() for key in start
+                          if key.endswith(("weight", "bias")))
+    assert moved["1e-3"] < 1e-4 < moved["0"]
+
+
 BAD_COMMANDS = [
     ("train", ["--data", "gone.yaml"], "--data 'gone.yaml'"),
     ("train", ["--cfg", "yolov8"], "--cfg 'yolov8': no such file, and none is shipped under that name"),
@@ -227,8 +253,8 @@ BAD_COMMANDS = [
     ("detect", ["--source", "gone.jpg"], "gone.jpg"),
     ("detect", [], "--source is missing"),
     ("detect", ["--source", ".", "--classes", "sqare"], "did you mean 'square'"),
-    ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, onnx; did you mean 'onnx'?"),
-    ("trian", [], "unknown command 'trian'; accepted: train, test, detect, export; did you mean 'train'?"),
+    ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, onnx, original; did you mean 'onnx'?"),
+    ("trian", [], "unknown command 'trian'; accepted: train, test, detect, export, models; did you mean 'train'?"),
 ]
 
 

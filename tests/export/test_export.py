@@ -51,6 +51,19 @@ def test_export_weights_alone(state: Path, picture: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["golden-deploy.pt"]
 
 
+def test_export_in_the_layout_of_the_original(state: Path, picture: Path, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(state, picture, tmp_path, "--format", "original") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["golden-original.pt"]
+    ours, theirs = torch.load(tmp_path / "golden-original.pt"), torch.load(state)
+    assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert export(state, picture, tmp_path, "--format", "weights") == 0
+    again = tmp_path / "again"
+    assert export(tmp_path / "golden-deploy.pt", picture, again, "--format", "original") == 2
+    assert "is re-parameterized and has no original layout" in capsys.readouterr().err
+    assert not again.exists()
+
+
 def test_a_file_that_differs_is_a_failure(state: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:
     deployed = run.deployed

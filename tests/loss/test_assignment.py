@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from simple_loss import match
 
 from yolov7.boxes import cxcywh_to_xyxy, paired_iou, pairwise_iou
 from yolov7.loss.candidates import find_candidates
 from yolov7.loss.criterion import Criterion, scale_gains
-from yolov7.loss.simota import match
 from yolov7.model.anchors import decode_boxes
 from yolov7.options import LossConfig
 from yolov7.structures import HeadOutput, Targets
@@ -31,7 +31,7 @@ def one_target(x: float, y: float, width: float = 12.0, height: float = 16.0) ->
 
 
 def cells_of(targets: Targets, offset: float) -> list[tuple[int, int]]:
-    found = find_candidates(one_level(), targets, ANCHORS, (8,), offset=offset)
+    found = find_candidates(targets, [(1, 20, 20)], ANCHORS, (8,), offset=offset)
     return [(cell % 20, cell // 20) for cell in found.cell[found.valid].tolist()]
 
 
@@ -53,8 +53,9 @@ def test_candidate_cells(centre: tuple[float, float], offset: float, cells: list
 
 @pytest.mark.parametrize(("size", "count"), [((10.0, 10.0), 0), ((10.1, 10.0), 1), ((0.0, 10.0), 0), ((0.0, 0.0), 0)])
 def test_anchor_gate_is_strict(size: tuple[float, float], count: int) -> None:
-    found = find_candidates(one_level(), one_target(5.5, 5.5, *size), torch.tensor([[[40.0, 28.0]]]), (8,))
-    assert found.valid.sum() == count
+    targets = one_target(5.5, 5.5, *size)
+    found = find_candidates(targets, [(1, 20, 20)], torch.tensor([[[40.0, 28.0]]]), (8,))
+    assert found.valid.sum() == count and found.counts == (count,)
 
 
 def test_match_takes_the_cheapest_and_resolves_conflicts() -> None:
@@ -76,7 +77,7 @@ def test_match_without_objects_or_candidates() -> None:
 def test_no_object_leaves_the_objectness_term_alone() -> None:
     targets = Targets(torch.zeros(1, 8, 4), torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.bool))
     output = one_level()
-    terms = Criterion(LossConfig(), ANCHORS, (8,))(output, targets)
+    terms = Criterion(LossConfig(), ANCHORS, (8,), 2)(output, targets)
     assert terms.box == 0 and terms.classification == 0 and terms.objectness > 0
     terms.total.backward()
     assert output.levels[0].grad[..., :4].abs().sum() == 0
@@ -85,7 +86,7 @@ def test_no_object_leaves_the_objectness_term_alone() -> None:
 @pytest.mark.parametrize("logit", [40.0, -40.0, 1e4, -1e4])
 def test_saturated_logits_stay_finite(logit: float) -> None:
     level = torch.full((1, 1, 20, 20, 7), logit, requires_grad=True)
-    terms = Criterion(LossConfig(), ANCHORS, (8,))(HeadOutput((level,)), one_target(5.3, 7.8))
+    terms = Criterion(LossConfig(), ANCHORS, (8,), 2)(HeadOutput((level,)), one_target(5.3, 7.8))
     terms.total.backward()
     assert torch.isfinite(terms.total) and torch.isfinite(level.grad).all()
 
@@ -110,7 +111,7 @@ def test_training_on_a_box_makes_it_fit() -> None:
     """Assignment and loss together pull a prediction to its object."""
     targets = one_target(5.3, 7.8)
     level = torch.zeros(1, 1, 20, 20, 7, requires_grad=True)
-    criterion = Criterion(LossConfig(), ANCHORS, (8,))
+    criterion = Criterion(LossConfig(), ANCHORS, (8,), 2)
     optimizer = torch.optim.Adam([level], lr=0.1)
     for _ in range(100):
         optimizer.zero_grad()

@@ -21,12 +21,18 @@ CASES = SUMMARY["cases"]
 
 def golden_output(case: dict) -> HeadOutput:
     levels = []
-    for index, stride in enumerate(SUMMARY["strides"][str(case["levels"])]):
+    strides = SUMMARY["strides"][str(case["levels"])]
+    for index, stride in enumerate(strides * (2 if case["kind"] == "aux" else 1)):
         random = np.random.RandomState(case["prediction_seed"] + index)
         shape = (case["batch"], 3, case["height"] // stride, case["width"] // stride, case["classes"] + 5)
         values = (case["prediction_scale"] * random.standard_normal(shape)).astype(np.float32)
         levels.append(torch.from_numpy(values).requires_grad_())
-    return HeadOutput(tuple(levels))
+    lead, auxiliary = tuple(levels[: len(strides)]), tuple(levels[len(strides) :])
+    return HeadOutput(lead, (HeadOutput(auxiliary),) if auxiliary else ())
+
+
+def all_levels(output: HeadOutput) -> list[torch.Tensor]:
+    return [*output.levels, *(level for head in output.auxiliary for level in head.levels)]
 
 
 def padded_targets(rows: np.ndarray, case: dict) -> Targets:
@@ -46,9 +52,9 @@ def padded_targets(rows: np.ndarray, case: dict) -> Targets:
 
 
 def criterion_of(case: dict) -> Criterion:
-    config = LossConfig(**case["hyp"], loss_ota=case["kind"] == "ota")
+    config = LossConfig(**case["hyp"], loss_ota=case["kind"] != "plain")
     anchors = torch.tensor(SUMMARY["anchors_px"][str(case["levels"])], dtype=torch.float32).view(case["levels"], 3, 2)
-    return Criterion(config, anchors, SUMMARY["strides"][str(case["levels"])])
+    return Criterion(config, anchors, SUMMARY["strides"][str(case["levels"])], case["classes"])
 
 
 def assigned_rows(assignment: Assignment, output: HeadOutput, rows: np.ndarray) -> list[Counter]:
@@ -71,7 +77,7 @@ def test_golden_loss(name: str) -> None:
     np.testing.assert_allclose([t.item() for t in ours], [case[k] for k in ("box", "obj", "cls", "total", "loss")],
                                rtol=1e-5, atol=1e-9)
     (terms.total * case["batch"]).backward()
-    for index, level in enumerate(output.levels):
+    for index, level in enumerate(all_levels(output)):
         assert level.grad is not None
         assert level.grad.norm().item() == pytest.approx(case[f"grad{index}_norm"], rel=1e-4)
         if f"grad{index}" in golden:
@@ -79,15 +85,17 @@ def test_golden_loss(name: str) -> None:
             assert np.abs(level.grad.numpy() - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name]["kind"] == "ota"])
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name]["kind"] != "plain"])
 def test_golden_loss_assignment(name: str) -> None:
     case, golden = CASES[name], np.load(GOLDEN / "loss" / f"{name}.npz")
     output, rows = golden_output(case), golden["targets"]
-    ours = assigned_rows(criterion_of(case).assign(output, padded_targets(rows, case)), output, rows)
     index_of = {row.tobytes(): index for index, row in enumerate(rows)}
-    for level, found in enumerate(ours):
-        expected = Counter(
-            (*map(int, position), index_of[target.astype(rows.dtype).tobytes()])
-            for position, target in zip(golden[f"lead{level}"], golden[f"lead{level}_target"], strict=True)
-        )
-        assert found == expected, f"level {level}"
+    criterion = criterion_of(case)
+    assignments = criterion.assign(output, criterion.prepare(output, padded_targets(rows, case)))
+    for head, assignment in zip(("lead", "aux"), assignments, strict=False):
+        for level, found in enumerate(assigned_rows(assignment, output, rows)):
+            expected = Counter(
+                (*map(int, position), index_of[target.astype(rows.dtype).tobytes()])
+                for position, target in zip(golden[f"{head}{level}"], golden[f"{head}{level}_target"], strict=True)
+            )
+            assert found == expected, f"{head}, level {level}"

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from yolov7.config import shipped_files
+from yolov7.engine.optim import make_optimizer
 from yolov7.model.blocks import RepConv
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import _fuse_branches, reparameterize
-from yolov7.model.spec import read_spec
+from yolov7.model.scaling import Scale
+from yolov7.model.spec import read_spec, scaled_spec
+from yolov7.options import OptimizerConfig
 
 
 def randomize(module: nn.Module) -> nn.Module:
@@ -39,10 +43,34 @@ def test_identity_needs_equal_widths() -> None:
         RepConv(8, 16, identity=True)
 
 
-@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7"])
+@pytest.mark.parametrize("name", shipped_files("cfg"))
 def test_outputs_stay_the_same(name: str) -> None:
-    model = randomize(Detector(read_spec(name), 5))
-    images = torch.rand(1, 3, 64, 96)
+    """Every config, narrow; the published widths are in the golden tests."""
+    factor = 0.5 if "x50" in name else 0.25  # grouped convolutions need at least their groups
+    spec, _ = scaled_spec(read_spec(name), Scale(width=factor, hidden_width=factor))
+    model = randomize(Detector(spec, 5)).double()
+    fused = reparameterize(model)
+    images = torch.rand(1, 3, model.stride, 2 * model.stride, dtype=torch.float64)
     with torch.no_grad():
-        for before, after in zip(model(images).levels, reparameterize(model)(images).levels, strict=True):
-            assert (before - after).abs().max() < 1e-5 * before.abs().max()
+        before, after = model(images), fused(images)
+    assert not after.auxiliary and len(before.auxiliary) == bool(spec.head.auxiliary)
+    for ours, theirs in zip(before.levels, after.levels, strict=True):
+        assert (ours - theirs).abs().max() < 1e-5 * ours.abs().max()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    with pytest.raises(ValueError, match="is re-parameterized already"):
+        reparameterize(fused)
+
+
+def test_deployed_graph_has_nothing_that_only_training_reads() -> None:
+    with torch.device("meta"):
+        fused = reparameterize(Detector(read_spec("yolov7-e6e")))
+    assert [name for name in fused.nodes if name.startswith("a")] == []
+    assert len(fused.nodes) == len(read_spec("yolov7-e6e").nodes) - 4
+    assert not fused.head.auxiliary_convs and not fused.spec.head.auxiliary
+
+
+def test_fused_models_cannot_be_trained() -> None:
+    with torch.device("meta"):
+        fused = reparameterize(Detector(read_spec("yolov7-tiny")))
+    with pytest.raises(ValueError, match="yolov7-tiny is re-parameterized and cannot be trained"):
+        make_optimizer(fused, OptimizerConfig(), 16, 64)

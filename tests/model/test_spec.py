@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from yolov7.config import InputError, read_yaml, shipped_files
+from yolov7.config import InputError, shipped_files
 from yolov7.model.blocks import BLOCKS
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused, reparameterize
-from yolov7.model.spec import parse_spec, read_spec
+from yolov7.model.scaling import Scale
+from yolov7.model.spec import ModelSpec, parse_spec, read_spec, scaled_spec
 from yolov7.options import read_recipe
 
 CONFIGS = shipped_files("cfg")
@@ -63,6 +64,15 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     (changed("head/from", ["up", "gone"]), "small.head, from: unknown node 'gone'"),
     ({key: value for key, value in SMALL.items() if key != "nodes"}, "small.yaml: the key 'nodes' is missing"),
     (changed("nodes", {}), "small.yaml, nodes: found {}; accepted: node names"),
+    (changed("nodes/lost", {"block": "MaxDown"}), "small.lost: is read by no other node and not by the head"),
+    (changed("head/auxiliary", ["c1"]), "small.head, auxiliary: found 1 nodes; accepted: none, or one for each of"),
+    (changed("head/auxiliary", ["c1", "stem"]), r"small.head, auxiliary: strides \(2, 2\); accepted: .*\(2, 4\)"),
+    (changed("nodes/up/from", ["c2", "c1.second"]), "small.up, from: unknown node 'c1.second'"),
+    (changed("nodes/c1/rep_positions", [1, 3]), r"small.c1: ELAN: rep_positions \(1, 3\); accepted: 1 to 2"),
+    (changed("nodes/c1", {"block": "CSPA", "out": 16, "inner": "drak"}), "c1, inner: found 'drak'.*mean 'dark'"),
+    (changed("nodes/c1", {"block": "CSPA", "out": 16, "inner": "res", "rep": "repconv"}), "c1: CSPA: rep repconv with"),
+    (changed("nodes/c1", {"block": "CSPA", "out": 16, "inner": "resx"}), "c1: CSPA: width 8 is not a multiple of 32"),
+    (changed("paper", {"ap": 1}), "small.yaml, paper: unknown key 'ap'"),
 ])
 def test_bad_definitions(definition: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -76,22 +86,34 @@ def test_duplicate_node(tmp_path: Path) -> None:
         read_spec(str(path))
 
 
+def small(spec: ModelSpec) -> ModelSpec:
+    """The same graph, narrow; grouped convolutions need at least their groups."""
+    factor = 0.5 if "resx" in str(spec.definition) else 0.25
+    return scaled_spec(spec, Scale(depth=1, width=factor, hidden_width=factor))[0]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config(name: str) -> None:
     spec = read_spec(name)
     assert spec.name == name
+    assert spec.recipe == ("p6" if len(spec.head.inputs) == 4 else "tiny" if "tiny" in name else "p5")
+    assert spec.image_size == (1280 if spec.recipe == "p6" else 640)
     read_recipe(spec.recipe)
     assert CONFIGS[name].read_text().count("\n") < 80
-    model = Detector(spec, 2)
-    output = model(torch.rand(2, 3, model.stride, 2 * model.stride))
-    for level, stride in zip(output.levels, model.head.strides, strict=True):
-        assert level.shape == (2, 3, model.stride // stride, 2 * model.stride // stride, 7)
-    sum(level.square().mean() for level in output.levels).backward()
+    model = Detector(small(spec), 2)
+    height, width = model.stride, 2 * model.stride
+    output = model(torch.rand(2, 3, height, width))
+    auxiliary = [level for head in output.auxiliary for level in head.levels]
+    assert len(auxiliary) == len(spec.head.auxiliary)
+    levels = [*output.levels, *auxiliary]
+    for level, stride in zip(levels, model.head.strides * (1 + len(output.auxiliary)), strict=True):
+        assert level.shape == (2, 3, height // stride, width // stride, 7)
+    sum(level.square().mean() for level in levels).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 def test_every_block_is_used_by_a_config() -> None:
-    used = {node["block"] for path in CONFIGS.values() for node in read_yaml(path)["nodes"].values()}
+    used = {node["block"] for name in CONFIGS for node in read_spec(name).definition["nodes"].values()}
     assert used == set(BLOCKS)
 
 

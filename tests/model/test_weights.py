@@ -14,6 +14,7 @@ from golden_numbers import golden_state_dict
 from yolov7.config import InputError
 from yolov7.model import weights
 from yolov7.model.detector import Detector
+from yolov7.model.original import import_state_dict
 from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import read_spec
 
@@ -51,9 +52,17 @@ def test_another_class_count_leaves_the_detection_convolutions_fresh(tiny: Detec
     path = write(tiny, tmp_path / "w.pt")
     model = Detector(read_spec("yolov7-tiny"), 5)
     fresh = model.head.convs[0].weight.clone()
-    assert weights.initialize_from(model, path) == len(model.state_dict()) - 9
+    report = weights.initialize_from(model, path)
+    assert report.copied == len(model.state_dict()) - 9
+    assert "9 start fresh, as the file is for another class count: head.convs.0.weight, " in report.text()
     assert torch.equal(model.nodes["stem"].conv.weight, tiny.nodes["stem"].conv.weight)
     assert torch.equal(model.head.convs[0].weight, fresh)
+
+
+def test_the_model_follows_from_the_weights(tiny: Detector, tmp_path: Path) -> None:
+    assert weights.spec_of(write(tiny, tmp_path / "w.pt")).nodes == tiny.spec.nodes
+    torch.save(golden_state_dict("yolov7.deploy", 1.0), tmp_path / "original.pt")
+    assert weights.spec_of(tmp_path / "original.pt").name == "yolov7"
 
 
 def test_weights_of_another_model(tiny: Detector, tmp_path: Path) -> None:
@@ -64,7 +73,7 @@ def test_weights_of_another_model(tiny: Detector, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"", "is not a weight file of this project"),
-    (b"not a zip", "is not a weight file of this project"),
+    (b"not a zip", "is not a weight file of this project or the original"),
     (None, "no such file"),
 ])
 def test_damaged_files(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -96,7 +105,7 @@ def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     torch.save({"model": Malicious(proof)}, tmp_path / "zip.pt")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Malicious(proof)))
     for name in ("zip.pt", "raw.pt"):
-        with pytest.raises(InputError, match="is not a weight file"):
+        with pytest.raises(InputError, match="is not a weight file|refers to posix.system, which no checkpoint"):
             weights.load_model(tmp_path / name)
     assert not proof.exists()
 
@@ -108,7 +117,7 @@ def test_state_dict_of_the_original(tmp_path: Path) -> None:
     assert torch.equal(loaded.model.nodes["stem"].conv.weight, state["model.0.conv.weight"])
     assert torch.equal(loaded.model.head.implicit_add[1], state["model.77.ia.1.implicit"])
     assert len(loaded.names) == 80
-    with pytest.raises(InputError, match="name it with --cfg"):
+    with pytest.raises(InputError, match="not tell yolov7-tiny-silu, yolov7-tiny apart; name the model with --cfg"):
         weights.load_model(tmp_path / "original.pt")
     with pytest.raises(InputError, match="weights of another model: "):
         weights.load_model(tmp_path / "original.pt", "yolov7")
@@ -118,19 +127,19 @@ def test_original_with_another_class_count() -> None:
     model = Detector(read_spec("yolov7-tiny"), 3)
     fresh = [conv.weight.clone() for conv in model.head.convs]
     state = golden_state_dict("yolov7-tiny.training", 1.0)
-    copied = weights.import_state_dict(model, state, "original.pt")
-    assert copied == len(state) - 1 - 9  # the anchors in cells; weights, biases and multipliers of three levels
+    report = import_state_dict(model, state, "original.pt")
+    assert report.copied == len(state) - 1 - 9  # the anchors in cells; weights, biases, multipliers of three levels
     assert all(torch.equal(a, b.weight) for a, b in zip(fresh, model.head.convs, strict=True))
 
 
 def test_foreign_tensors() -> None:
     model = Detector(read_spec("yolov7-tiny"), 80)
-    state = golden_state_dict("yolov7-tiny.training", 1.0)
+    state = dict(golden_state_dict("yolov7-tiny.training", 1.0))
     with pytest.raises(InputError, match="'backbone.x' is none of the original's"):
-        weights.import_state_dict(model, {"backbone.x": torch.zeros(1)}, "other.pt")
+        import_state_dict(model, {"backbone.x": torch.zeros(1)}, "other.pt")
     state["model.3.conv.weight"] = torch.zeros(7, 64, 1, 1)
     with pytest.raises(InputError, match=r"Conv model.3 -> yolov7-tiny, Conv nodes.c2.main: .* conv.weight is \(7, 64"):
-        weights.import_state_dict(model, state, "broken.pt")
+        import_state_dict(model, state, "broken.pt")
 
 
 def test_every_tensor_of_the_file_is_plain(tiny: Detector, tmp_path: Path) -> None:

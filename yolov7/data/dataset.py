@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from yolov7.config import InputError, nearest, shipped_files
+from yolov7.config import InputError, nearest, shipped_file, shipped_files
 from yolov7.data.coco import (
     coco_patterns,
     coco_picture_folders,
@@ -76,8 +76,8 @@ def open_data(name: str) -> DataSource:
         raise InputError(f"--data {name!r}: this is a recipe (--hyp); accepted: a data set: {', '.join(shipped)}")
     if path.is_file():
         return _open_yaml(path)
-    if str(path.parent) in (".", "data") and path.name.removesuffix(".yaml") in shipped:
-        return _open_yaml(shipped[path.name.removesuffix(".yaml")])
+    if file := shipped_file(name, shipped):
+        return _open_yaml(file)
     raise InputError(
         f"--data {name!r}: no such file or folder, and no data set is shipped under that name; shipped: "
         f"{', '.join(shipped)}{nearest(path.name.removesuffix('.yaml'), shipped)}"

@@ -114,10 +114,13 @@ class ImageSet:
 # --- building --------------------------------------------------------------------------------------------------
 
 
+_Box = tuple[float, float, float, float]
+
+
 class ObjectRecord(NamedTuple):
     """An object as a file describes it."""
 
-    box: tuple[float, float, float, float]  # xyxy native pixels
+    box: _Box  # xyxy native pixels
     label: int
     outline: np.ndarray  # float32 [K, 2] native pixels
     where: str  # its place in the file, for messages
@@ -157,13 +160,7 @@ def tidy_objects(
         x1, y1, x2, y2 = item.box
         box = (min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height))
         key = (item.label, *box)
-        reason = ""
-        if x2 - x1 < _LEAST_SIDE or y2 - y1 < _LEAST_SIDE:
-            reason = f"a box of zero size ({x2 - x1:g} x {y2 - y1:g} px)"
-        elif box[2] - box[0] < _LEAST_SIDE or box[3] - box[1] < _LEAST_SIDE:
-            reason = f"a box outside the picture of {width} x {height} px"
-        elif key in seen:
-            reason = "the same class and box as an earlier one"
+        reason = _flatness(item.box, box, size) or ("the same class and box as an earlier one" if key in seen else "")
         if reason:
             faults.append(Fault(path, f"{item.where}: {reason}; the object is dropped", skipped=False))
             continue
@@ -171,6 +168,16 @@ def tidy_objects(
         outline = np.clip(item.outline, 0, (width, height)).astype(np.float32) if len(item.outline) else item.outline
         kept.append(item._replace(box=box, outline=outline))
     return kept
+
+
+def _flatness(box: _Box, clipped: _Box, size: tuple[int, int]) -> str:
+    """Why nothing is left of a box, or an empty text."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    if width < _LEAST_SIDE or height < _LEAST_SIDE:
+        return f"a box of zero size ({width:g} x {height:g} px)"
+    if clipped[2] - clipped[0] < _LEAST_SIDE or clipped[3] - clipped[1] < _LEAST_SIDE:
+        return f"a box outside the picture of {size[1]} x {size[0]} px"
+    return ""
 
 
 def build_image_set(

@@ -72,13 +72,12 @@ def check_picture(path: str | Path) -> tuple[int, int]:
             with _open_header(stream) as picture:
                 _check_whole(picture, ending)
                 width, height = _stored_size(picture)
-                if _orientation(picture) >= 5:
-                    height, width = width, height
+                turned = _orientation(picture) >= 5
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from None
     if min(height, width) < MIN_SIDE:
         raise PictureError(f"{width} x {height} px; accepted: sides of at least {MIN_SIDE} px")
-    return height, width
+    return (width, height) if turned else (height, width)
 
 
 def _open_header(stream: object) -> Image.Image:

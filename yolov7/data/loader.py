@@ -34,7 +34,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes[i, :count] = torch.from_numpy(sample.boxes)
         labels[i, :count] = torch.from_numpy(sample.labels)
         valid[i, :count] = True
-    return Batch(images, Targets(boxes, labels, valid), tuple(sample.meta for sample in samples))
+    counts = tuple(len(sample.labels) for sample in samples)
+    return Batch(images, Targets(boxes, labels, valid, counts), tuple(sample.meta for sample in samples))
 
 
 class EpochSampler(Sampler[tuple[int, int, int]]):

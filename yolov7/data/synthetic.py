@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 CLASSES = ("circle", "square", "triangle", "star", "cross", "ring")
 HUES = (0.0, 0.6, 0.15, 0.85, 0.5, 0.33)  # of each class: red, blue, yellow, magenta, cyan, green
-HUE_SPREAD = 0.04
-ANY_HUE_SHARE = 0.1  # of the objects: only the shape tells the class
+HUE_SPREAD = 0.03
+ANY_HUE_SHARE = 0.03  # of the objects: only the shape tells the class
 LARGEST_TILT = 0.35  # radians
 SPLITS = ("train", "val")
 SIZES = ((240, 320), (320, 320), (320, 240), (256, 320))  # height, width in pixels
@@ -44,7 +44,7 @@ LEAST_VISIBLE = 0.7  # of an object's area, inside the picture and not hidden
 LEAST_CONTRAST = 110.0  # Euclidean RGB distance between an object's colours and the mean of what it covers
 BACKGROUND_COLOUR = 0.4  # saturation of the backgrounds, beside that of their colours
 LARGEST_PERIOD = 18.0  # of a texture, in pixels: a dot must not look like a small circle
-VERSION = 5  # of the pictures: a set of another version is generated anew
+VERSION = 6  # of the pictures: a set of another version is generated anew
 STAMP = "generated.json"
 SUPER = 2  # painted at SUPER times the size
 

@@ -78,7 +78,7 @@ def save_best(path: Path, ema: ModelEMA, config: RunConfig, progress: dict[str, 
 def read_last(path: Path) -> dict[str, Any]:
     """A checkpoint to go on from."""
     content = weights.read(path)
-    if "optimizer" not in content or "config" not in content:
+    if not isinstance(content, dict) or "optimizer" not in content or "config" not in content:
         raise InputError(f"--resume {str(path)!r}: holds weights only; accepted: last.pt of a run")
     return content
 

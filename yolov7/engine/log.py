@@ -90,13 +90,13 @@ class RunLog:
         with self._isolated("results.csv"):
             self._records = [r for r in self._records if r.epoch < record.epoch] + [record]
             self._write_csv()
+        values = {tag: getattr(record, name) for name, tag in TAGS.items()}
         with self._isolated("TensorBoard"):
-            if self._writer is not None:
-                for name, tag in TAGS.items():
-                    value = getattr(record, name)
-                    if value is not None:
-                        self._writer.add_scalar(tag, value, record.epoch)
-                self._writer.flush()
+            if self._writer is None:
+                return
+            for tag in [tag for tag, value in values.items() if value is not None]:
+                self._writer.add_scalar(tag, values[tag], record.epoch)
+            self._writer.flush()
 
     def add_image(self, tag: str, image: np.ndarray, epoch: int) -> None:
         """Show a picture in TensorBoard: uint8 ``[H, W, 3]`` RGB."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import SGD, Optimizer
 
+from yolov7.model.detector import Detector
+from yolov7.model.reparam import is_fused
 from yolov7.options import OptimizerConfig
 
 NORM, DECAY, BIAS = 0, 1, 2  # indices of the groups: the schedule warms biases up differently
@@ -25,8 +27,13 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return groups
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig, batch_size: int, nominal_batch: int) -> Optimizer:
-    """SGD with Nesterov momentum; weight decay holds for a nominal batch, as the gradients are sums over a batch."""
+def make_optimizer(model: Detector, config: OptimizerConfig, batch_size: int, nominal_batch: int) -> Optimizer:
+    """SGD with Nesterov momentum; weight decay holds for a nominal batch, as the gradients are sums over a batch.
+
+    Raises ``ValueError`` for a re-parameterized model.
+    """
+    if is_fused(model):
+        raise ValueError(f"{model.spec.name} is re-parameterized and cannot be trained")
     accumulate = max(round(nominal_batch / batch_size), 1)
     decay = config.weight_decay * batch_size * accumulate / nominal_batch
     norms, weights, biases = parameter_groups(model)

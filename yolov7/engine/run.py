@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 from pathlib import Path
 
 import torch
@@ -17,14 +18,14 @@ from yolov7.data.loader import evaluation_loader
 from yolov7.engine import checkpoint
 from yolov7.engine.device import select_device
 from yolov7.engine.pictures import draw_predictions
-from yolov7.engine.setup import RunConfig, resolve, settings_text
+from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, resolve, settings_text
 from yolov7.engine.trainer import Trainer, TrainingResult
 from yolov7.evaluation.coco import write_predictions
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import deployed
 from yolov7.model.spec import parse_spec, read_spec
-from yolov7.model.weights import initialize_from, load_model
+from yolov7.model.weights import initialize_from, load_model, spec_of
 from yolov7.options import TestOptions, TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -40,14 +41,14 @@ def train(options: TrainOptions) -> TrainingResult:
 
 def _new_run(options: TrainOptions) -> Trainer:
     device = select_device(options.device)
-    spec = read_spec(options.cfg)
+    spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or not options.weights else spec_of(options.weights)
     source = open_data(options.data)
     torch.manual_seed(options.seed)
     model = Detector(spec, len(source.names))
     config = resolve(options, spec, source, model.stride)
     if config.weights:
-        copied = initialize_from(model, config.weights)
-        logger.info("%s: %d of %d tensors taken over", config.weights, copied, len(model.state_dict()))
+        report = initialize_from(model, config.weights)
+        logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
     splits = _open_splits(source)
     folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
     write_atomically(folder / "config.yaml", settings_text(config))
@@ -86,8 +87,8 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
 
 
 def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
-    best, folder = result.best, trainer.folder
-    picture = os.path.relpath(trainer.val_set.paths[0])
+    folder = trainer.folder
+    best, picture = shlex.quote(str(result.best)), shlex.quote(os.path.relpath(trainer.val_set.paths[0]))
     logger.info(
         "best epoch %d: AP %.3f, AP50 %.3f (%s)\n"
         "curves: %s, predictions: %s, TensorBoard: tensorboard --logdir %s\n"

@@ -14,6 +14,7 @@ from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL = "yolov7-tiny"
 PAPER_EPOCHS = 300
 PAPER_BATCH = 16  # of the original's command line
 NOMINAL_BATCH = 64
@@ -50,7 +51,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     sizes = options.img_size or suggested.img_size or (spec.image_size,)
     train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
     return RunConfig(
-        cfg=options.cfg,
+        cfg=options.cfg or spec.name,
         data=options.data,
         weights=options.weights,
         hyp=hyp,

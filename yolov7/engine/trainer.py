@@ -68,7 +68,7 @@ class Trainer:
                                  config.nominal_batch, config.linear_lr)
         head = model.head
         gains = scale_gains(config.recipe.loss, len(head.strides), model.num_classes, config.train_size)
-        self.criterion = Criterion(gains, head.anchors, head.strides)
+        self.criterion = Criterion(gains, head.anchors, head.strides, model.num_classes)
         self.start_epoch = 0
         self.best: TrainingResult | None = None
 
@@ -135,14 +135,16 @@ class Trainer:
     def _accumulate_gradients(self, batch: Batch) -> Tensor:
         """Forward, loss, backward; returns the detached terms ``[3]``."""
         images = network_input(batch.images, self.device)
-        terms = self.criterion(self.model(images), batch.targets.to(self.device))
+        terms = self.criterion(self.model(images), batch.targets)
         (terms.total * len(images)).backward()  # a sum over the batch, as the recipe's learning rate expects
         return torch.stack((terms.box, terms.objectness, terms.classification)).detach()
 
     def _optimizer_step(self) -> None:
+        if self.config.recipe.optimizer.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.recipe.optimizer.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.model)
+        self.ema.update()
 
     def _check_finite(self, means: list[float], epoch: int) -> None:
         if not all(math.isfinite(value) for value in means):

@@ -15,20 +15,23 @@ from yolov7.data.dataset import open_data, open_split
 from yolov7.data.images import letterbox, load_image
 from yolov7.export.onnx import DecodedModel, require_onnx, run_onnx, write_onnx
 from yolov7.model import weights
-from yolov7.model.reparam import deployed
+from yolov7.model.detector import Detector
+from yolov7.model.original import export_state_dict
+from yolov7.model.reparam import deployed, is_fused
 from yolov7.model.weights import LoadedModel
 from yolov7.options import ExportOptions
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("weights", "onnx")
+FORMATS = ("weights", "onnx", "original")
 TOLERANCE = 1e-3  # largest difference over the largest magnitude of an output
 
 
 def export(options: ExportOptions, path: Path) -> bool:
-    """Write re-parameterized weights, and ONNX where asked for; returns whether every file equals the model.
+    """Write the formats that are asked for; returns whether every file equals the model.
 
-    The reference is the model as it was loaded, before re-parameterization.
+    ``weights`` are re-parameterized, and written beside ``onnx`` too; ``original`` is the state dict that the
+    original's training graph loads. The reference is the model as it was loaded, before re-parameterization.
     """
     for name in options.format:
         if name not in FORMATS:
@@ -38,18 +41,39 @@ def export(options: ExportOptions, path: Path) -> bool:
     loaded = weights.load_model(path, options.cfg)
     images = _reference_images(options, loaded)
     expected = _run(loaded.model, images)
-    fused = deployed(loaded.model)
+    state = _state_of_original(loaded, path) if "original" in options.format else {}
     folder = Path(options.output) if options.output else path.parent
     folder.mkdir(parents=True, exist_ok=True)
+    equal = True
+    if state:
+        written = folder / f"{path.stem}-original.pt"
+        weights.save(state, written)
+        equal = _compare(written, expected, _run(_read_back(written, loaded), images))
+    if set(options.format) == {"original"}:
+        return equal
+    fused = deployed(loaded.model)
     written = folder / f"{path.stem}-deploy.pt"
     description = weights.describe(fused, loaded.names, loaded.image_size, loaded.data)
     weights.save({**description, "model": fused.state_dict(), "epoch": loaded.epoch}, written)
-    equal = _compare(written, expected, _run(weights.load_model(written).model, images))
+    equal = _compare(written, expected, _run(weights.load_model(written).model, images)) and equal
     if "onnx" in options.format:
         written = folder / f"{path.stem}.onnx"
         write_onnx(fused, images, written)
         equal = _compare(written, expected, run_onnx(written, images)) and equal
     return equal
+
+
+def _state_of_original(loaded: LoadedModel, path: Path) -> dict[str, Tensor]:
+    if is_fused(loaded.model):
+        raise InputError(f"{path}: is re-parameterized and has no original layout; accepted: best.pt or last.pt of a "
+                         "run")
+    return export_state_dict(loaded.model)
+
+
+def _read_back(written: Path, loaded: LoadedModel) -> Detector:
+    model = Detector(loaded.model.spec, len(loaded.names))
+    weights.initialize_from(model, written)
+    return model.eval()
 
 
 def _reference_images(options: ExportOptions, loaded: LoadedModel) -> Tensor:

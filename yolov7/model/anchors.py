@@ -16,6 +16,8 @@ from torch import Tensor
 from yolov7.boxes import cxcywh_to_xyxy
 from yolov7.structures import HeadOutput
 
+CONSTRAINED, FREE = 0.5, 1.0  # cells outside its own that a centre may reach; FREE is of table 7 alone
+
 
 class Predictions(NamedTuple):
     """Decoded output, rows ordered by level (finest first), anchor, row, column."""
@@ -25,15 +27,17 @@ class Predictions(NamedTuple):
     classes: Tensor  # float32 [B, M, C] in 0..1, to be multiplied by the objectness
 
 
-def decode_boxes(logits: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor | float) -> Tensor:
+def decode_boxes(logits: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor | float,
+                 reach: float = CONSTRAINED) -> Tensor:
     """Logits ``[..., 4]`` at cells ``[..., 2]`` (x, y) with anchors ``[..., 2]`` -> xyxy boxes ``[..., 4]``.
 
     With anchors in pixels and the level's stride the result is in pixels of the network input; with anchors in
-    cells, stride 1 and cells 0 it is in cells, relative to the cell's corner.
+    cells, stride 1 and cells 0 it is in cells, relative to the cell's corner. ``reach`` is how far a centre may lie
+    outside its cell.
     """
-    activated = logits.float().sigmoid() * 2
-    centre = (activated[..., :2] - 0.5 + cells) * stride
-    size = activated[..., 2:].square() * anchors
+    activated = logits.float().sigmoid()
+    centre = (activated[..., :2] * (1 + 2 * reach) - reach + cells) * stride
+    size = (activated[..., 2:] * 2).square() * anchors
     return cxcywh_to_xyxy(torch.cat((centre, size), dim=-1))
 
 

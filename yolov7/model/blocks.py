@@ -25,6 +25,9 @@ class Block(nn.Module):
 
     inputs: ClassVar[int] = 1  # feature maps it takes; 0 = two or more
     reduction: ClassVar[float] = 1  # stride of its output over the (largest) stride of its inputs
+    extra_outputs: ClassVar[tuple[str, ...]] = ()  # maps that `forward` returns behind the output: ``node.name``
+    width_step: ClassVar[int] = 8  # scaling rounds ``out`` up to a multiple of this (see `scaling`) ...
+    depth_step: ClassVar[int] = 1  # ... and ``depth`` to one of this
     out_channels: int
 
 
@@ -50,20 +53,36 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM)
 
 
+def require_even(out: int) -> int:
+    """``out``, which a block splits into halves."""
+    if out % 2:
+        raise ValueError(f"out {out} is not even")
+    return out
+
+
 @register_block
 class Conv(Block):
     """Convolution, batch norm, activation; padding keeps the size at stride 1."""
 
-    def __init__(self, in_channels: int, out: int, kernel: int = 1, stride: int = 1, activation: str = "silu") -> None:
+    def __init__(self, in_channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
+                 activation: str = "silu") -> None:
         super().__init__()
         self.out_channels = out
         self.reduction = stride  # type: ignore[misc]  # of this instance
-        self.conv = nn.Conv2d(in_channels, out, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(in_channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = batch_norm(out)
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(self.conv(x)))
+
+
+@register_block
+class ConvDown(Conv):
+    """3x3 convolution with stride 2: the transition of the W6 models and of most baselines."""
+
+    def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
+        super().__init__(in_channels, out, 3, 2, activation=activation)
 
 
 @register_block
@@ -98,39 +117,112 @@ class ELAN(Block):
     """Efficient layer aggregation (paper, figure 2c): two 1x1 branches, one of which feeds a chain of 3x3.
 
     ``hidden`` is the width of the branches, ``chain`` that of the chained convolutions, ``depth`` their number.
-    Concatenated are every ``tap_every``-th output of the chain, newest first, then both branches.
+    Concatenated are every second output of the chain, newest first, then both branches. The chained convolutions at
+    ``rep_positions`` (from 1) are RepConv, with an identity branch under ``rep_identity`` (paper, table 4).
     """
 
-    tap_every: ClassVar[int] = 2
+    depth_step = 2  # also: every how many convolutions the chain is tapped
+    cardinality: ClassVar[int] = 1  # groups, each as wide as the block would be; all read the whole input
 
     def __init__(self, in_channels: int, out: int, hidden: int, chain: int = 0, depth: int = 4,
-                 activation: str = "silu") -> None:
+                 rep_positions: tuple[int, ...] = (), rep_identity: bool = True, activation: str = "silu") -> None:
         super().__init__()
         chain = chain or hidden
-        if depth % self.tap_every:
-            raise ValueError(f"depth {depth} is not a multiple of {self.tap_every}")
+        if depth % self.depth_step:
+            raise ValueError(f"depth {depth} is not a multiple of {self.depth_step}")
+        if not set(rep_positions) <= set(range(1, depth + 1)):
+            raise ValueError(f"rep_positions {rep_positions}; accepted: 1 to {depth}")
         self.out_channels = out
-        self.bypass = Conv(in_channels, hidden, activation=activation)
-        self.main = Conv(in_channels, hidden, activation=activation)
-        widths = [hidden] + [chain] * depth
-        self.chain = nn.ModuleList(Conv(widths[i], chain, 3, activation=activation) for i in range(depth))
-        self.out = Conv(2 * hidden + chain * (depth // self.tap_every), out, activation=activation)
+        groups = self.cardinality
+        self.bypass = Conv(in_channels, groups * hidden, activation=activation)
+        self.main = Conv(in_channels, groups * hidden, activation=activation)
+        self.chain = nn.ModuleList()
+        for position in range(1, depth + 1):
+            widths = groups * (hidden if position == 1 else chain), groups * chain
+            if position in rep_positions:
+                conv: Block = RepConv(*widths, groups=groups, identity=rep_identity and widths[0] == widths[1],
+                                      activation=activation)
+            else:
+                conv = Conv(*widths, 3, groups=groups, activation=activation)
+            self.chain.append(conv)
+        width = 2 * hidden + chain * (depth // self.depth_step)
+        self.out = Conv(groups * width, groups * out, groups=groups, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = [self.bypass(x), self.main(x)]
-        y = taps[-1]
+        return self.out(torch.cat(self.taps(x), dim=1))
+
+    def taps(self, x: Tensor) -> list[Tensor]:
+        """What is concatenated: outputs of the chain, newest first, then both branches."""
+        found = [self.bypass(x), self.main(x)]
+        y = found[-1]
         for position, conv in enumerate(self.chain, start=1):
             y = conv(y)
-            if position % self.tap_every == 0:
-                taps.append(y)
-        return self.out(torch.cat(taps[::-1], dim=1))
+            if position % self.depth_step == 0:
+                found.append(y)
+        return found[::-1]
 
 
 @register_block
 class ELANH(ELAN):
     """ELAN of the necks and of the tiny model ("ELAN-H"): every output of the chain is concatenated."""
 
-    tap_every = 1
+    depth_step = 1
+
+
+@register_block
+class EELAN(Block):
+    """Extended ELAN in the form of the released E6E: the sum of two ELANs with weights of their own.
+
+    Its extra output ``second`` is the second ELAN before the sum, where the partial auxiliary head reads.
+    """
+
+    extra_outputs = ("second",)
+    branch: ClassVar[type[ELAN]] = ELAN
+    depth_step = ELAN.depth_step
+
+    def __init__(self, in_channels: int, out: int, hidden: int, chain: int = 0, depth: int = 4,
+                 activation: str = "silu") -> None:
+        super().__init__()
+        self.out_channels = out
+        self.first = self.branch(in_channels, out, hidden, chain, depth, activation=activation)
+        self.second = self.branch(in_channels, out, hidden, chain, depth, activation=activation)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        second = self.second(x)
+        return self.first(x) + second, second
+
+
+@register_block
+class EELANH(EELAN):
+    """Extended ELAN-H."""
+
+    branch = ELANH
+    depth_step = ELANH.depth_step
+
+
+@register_block
+class EELANGrouped(ELAN):
+    """Extended ELAN as the paper draws it (figure 2d): expand, shuffle and merge cardinality, by group convolutions.
+
+    Every convolution of an ELAN gets twice its channels in two groups, the concatenation is shuffled so that either
+    group holds its own taps, and the groups of the output are added. Equal to `EELAN` with the same weights.
+    """
+
+    extra_outputs = ("second",)
+    cardinality = 2
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        halves = [tap.chunk(self.cardinality, dim=1) for tap in self.taps(x)]
+        shuffled = torch.cat([half[group] for group in range(self.cardinality) for half in halves], dim=1)
+        first, second = self.out(shuffled).chunk(self.cardinality, dim=1)
+        return first + second, second
+
+
+@register_block
+class EELANHGrouped(EELANGrouped):
+    """Extended ELAN-H by group convolutions."""
+
+    depth_step = 1
 
 
 @register_block
@@ -152,12 +244,11 @@ class MPDown(Block):
     """Transition of the P5 models: max-pooling + 1x1 beside 1x1 + strided 3x3, ``out / 2`` channels each."""
 
     reduction = 2
+    width_step = 16
 
     def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
         super().__init__()
-        if out % 2:
-            raise ValueError(f"out {out} is not even")
-        self.out_channels = out
+        self.out_channels = require_even(out)
         self.pool = Conv(in_channels, out // 2, activation=activation)
         self.reduce = Conv(in_channels, out // 2, activation=activation)
         self.down = Conv(out // 2, out // 2, 3, 2, activation=activation)
@@ -167,17 +258,51 @@ class MPDown(Block):
 
 
 @register_block
+class DownC(Block):
+    """Transition of E6 and D6: 1x1 + strided 3x3 beside max-pooling + 1x1, ``out / 2`` channels each.
+
+    Unlike in `MPDown` the 1x1 before the strided convolution keeps the width of the input.
+    """
+
+    reduction = 2
+    width_step = 16
+
+    def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
+        super().__init__()
+        self.out_channels = require_even(out)
+        self.mix = Conv(in_channels, in_channels, activation=activation)
+        self.down = Conv(in_channels, out // 2, 3, 2, activation=activation)
+        self.pool = Conv(in_channels, out // 2, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.down(self.mix(x)), self.pool(F.max_pool2d(x, 2, 2))), dim=1)
+
+
+@register_block
+class ReOrg(Block):
+    """Space to depth by 2: the first layer of the P6 models. The row offset varies fastest."""
+
+    reduction = 2
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.out_channels = 4 * in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]), dim=1)
+
+
+@register_block
 class UpCat(Block):
     """Top-down merge of a coarse map and a lateral one of twice its size, ``out / 2`` channels each, lateral first."""
 
     inputs = 2
     reduction = 0.5
+    width_step = 16
 
     def __init__(self, in_channels: tuple[int, int], out: int, activation: str = "silu") -> None:
         super().__init__()
-        if out % 2:
-            raise ValueError(f"out {out} is not even")
-        self.out_channels = out
+        self.out_channels = require_even(out)
         self.coarse = Conv(in_channels[0], out // 2, activation=activation)
         self.lateral = Conv(in_channels[1], out // 2, activation=activation)
 

@@ -27,13 +27,10 @@ class Detector(nn.Module):
         for node in spec.nodes:
             block = _build_block(node, channels, strides, spec)
             self.nodes[node.name] = block
-            channels[node.name] = block.out_channels
-            strides[node.name] = int(max(strides[name] for name in node.inputs) * block.reduction)
-        head = spec.head
-        self.head = AnchorHead([channels[name] for name in head.inputs], [strides[name] for name in head.inputs],
-                               num_classes, head.anchors, head.implicit)
-        if list(self.head.strides) != sorted(set(self.head.strides)):
-            raise InputError(f"{spec.name}.head, from: strides {self.head.strides}; accepted: finest level first")
+            for output in node.outputs:
+                channels[output] = block.out_channels
+                strides[output] = int(max(strides[name] for name in node.inputs) * block.reduction)
+        self.head = _build_head(channels, strides, spec, num_classes)
         self._released = _last_uses(spec)
 
     @property
@@ -45,10 +42,20 @@ class Detector(nn.Module):
         """RGB images in 0..1, ``[B, 3, H, W]``, sides multiples of `stride` -> logits."""
         features = {IMAGE: images}
         for node in self.spec.nodes:
-            features[node.name] = self.nodes[node.name](*(features[name] for name in node.inputs))
+            made = self.nodes[node.name](*(features[name] for name in node.inputs))
+            features.update(zip(node.outputs, made if len(node.outputs) > 1 else (made,), strict=True))
             for name in self._released[node.name]:  # memory: a map is kept only as long as somebody reads it
                 del features[name]
-        return cast(HeadOutput, self.head([features[name] for name in self.spec.head.inputs]))
+        head = self.spec.head
+        output = self.head([features[name] for name in head.inputs], [features[name] for name in head.auxiliary])
+        return cast(HeadOutput, output)
+
+    def drop_auxiliary(self) -> None:
+        """Remove the auxiliary head and the nodes that only it reads."""
+        self.spec = self.spec.deployed()
+        self.nodes = nn.ModuleDict({node.name: self.nodes[node.name] for node in self.spec.nodes})
+        self.head.auxiliary_convs = nn.ModuleList()
+        self._released = _last_uses(self.spec)
 
     def decode(self, output: HeadOutput) -> Predictions:
         """Logits -> boxes in pixels and scores (see `anchors.decode`)."""
@@ -73,10 +80,23 @@ def _build_block(node: NodeSpec, channels: dict[str, int], strides: dict[str, in
         raise InputError(f"{where}: {node.block}: {error}") from None
 
 
+def _build_head(channels: dict[str, int], strides: dict[str, int], spec: ModelSpec, num_classes: int) -> AnchorHead:
+    head, where = spec.head, f"{spec.name}.head"
+    levels = tuple(strides[name] for name in head.inputs)
+    if list(levels) != sorted(set(levels)):
+        raise InputError(f"{where}, from: strides {levels}; accepted: finest level first")
+    extra = tuple(strides[name] for name in head.auxiliary)
+    if extra and extra != levels:
+        raise InputError(f"{where}, auxiliary: strides {extra}; accepted: those of the lead head, {levels}")
+    return AnchorHead([channels[name] for name in head.inputs], levels, num_classes, head.anchors, head.implicit,
+                      [channels[name] for name in head.auxiliary])
+
+
 def _last_uses(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     """For every node the maps that nobody reads after it."""
-    last = {name: node.name for node in spec.nodes for name in node.inputs}
-    kept = set(spec.head.inputs)
+    last = {output: node.name for node in spec.nodes for output in node.outputs}
+    last |= {name: node.name for node in spec.nodes for name in node.inputs}
+    kept = {*spec.head.inputs, *spec.head.auxiliary}
     return {
         node.name: tuple(name for name, user in last.items() if user == node.name and name not in kept)
         for node in spec.nodes

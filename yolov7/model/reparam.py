@@ -1,7 +1,8 @@
 """Re-parameterization: the training graph -> the fused graph that is deployed (spec of checkpoints, section 6).
 
 Conv + batch norm become one convolution with bias, the branches of RepConv one 3x3, implicit knowledge part of the
-detection convolution. The algebra runs in float64, so that the fused weights are the nearest float32 ones.
+detection convolution; auxiliary heads are dropped. The algebra runs in float64, so that the fused weights are the
+nearest float32 ones.
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ def reparameterize(model: Detector) -> Detector:
     if is_fused(model):
         raise ValueError(f"{model.spec.name} is re-parameterized already")
     fused = copy.deepcopy(model).eval()
+    fused.drop_auxiliary()
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, Conv):
-                setattr(module, name, FusedConv(_with_bias(child.conv, *_fold(child.conv, child.bn)), child.act))
-            elif isinstance(child, RepConv):
-                setattr(module, name, FusedConv(_fuse_branches(child), child.act))
+            setattr(module, name, _fuse(child))
     _fold_implicit(fused.head)
     return fused.requires_grad_(False)
+
+
+def _fuse(module: nn.Module) -> nn.Module:
+    """The fused form of a leaf; any other module as it is."""
+    if isinstance(module, Conv):
+        return FusedConv(_with_bias(module.conv, *_fold(module.conv, module.bn)), module.act)
+    return FusedConv(_fuse_branches(module), module.act) if isinstance(module, RepConv) else module
 
 
 def deployed(model: Detector) -> Detector:
@@ -73,7 +79,8 @@ def _scale(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution of the same geometry with this weight and bias."""
     fused = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,  # type: ignore[arg-type]
-                      conv.padding, groups=conv.groups, device=conv.weight.device)  # type: ignore[arg-type]
+                      conv.padding, groups=conv.groups, device=conv.weight.device,  # type: ignore[arg-type]
+                      dtype=conv.weight.dtype)
     fused.weight.copy_(weight)
     assert fused.bias is not None
     fused.bias.copy_(bias)

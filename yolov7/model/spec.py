@@ -1,43 +1,69 @@
 """Model YAML -> `ModelSpec`: checked by name and type, before a single tensor is made.
 
 The YAML holds facts only: composite blocks with named nodes, each fed by the node above it unless ``from`` names
-others. Nothing in it is evaluated.
+others. Nothing in it is evaluated. A model may be another one scaled (``scale_of``, see `scaling`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import logging
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yolov7.config import InputError, convert, find_yaml, read_yaml, unknown
+import yolov7.model.csp  # noqa: F401  # registers the blocks of the baselines
+from yolov7.config import InputError, convert, find_yaml, from_mapping, read_yaml, unknown
+from yolov7.model import scaling
 from yolov7.model.blocks import ACTIVATIONS, BLOCKS
 
+logger = logging.getLogger(__name__)
+
 IMAGE = "image"  # name of the network input
-KEYS = ("name", "recipe", "image_size", "activation", "nodes", "head")
-HEAD_KEYS = ("block", "from", "anchors", "implicit")
+KEYS = ("name", "recipe", "image_size", "activation", "nodes", "head", "paper")
+HEAD_KEYS = ("block", "from", "auxiliary", "anchors", "implicit")
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node of the graph."""
+    """One node of the graph. An input is a node, or an extra output of one: ``node.output``."""
 
     name: str
     block: str
     inputs: tuple[str, ...]
     arguments: Mapping[str, Any]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the maps that the node makes."""
+        return (self.name, *(f"{self.name}.{extra}" for extra in BLOCKS[self.block].extra_outputs))
+
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The detection head: which nodes feed its levels (finest first), and its anchors in pixels."""
+    """The detection head: which nodes feed its levels (finest first), and its anchors in pixels.
+
+    ``auxiliary`` feeds the head that is used in training alone; empty, or as many nodes as levels.
+    """
 
     inputs: tuple[str, ...]
     anchors: tuple[tuple[tuple[float, float], ...], ...]  # [L, A, 2] width, height
     implicit: bool
+    auxiliary: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PaperFigures:
+    """What the paper says of a model: millions of parameters, GFLOPs and AP on val2017."""
+
+    parameters: float | None = None
+    gflops: float | None = None
+    AP: float | None = None  # noqa: N815  # the field's name for it
+    size: int | None = None  # of gflops and AP, where it is not the model's nominal size
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,20 +76,47 @@ class ModelSpec:
     activation: str
     nodes: tuple[NodeSpec, ...]
     head: HeadSpec
-    definition: Mapping[str, Any]  # as read: travels inside weight files
+    definition: Mapping[str, Any]  # plain, scaled already: travels inside weight files
+    paper: PaperFigures = PaperFigures()
+
+    def deployed(self) -> ModelSpec:
+        """The graph without auxiliary heads and what only they read."""
+        needed = set(self.head.inputs)
+        for node in reversed(self.nodes):
+            if needed & set(node.outputs):
+                needed |= set(node.inputs)
+        nodes = tuple(node for node in self.nodes if needed & set(node.outputs))
+        return dataclasses.replace(self, nodes=nodes, head=dataclasses.replace(self.head, auxiliary=()))
 
 
 def read_spec(name: str) -> ModelSpec:
     """Read a model by path or by its shipped name (``--cfg``)."""
     path = find_yaml(name, "cfg", "--cfg")
-    return parse_spec(read_yaml(path), str(path))
+    definition, roundings = scaling.resolve(read_yaml(path), str(path), _read_base)
+    for rounding in roundings:
+        logger.log(logging.DEBUG if rounding.key == "depth" else logging.WARNING, "%s", rounding)
+    return parse_spec(definition, str(path))
+
+
+def _read_base(name: str) -> Mapping[str, Any]:
+    path = find_yaml(name, "cfg", "scale_of")
+    definition = read_yaml(path)
+    if "scale_of" not in definition:
+        parse_spec({key: value for key, value in definition.items() if key not in scaling.DERIVED_KEYS}, str(path))
+    return definition
+
+
+def scaled_spec(spec: ModelSpec, scale: scaling.Scale) -> tuple[ModelSpec, list[scaling.Rounding]]:
+    """A model with its arguments multiplied, and what had to be rounded."""
+    definition, roundings = scaling.apply_scale({**spec.definition, "name": f"{spec.name}-scaled"}, scale, spec.name)
+    return parse_spec(definition, f"{spec.name}, scaled"), roundings
 
 
 def parse_spec(definition: Mapping[str, Any], where: str) -> ModelSpec:
     """Check a model definition; ``where`` names its source in messages."""
     for key in definition:
         if key not in KEYS:
-            raise InputError(f"{where}: {unknown('key', key, KEYS)}")
+            raise InputError(f"{where}: {unknown('key', key, (*KEYS, *scaling.DERIVED_KEYS))}")
     for key in ("name", "nodes", "head"):
         if key not in definition:
             raise InputError(f"{where}: the key {key!r} is missing")
@@ -72,14 +125,17 @@ def parse_spec(definition: Mapping[str, Any], where: str) -> ModelSpec:
     if activation not in ACTIVATIONS:
         raise InputError(f"{where}, activation: {unknown('activation', activation, ACTIVATIONS)}")
     nodes = _parse_nodes(definition["nodes"], name, where)
+    head = _parse_head(definition["head"], nodes, name, where)
+    _check_all_read(nodes, head, f"{where}, {name}")
     return ModelSpec(
         name=name,
         recipe=convert(definition.get("recipe", "custom"), str, f"{where}, recipe"),
         image_size=convert(definition.get("image_size", 640), int, f"{where}, image_size"),
         activation=activation,
         nodes=nodes,
-        head=_parse_head(definition["head"], [node.name for node in nodes], name, where),
-        definition=definition,
+        head=head,
+        definition={key: value for key, value in definition.items() if key != "paper"},
+        paper=from_mapping(PaperFigures, definition.get("paper", {}), f"{where}, paper"),
     )
 
 
@@ -88,20 +144,19 @@ def _parse_nodes(mapping: Any, model: str, where: str) -> tuple[NodeSpec, ...]:
         raise InputError(f"{where}, nodes: found {mapping!r}; accepted: node names, each with a block")
     nodes: list[NodeSpec] = []
     for name, content in mapping.items():
-        known = [IMAGE, *(node.name for node in nodes)]
         if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name == IMAGE:
             raise InputError(f"{where}: node name {name!r}; accepted: letters, digits and _, not {IMAGE!r}")
-        nodes.append(_parse_node(name, content, known, list(mapping), f"{where}, {model}.{name}"))
+        nodes.append(_parse_node(name, content, nodes, list(mapping), f"{where}, {model}.{name}"))
     return tuple(nodes)
 
 
-def _parse_node(name: str, content: Any, known: list[str], later: list[str], where: str) -> NodeSpec:
+def _parse_node(name: str, content: Any, above: Sequence[NodeSpec], later: list[str], where: str) -> NodeSpec:
     if not isinstance(content, dict) or "block" not in content:
         raise InputError(f"{where}: found {content!r}; accepted: {{block: ..., ...}}")
     block = content["block"]
     if block not in BLOCKS:
         raise InputError(f"{where}: {unknown('block', block, sorted(BLOCKS))}")
-    inputs = _parse_inputs(content.get("from", known[-1]), known, later, where)
+    inputs = _parse_inputs(content.get("from", above[-1].name if above else IMAGE), above, later, where)
     wanted = BLOCKS[block].inputs
     if (wanted and len(inputs) != wanted) or (not wanted and len(inputs) < 2):
         raise InputError(f"{where}: {block} takes {wanted or 'two or more'} inputs, found {len(inputs)}")
@@ -109,14 +164,23 @@ def _parse_node(name: str, content: Any, known: list[str], later: list[str], whe
     return NodeSpec(name, block, inputs, _check_arguments(block, arguments, where))
 
 
-def _parse_inputs(value: Any, known: list[str], later: list[str], where: str) -> tuple[str, ...]:
+def _parse_inputs(value: Any, above: Sequence[NodeSpec], later: list[str], where: str) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    known = [IMAGE, *(output for node in above for output in node.outputs)]
     for name in names:
         if name in later and name not in known:
             raise InputError(f"{where}, from: {name!r} stands further below; a node takes nodes above it only")
         if name not in known:
             raise InputError(f"{where}, from: {unknown('node', name, known)}")
     return names
+
+
+def _check_all_read(nodes: Sequence[NodeSpec], head: HeadSpec, where: str) -> None:
+    read = {name for node in nodes for name in node.inputs} | set(head.inputs) | set(head.auxiliary)
+    for node in nodes:
+        if not read & set(node.outputs):
+            raise InputError(f"{where}.{node.name}: is read by no other node and not by the head; accepted: a node "
+                             "that something reads, or none")
 
 
 def _check_arguments(block: str, arguments: dict[str, Any], where: str) -> dict[str, Any]:
@@ -136,7 +200,7 @@ def _check_arguments(block: str, arguments: dict[str, Any], where: str) -> dict[
     return checked
 
 
-def _parse_head(content: Any, known: list[str], model: str, where: str) -> HeadSpec:
+def _parse_head(content: Any, nodes: Sequence[NodeSpec], model: str, where: str) -> HeadSpec:
     where = f"{where}, {model}.head"
     if not isinstance(content, dict):
         raise InputError(f"{where}: found {content!r}; accepted: keys {', '.join(HEAD_KEYS)}")
@@ -148,10 +212,19 @@ def _parse_head(content: Any, known: list[str], model: str, where: str) -> HeadS
     for key in ("from", "anchors"):
         if key not in content:
             raise InputError(f"{where}: the key {key!r} is missing")
-    inputs = _parse_inputs(content["from"], known, [], where)
-    anchors = convert(content["anchors"], tuple[tuple[tuple[float, ...], ...], ...], f"{where}, anchors")
+    inputs = _parse_inputs(content["from"], nodes, [], where)
+    auxiliary = _parse_inputs(content.get("auxiliary", ()), nodes, [], f"{where}, auxiliary")
+    if auxiliary and len(auxiliary) != len(inputs):
+        raise InputError(f"{where}, auxiliary: found {len(auxiliary)} nodes; accepted: none, or one for each of the "
+                         f"{len(inputs)} levels")
+    anchors = _parse_anchors(content["anchors"], len(inputs), f"{where}, anchors")
+    return HeadSpec(inputs, anchors, convert(content.get("implicit", True), bool, f"{where}, implicit"), auxiliary)
+
+
+def _parse_anchors(content: Any, levels: int, where: str) -> tuple[tuple[tuple[float, float], ...], ...]:
+    anchors = convert(content, tuple[tuple[tuple[float, ...], ...], ...], where)
     counts = {len(level) for level in anchors}
-    if len(anchors) != len(inputs) or len(counts) != 1 or any(len(pair) != 2 for level in anchors for pair in level):
-        raise InputError(f"{where}, anchors: found {[len(level) for level in anchors]} anchors for {len(inputs)} "
-                         "inputs; accepted: one list per input, equally long, of [width, height] pairs")
-    return HeadSpec(inputs, anchors, convert(content.get("implicit", True), bool, f"{where}, implicit"))
+    if len(anchors) != levels or len(counts) != 1 or any(len(pair) != 2 for level in anchors for pair in level):
+        raise InputError(f"{where}: found {[len(level) for level in anchors]} anchors for {levels} inputs; accepted: "
+                         "one list per input, equally long, of [width, height] pairs")
+    return typing.cast("tuple[tuple[tuple[float, float], ...], ...]", anchors)

@@ -1,0 +1,307 @@
+"""Checkpoints of the original: pickled modules read without running anything, found by their layers, written back."""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import contextlib
+import os
+import pickle
+import sys
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_numbers import golden_state_dict
+from torch import Tensor, nn
+
+from yolov7.config import InputError
+from yolov7.model import original, weights
+from yolov7.model.detector import Detector
+from yolov7.model.original_reader import read_original
+from yolov7.model.reparam import reparameterize
+from yolov7.model.spec import read_spec
+
+FORM = "yolov7-tiny.training"
+CLASSES = {"Model": "models.yolo", "IDetect": "models.yolo", "Conv": "models.common", "MP": "models.common",
+           "MaskHead": "models.common"}
+
+
+@pytest.fixture
+def their(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Instances of classes of the original, which exist only while files are written."""
+    for module in {"models", *CLASSES.values()}:
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+
+    def make(name: str) -> Any:
+        module = sys.modules[CLASSES[name]]
+        if not hasattr(module, name):
+            setattr(module, name, type(name, (nn.Module,), {"__module__": CLASSES[name]}))
+        return getattr(module, name)()
+
+    yield make
+
+
+def build_their_module(state: Mapping[str, Tensor], make: Callable[[str], Any], activation: type[nn.Module]) -> Any:
+    """A module tree with these tensors, of the classes that the original has there."""
+    root = make("Model")
+    root.names = [f"thing {i}" for i in range(80)]
+    for key, value in state.items():
+        *path, name = key.split(".")
+        module = root
+        for depth, part in enumerate(path):
+            if part not in module._modules:
+                module.add_module(part, _child(part, path[: depth + 1], make, activation))
+            module = module._modules[part]
+        if name in ("weight", "bias", "implicit"):
+            module.register_parameter(name, nn.Parameter(value.half()))
+        else:
+            module.register_buffer(name, value.half() if value.is_floating_point() else value)
+    return root
+
+
+def _child(part: str, path: list[str], make: Callable[[str], Any], activation: type[nn.Module]) -> nn.Module:
+    if path == ["model"]:
+        return nn.Sequential()
+    if part == "bn":
+        layer = nn.BatchNorm2d(1, eps=1e-3)
+        layer._parameters.clear()
+        layer._buffers.clear()
+        return layer
+    if part == "conv" or len(path) > 2:
+        return nn.Module() if part != "conv" else nn.Conv2d(1, 1, 1, bias=False)
+    module = make("IDetect" if part == "77" else "Conv")
+    module.act = activation()
+    return module
+
+
+def checkpoint(their: Callable[[str], Any], activation: type[nn.Module] = nn.LeakyReLU) -> dict[str, Any]:
+    network = build_their_module(golden_state_dict(FORM, 1.0), their, activation)
+    return {"model": network, "ema": None, "epoch": -1, "optimizer": None, "training_results": None,
+            "best_fitness": np.array([0.5])}
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in {"models", *CLASSES.values()}:
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def test_pickled_module(their: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(checkpoint(their), tmp_path / "yolov7-tiny.pt")
+    forget(monkeypatch)
+    found = read_original(tmp_path / "yolov7-tiny.pt")
+    wanted = golden_state_dict(FORM, 1.0)
+    assert list(found.state) == list(wanted)  # keys and order
+    for key, value in wanted.items():
+        stored = value.half() if value.is_floating_point() else value
+        assert found.state[key].dtype == stored.dtype and torch.equal(found.state[key], stored), key
+    assert found.activation == "leaky_relu" and found.names[3] == "thing 3"
+    loaded = weights.load_model(tmp_path / "yolov7-tiny.pt")  # found by its layers and its activation
+    assert loaded.model.spec.name == "yolov7-tiny" and loaded.names == found.names
+    assert loaded.model.nodes["stem"].conv.weight.dtype == torch.float32
+
+
+def test_activation_tells_tiny_from_tiny_silu(their: Callable[[str], Any], tmp_path: Path) -> None:
+    torch.save(checkpoint(their, nn.SiLU), tmp_path / "w.pt")
+    assert weights.load_model(tmp_path / "w.pt").model.spec.name == "yolov7-tiny-silu"
+
+
+def test_averaged_weights_go_first_and_a_bare_module_is_read(their: Callable[[str], Any], tmp_path: Path) -> None:
+    content = checkpoint(their)
+    averaged = build_their_module({k: v + 1 for k, v in golden_state_dict(FORM, 1.0).items()}, their, nn.LeakyReLU)
+    torch.save({**content, "ema": averaged}, tmp_path / "both.pt")
+    torch.save(content["model"], tmp_path / "init.pt")
+    key = "model.0.conv.weight"
+    first = read_original(tmp_path / "init.pt").state[key]
+    assert torch.equal(read_original(tmp_path / "both.pt").state[key], averaged.state_dict()[key])
+    assert not torch.equal(first, averaged.state_dict()[key])
+
+
+def test_fine_tuning_from_the_original(their: Callable[[str], Any], tmp_path: Path) -> None:
+    torch.save(checkpoint(their), tmp_path / "w.pt")
+    model = Detector(read_spec("yolov7-tiny"), 3)
+    report = weights.initialize_from(model, tmp_path / "w.pt")
+    assert report.copied == 343 - 9
+    assert list(report.fresh) == ["the file is for another class count"]
+    assert "9 start fresh" in report.text() and "head.convs.2.bias" in report.text()
+
+
+# --- what must not run -----------------------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.parts = function, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.parts
+
+
+def lookalike(name: str, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """A call of a function in a module that looks like one of the original's, importable when the file is read."""
+    module = types.ModuleType(name)
+
+    def touch(path: str) -> None:
+        Path(path).touch()
+
+    touch.__module__, touch.__qualname__ = name, "touch"
+    module.touch = touch  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    return Call(touch, str(proof))
+
+
+MALICIOUS: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {
+    "os.system": lambda proof, _: Call(os.system, f"touch {proof}"),
+    "nested reduce": lambda proof, _: collections.OrderedDict(
+        model=[{"layer": Call(builtins.getattr, Call(__import__, "os"), "system")}, Call(os.system, f"touch {proof}")]),
+    "builtin eval": lambda proof, _: Call(builtins.eval, f"open({str(proof)!r}, 'w')"),
+    "builtin exec": lambda proof, _: Call(builtins.exec, f"open({str(proof)!r}, 'w')"),
+    "open": lambda proof, _: Call(open, str(proof), "w"),
+    "lookalike of the original": lambda proof, patch: lookalike("models.common_", proof, patch),
+    "lookalike of torch": lambda proof, patch: lookalike("torch.nn.modules.conv2", proof, patch),
+    "lookalike of numpy": lambda proof, patch: lookalike("numpyro", proof, patch),
+    "lookalike of collections": lambda proof, patch: lookalike("collections_", proof, patch),
+}
+
+
+@pytest.mark.parametrize("name", MALICIOUS)
+@pytest.mark.parametrize("place", ["beside", "inside"])
+def test_malicious_files_do_not_run(name: str, place: str, their: Callable[[str], Any], tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    proof, path = tmp_path / "executed", tmp_path / "w.pt"
+    payload = MALICIOUS[name](proof, monkeypatch)
+    content = checkpoint(their)
+    if place == "beside":
+        content["training_results"] = payload
+    else:
+        content["model"]._modules["model"]._modules["0"].extra = payload
+    torch.save(content, path)
+    with contextlib.suppress(Exception):
+        torch.load(path, weights_only=False)
+    assert proof.exists()  # the file does run where it is believed
+    proof.unlink()
+    try:
+        weights.load_model(path)
+    except InputError as error:
+        assert str(error).startswith(f"{path}: the file refers to ") and "\n" not in str(error)
+    assert not proof.exists()
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def rewrite(path: Path, entry: str, data: bytes) -> None:
+    """Replace one entry of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, data if name.endswith(entry) else content)
+
+
+def test_other_networks_and_damaged_files(their: Callable[[str], Any], tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    content = checkpoint(their)
+    content["model"]._modules["model"].add_module("78", their("MaskHead"))
+    torch.save(content, path)
+    with pytest.raises(InputError, match=r"layers of the class models.common.MaskHead: a network of another project"):
+        weights.load_model(path)
+    content = checkpoint(their)
+    content["model"]._modules["model"]._modules["0"].bn.eps = 1e-5
+    torch.save(content, path)
+    with pytest.raises(InputError, match="batch norm with epsilon 1e-05; accepted: 0.001"):
+        weights.load_model(path)
+    torch.save({"model": their("MP"), "epoch": 3}, path)
+    with pytest.raises(InputError, match="weights of another model: no detection convolution of 3 anchors"):
+        weights.load_model(path)
+    torch.save({"model": None, "epoch": their("MP")}, path)
+    with pytest.raises(InputError, match="holds no network of the original"):
+        weights.load_model(path)
+    torch.save(checkpoint(their), path)
+    rewrite(path, "data/0", b"\0\0")
+    with pytest.raises(InputError, match=r"is damaged: storage 0 has 2 bytes of \d+"):
+        weights.load_model(path)
+    rewrite(path, "data.pkl", b"\x80\x02}q\x00.garbage"[:4])
+    with pytest.raises(InputError, match="is damaged: "):
+        weights.load_model(path)
+    rewrite(path, "byteorder", b"big")
+    with pytest.raises(InputError, match="of another byte order"):
+        weights.load_model(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    with pytest.raises(InputError, match="is an archive without data.pkl"):
+        weights.load_model(path)
+
+
+@pytest.mark.parametrize(("size", "stride", "offset"), [((9,), (1,), 0), ((2, 2), (4, 2), 3), ((4,), (-1,), 3),
+                                                        ((1000000,), (0,), 0), ((2,), (1,), -1)])
+def test_tensors_stay_inside_their_storage(size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> None:
+    from yolov7.model.original_reader import _rebuild_tensor
+
+    storage = torch.arange(8.0)
+    assert torch.equal(_rebuild_tensor(storage, 1, (2, 2), (1, 2)), torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
+    assert _rebuild_tensor(storage, 0, (0, 3), (3, 1)).shape == (0, 3)
+    with pytest.raises(pickle.UnpicklingError, match="outside its storage"):
+        _rebuild_tensor(storage, offset, size, stride)
+
+
+def test_a_network_inside_itself(their: Callable[[str], Any], tmp_path: Path) -> None:
+    content = checkpoint(their)
+    content["model"]._modules["model"]._modules["0"]._modules["again"] = content["model"]._modules["model"]
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(InputError, match="a network nested deeper than 50 layers"):
+        read_original(tmp_path / "w.pt")
+
+
+# --- identification and the way back ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["yolov7.training", "yolov7.deploy", "yolov7-w6.training", "yolov7-w6.deploy",
+                                  "yolor-p6.baseline", "yolov4-csp.baseline", "yolov3-spp.baseline"])
+def test_models_are_found_by_their_layers(form: str) -> None:
+    from golden_numbers import read_manifest
+
+    state = {key: torch.empty(shape, device="meta") for key, shape in read_manifest(form)["parameters"]}
+    assert original.identify(state, "", form).name == form.partition(".")[0]
+
+
+def test_deploy_file_in_a_model_with_auxiliary_head() -> None:
+    from golden_numbers import read_manifest
+
+    with torch.device("meta"):
+        model = Detector(read_spec("yolov7-w6"))
+    state = {key: torch.empty(shape, device="meta") for key, shape in read_manifest("yolov7-w6.deploy")["parameters"]}
+    report = original.import_state_dict(model, state, "yolov7-w6.pt")
+    assert report.copied == 628 - 1  # all but the anchors in cells
+    assert len(report.fresh["the file does not have them"]) == 8 + 8  # m2 and implicit knowledge
+
+
+def test_what_the_original_does_not_have() -> None:
+    with torch.device("meta"):
+        model = Detector(read_spec("yolov7-e6e-grouped"))
+    with pytest.raises(InputError, match="c2: EELANGrouped has no counterpart in the original; accepted: EELAN"):
+        original.export_state_dict(model)
+
+
+def test_repconv_inside_a_block_keeps_its_place() -> None:
+    with torch.device("meta"):
+        model = Detector(read_spec("elan3-rep135"))
+    keys = list(original.export_state_dict(model))
+    assert "model.6.rbr_identity.weight" in keys and "model.7.conv.weight" in keys
+
+
+def test_fused_models_load_as_such(tmp_path: Path) -> None:
+    model = reparameterize(Detector(read_spec("yolov7-w6"), 2).eval())
+    path = tmp_path / "w.pt"
+    weights.save({**weights.describe(model, ("a", "b"), 1280), "model": model.state_dict()}, path)
+    loaded = weights.load_model(path).model
+    assert list(loaded.state_dict()) == list(model.state_dict()) and not loaded.head.auxiliary_convs
+    assert not any(value.is_meta for value in loaded.state_dict().values())
+    assert not any(p.requires_grad for p in loaded.parameters())

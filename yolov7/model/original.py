@@ -1,0 +1,288 @@
+"""The original's layout of weights, in and out (spec of checkpoints, sections 4 to 7).
+
+Its layers and ours are created in the same order: its state dicts map by position, and every tensor is checked by
+shape. Out, the same order gives each of our leaves its place in the original's flat list of layers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from yolov7.config import InputError, shipped_files
+from yolov7.model.blocks import Block, Conv, RepConv
+from yolov7.model.detector import Detector
+from yolov7.model.heads import AnchorHead
+from yolov7.model.spec import ModelSpec, NodeSpec, read_spec
+
+Leaf = tuple[str, str, dict[str, Tensor]]  # kind, prefix, tensors by the rest of their key
+
+_LEAF_KEYS = (  # (kind, pattern of the part of the key that belongs to the leaf)
+    ("Conv", re.compile(r"^(.*)\.(conv\.weight|bn\.\w+)$")),
+    ("RepConv", re.compile(r"^(.*)\.(rbr_\w+\..*)$")),
+    ("head", re.compile(r"^(.*)\.(anchors|anchor_grid|(?:m|m2|ia|im)\.\d+\.\w+)$")),
+)
+NOT_IN_FILE, OTHER_CLASSES = "the file does not have them", "the file is for another class count"
+_BRANCHES = {"identity": "rbr_identity", "dense": "rbr_dense", "point": "rbr_1x1"}
+_BY_CLASSES = ("convs.", "auxiliary_convs.", "implicit_multiply.")  # tensors whose shapes depend on the class count
+
+
+@dataclass
+class ImportReport:
+    """What became of the tensors of a file."""
+
+    copied: int = 0
+    fresh: dict[str, list[str]] = field(default_factory=dict)  # why -> our tensors that start fresh
+
+    def leave_out(self, key: str, reason: str) -> None:
+        """Record a tensor that the file does not give."""
+        self.fresh.setdefault(reason, []).append(key)
+
+    def text(self) -> str:
+        """For people."""
+        left = (f"{len(keys)} start fresh, as {reason}: {', '.join(keys)}" for reason, keys in self.fresh.items())
+        return "; ".join((f"{self.copied} tensors taken over", *left))
+
+
+def depends_on_classes(key: str) -> bool:
+    """Whether the shape of a tensor of a `Detector` follows from the number of classes."""
+    return key.startswith(tuple(f"head.{part}" for part in _BY_CLASSES))
+
+
+# --- leaves ----------------------------------------------------------------------------------------------------------
+
+
+def _original_leaves(state: Mapping[str, Tensor], where: str) -> list[Leaf]:
+    """Group a state dict of the original into leaves, in order."""
+    leaves: dict[str, Leaf] = {}
+    for key, value in state.items():
+        found = next(((kind, match) for kind, pattern in _LEAF_KEYS if (match := pattern.match(key))), None)
+        if found is None:
+            raise InputError(f"{where}: the tensor {key!r} is none of the original's detection models")
+        kind, match = found
+        leaves.setdefault(match[1], (kind, match[1], {}))[2][match[2]] = value
+    return list(leaves.values())
+
+
+def _own_leaves(model: Detector) -> Iterator[tuple[str, str, nn.Module]]:
+    """Kind, name and module of every layer with weights, in order."""
+    kinds: tuple[tuple[str, type[nn.Module]], ...] = (("Conv", Conv), ("RepConv", RepConv), ("head", AnchorHead))
+    for name, module in model.named_modules():
+        kind = next((kind for kind, cls in kinds if isinstance(module, cls)), None)
+        if kind:
+            yield kind, name, module
+
+
+def _original_names(module: nn.Module, rest: str) -> str:
+    """The original's name of one of our leaf's tensors."""
+    if isinstance(module, Conv):
+        return rest
+    part, _, name = rest.partition(".")
+    if isinstance(module, RepConv):
+        return f"{_BRANCHES[part]}.{name}"
+    return {"anchors": "anchor_grid", "convs": f"m.{name}", "auxiliary_convs": f"m2.{name}",
+            "implicit_add": f"ia.{name}.implicit", "implicit_multiply": f"im.{name}.implicit"}[part]
+
+
+# --- in --------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def import_state_dict(model: Detector, state: Mapping[str, Tensor], where: str) -> ImportReport:
+    """Copy a state dict of the original (training or deploy form) into a training-form model.
+
+    What a deploy file lacks starts fresh: its implicit knowledge as the neutral 0 and 1, its auxiliary head at
+    random. Where only the class count differs, the detection convolutions keep their fresh weights. Anything else
+    that does not fit is an `InputError` that names the layers.
+    """
+    report = ImportReport()
+    theirs = _original_leaves(state, where)
+    for (kind, left, tensors), (_, right, module) in _match(model, theirs, where):
+        _copy_leaf(module, tensors, f"{where}: {kind} {left} -> {model.spec.name}, {kind} {right}", report)
+    return report
+
+
+def _match(model: Detector, theirs: list[Leaf], where: str) -> list[tuple[Leaf, tuple[str, str, nn.Module]]]:
+    ours = list(_own_leaves(model))
+    if model.spec.head.auxiliary and not any(name.startswith("m2.") for name in (theirs[-1][2] if theirs else ())):
+        deployed = {node.name for node in model.spec.deployed().nodes}  # a deploy file has no auxiliary head
+        ours = [leaf for leaf in ours if leaf[0] == "head" or leaf[1].split(".")[1] in deployed]
+    for index in range(max(len(theirs), len(ours))):
+        left = f"{theirs[index][0]} {theirs[index][1]}" if index < len(theirs) else "nothing more"
+        right = f"{ours[index][0]} {ours[index][1]}" if index < len(ours) else "nothing more"
+        if index >= min(len(theirs), len(ours)) or theirs[index][0] != ours[index][0]:
+            raise InputError(f"{where}: weights of another model: found {left} where {model.spec.name} has {right}")
+    return list(zip(theirs, ours, strict=True))
+
+
+def _copy_leaf(module: nn.Module, tensors: dict[str, Tensor], where: str, report: ImportReport) -> None:
+    left = dict(tensors)
+    for key, target in module.state_dict(keep_vars=True).items():
+        name = _original_names(module, key)
+        source = left.pop(name, None)
+        if source is None and key.startswith(("implicit_", "auxiliary_")):
+            if key.startswith("implicit_"):
+                target.data.fill_(1.0 if key.startswith("implicit_multiply") else 0.0)
+            report.leave_out(f"head.{key}", NOT_IN_FILE)
+            continue
+        if source is None:
+            raise InputError(f"{where}: weights of another model: {name} is missing")
+        source = source.reshape(target.shape) if name == "anchor_grid" and source.numel() == target.numel() else source
+        if source.shape == target.shape:
+            target.data.copy_(source)
+            report.copied += 1
+        elif key.startswith(_BY_CLASSES) and _same_inputs(source, target):
+            report.leave_out(f"head.{key}", OTHER_CLASSES)
+        else:
+            raise InputError(f"{where}: weights of another model: {name} is {tuple(source.shape)}, "
+                             f"expected {tuple(target.shape)}")
+    left.pop("anchors", None)  # the same anchors in cells
+    if left:
+        raise InputError(f"{where}: weights of another model: {next(iter(left))} has no place")
+
+
+def _same_inputs(source: Tensor, target: Tensor) -> bool:
+    """Whether two tensors of a detection convolution differ in its outputs alone."""
+    if source.ndim != target.ndim:
+        return False
+    return source.ndim < 4 or source.shape[0] == 1 or source.shape[1:] == target.shape[1:]
+
+
+def count_classes(state: Mapping[str, Tensor], anchors: int, where: str) -> int:
+    """The class count that the detection convolutions of a state dict of the original were made for."""
+    biases = [value for key, value in state.items() if re.search(r"\.m\.\d+\.bias$", key)]
+    if not biases or biases[-1].numel() % anchors or biases[-1].numel() // anchors <= 5:
+        raise InputError(f"{where}: weights of another model: no detection convolution of {anchors} anchors")
+    return biases[-1].numel() // anchors - 5
+
+
+def identify(state: Mapping[str, Tensor], activation: str, where: str) -> ModelSpec:
+    """The shipped model that a state dict of the original belongs to, by the order and shapes of its layers.
+
+    Models that differ in their activation alone cannot be told apart by weights: ``activation`` decides, and
+    where it is unknown too, the user has to.
+    """
+    theirs, found = _original_leaves(state, where), []
+    for path in shipped_files("cfg").values():
+        spec = read_spec(str(path))
+        if path.parent.name != "ablation" and activation in ("", spec.activation):
+            missing = _missing(spec, theirs, count_classes(state, len(spec.head.anchors[0]), where), where)
+            found += [] if missing is None else [(missing, spec)]
+    least = min((missing for missing, _ in found), default=0)  # a plain head is of a model without implicit knowledge
+    chosen = [spec for missing, spec in found if missing == least]
+    if not chosen:
+        raise InputError(f"{where}: has the layers of none of the shipped models; name its model with --cfg")
+    if len({spec.activation for spec in chosen}) > 1:
+        names = ", ".join(spec.name for spec in chosen)
+        raise InputError(f"{where}: the weights alone do not tell {names} apart; name the model with --cfg")
+    return chosen[0]
+
+
+def _missing(spec: ModelSpec, theirs: list[Leaf], num_classes: int, where: str) -> int | None:
+    """How many tensors of a model a file lacks; None where it is of another model."""
+    with torch.device("meta"):
+        model = Detector(spec, num_classes)
+    report = ImportReport()
+    try:
+        for (_, _, tensors), (_, _, module) in _match(model, theirs, where):
+            _copy_leaf(module, {key: value.to("meta") for key, value in tensors.items()}, where, report)
+    except InputError:
+        return None
+    return sum(map(len, report.fresh.values()))
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+
+# Places that a composite takes in the original's list of layers, by our names; "" has no weights.
+_PLACES: dict[str, tuple[str, ...]] = {
+    "MPDown": ("", "pool", "reduce", "down", ""),
+    "UpCat": ("coarse", "", "lateral", ""),
+    "SPPCSPCTiny": ("bypass", "main", "", "", "", "", "merge", "", "out"),
+}
+
+
+def export_state_dict(model: Detector) -> dict[str, Tensor]:
+    """The weights of a training-form model under the original's names, in its order (training form).
+
+    Raises `InputError` for blocks that the original does not have.
+    """
+    state: dict[str, Tensor] = {}
+    place = 0
+    inner: dict[str, str] = {}  # our name of a leaf -> what its keys begin with there
+    for node in model.spec.nodes:
+        count, names = _node_places(node, model.nodes[node.name], model.spec)  # type: ignore[arg-type]
+        inner |= {f"nodes.{node.name}{'.' if name else ''}{name}": f"model.{place + offset}{rest}"
+                  for name, (offset, rest) in names.items()}
+        place += count
+    for _, name, module in _own_leaves(model):
+        prefix = inner.get(name, f"model.{place}")
+        own = {_original_names(module, key): value for key, value in module.state_dict().items()}
+        if isinstance(module, AnchorHead):
+            own = _head_tensors(module, own)
+        state |= {f"{prefix}.{key}": value for key, value in own.items()}
+    return state
+
+
+def _node_places(node: NodeSpec, block: Block, spec: ModelSpec) -> tuple[int, dict[str, tuple[int, str]]]:
+    """How many places a node takes, and for each of its leaves the place and what follows it in the key."""
+    if node.block in ("EELANGrouped", "EELANHGrouped"):
+        raise InputError(f"{spec.name}.{node.name}: {node.block} has no counterpart in the original; accepted: EELAN")
+    if node.block == "Cat" and _block_of(node.inputs[0], spec) == "MPDown":
+        return 0, {}  # one concatenation there, two here
+    places = _composite_places(node.block, block)
+    if not places:
+        return 1, {name: (0, rest) for name, rest in _keys_inside(block).items()}
+    return len(places), {name: (offset, "") for offset, name in enumerate(places) if name}
+
+
+def _composite_places(kind: str, block: Block) -> tuple[str, ...]:
+    """What takes several places in the original's list; () for one layer."""
+    if kind in ("ELAN", "ELANH"):
+        return _elan_places(block)
+    if kind in ("EELAN", "EELANH"):
+        one = _elan_places(block.first)  # type: ignore[arg-type]
+        return (*(name and f"first.{name}" for name in one), *(name and f"second.{name}" for name in one), "")
+    return _PLACES.get(kind, ())
+
+
+def _elan_places(block: nn.Module) -> tuple[str, ...]:
+    chain = (f"chain.{index}" for index in range(len(block.chain)))  # type: ignore[arg-type]
+    return ("bypass", "main", *chain, "", "out")
+
+
+def _block_of(name: str, spec: ModelSpec) -> str:
+    return next(node.block for node in spec.nodes if name in node.outputs)
+
+
+def _keys_inside(block: nn.Module) -> dict[str, str]:
+    """Leaves of a block that is one layer of the original -> what stands in the key behind its place.
+
+    Convolutions of a block are cv1, cv2, ... there, its residual layers m.0, m.1, ...
+    """
+    if isinstance(block, (Conv, RepConv)):
+        return {"": ""}
+    keys, number = {}, 0
+    for name, child in block.named_children():
+        if isinstance(child, Conv):
+            number += 1
+            keys[name] = f".cv{number}"
+    layers = getattr(block, "layers", ())
+    for index, layer in enumerate(layers):
+        middle = f".m.{index}" if number else f".{index}" if len(layers) > 1 else ""
+        keys |= {f"layers.{index}.convs.{i}": f"{middle}.cv{i + 1}" for i in range(len(layer.convs))}
+    return keys
+
+
+def _head_tensors(head: AnchorHead, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The head's tensors in the original's order, with its anchors in cells and in pixels."""
+    levels, per_level, _ = head.anchors.shape
+    strides = torch.tensor(head.strides, dtype=head.anchors.dtype, device=head.anchors.device)
+    tensors = {"anchors": head.anchors / strides[:, None, None],
+               "anchor_grid": head.anchors.view(levels, 1, per_level, 1, 1, 2)}
+    for group in ("m.", "m2.", "ia.", "im."):
+        tensors |= {key: value for key, value in own.items() if key.startswith(group)}
+    return tensors

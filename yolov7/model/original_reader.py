@@ -1,0 +1,235 @@
+"""The original's checkpoints, read without executing anything in them (spec of checkpoints, section 3).
+
+Such a file is a pickled module. Here every class of it becomes an inert stub, and its tensors are rebuilt by our own
+functions; a file that names anything which no checkpoint needs is refused before a single object is made.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolov7.config import InputError
+from yolov7.model.blocks import BATCH_NORM_EPSILON
+
+LARGEST_FILE = 8 << 30  # bytes; the original's largest unstripped checkpoint has 1.4 GB
+MOST_MODULES = 100_000
+DEEPEST = 50
+
+DTYPES = {
+    "HalfStorage": torch.float16, "FloatStorage": torch.float32, "DoubleStorage": torch.float64,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}
+# Modules whose classes and functions occur in checkpoints. They become stubs all the same.
+HARMLESS = ("models.", "torch.", "numpy", "_codecs", "utils.", "pathlib", "argparse")
+LAYERS = {  # classes of the detection models, behind "models."
+    *(f"common.{name}" for name in (
+        "Conv", "Concat", "MP", "SP", "SPP", "SPPCSPC", "RepConv", "ReOrg", "DownC", "Shortcut", "Stem",
+        "Bottleneck", "BottleneckCSPA", "BottleneckCSPB", "BottleneckCSPC", "Res", "ResCSPA", "ResCSPB", "ResCSPC",
+        "ResXCSPA", "ResXCSPB", "ResXCSPC", "ImplicitA", "ImplicitM",
+    )),
+    *(f"yolo.{name}" for name in ("Model", "Detect", "IDetect", "IAuxDetect")),
+}
+
+
+@dataclass(frozen=True)
+class OriginalCheckpoint:
+    """What a file of the original says of its network."""
+
+    state: Mapping[str, Tensor]  # in the order of its layers, types as stored
+    names: tuple[str, ...]  # of the classes; () where unknown
+    activation: str  # as in our configs; "" where unknown
+
+
+class _Stub:
+    """Stands for an object of a class that is not loaded: keeps its attributes, does nothing."""
+
+    path = ""  # full name of the class
+
+    def __new__(cls, *_: Any, **__: Any) -> _Stub:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update({key: value for key, value in state.items() if isinstance(key, str)})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Lists of unknown kind are not kept."""
+
+    def extend(self, items: Any) -> None:
+        """Lists of unknown kind are not kept."""
+
+
+class _Storage:
+    """Stands for a storage class: the element type of a persistent id."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds plain values, tensors and stubs; never looks up a real class."""
+
+    def __init__(self, archive: zipfile.ZipFile, entry: str) -> None:
+        super().__init__(io.BytesIO(archive.read(entry)), encoding="utf-8")
+        self._archive = archive
+        self._folder = entry.removesuffix(".pkl")
+        self._storages: dict[str, Tensor] = {}
+        self._stubs: dict[str, type[_Stub]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A harmless replacement of a global, or an error that names it."""
+        path = f"{module}.{name}"
+        replacements: dict[str, Any] = {
+            "collections.OrderedDict": OrderedDict, "__builtin__.set": set, "builtins.set": set,
+            "torch._utils._rebuild_tensor_v2": _rebuild_tensor, "torch._utils._rebuild_parameter": _first_argument,
+        }
+        if path in replacements:
+            return replacements[path]
+        if module == "torch" and name in DTYPES:
+            return _Storage(DTYPES[name])
+        if not path.startswith(HARMLESS):
+            raise InputError(f"the file refers to {path}, which no checkpoint of the original needs; it was not opened")
+        if path not in self._stubs:
+            self._stubs[path] = type("_Stub", (_Stub,), {"path": path})
+        return self._stubs[path]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """A storage as a flat tensor, read once."""
+        kind, storage, key, _, count = pid
+        if kind != "storage" or not isinstance(storage, _Storage):
+            raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
+        if key not in self._storages:
+            entry = self._archive.getinfo(f"{self._folder}/{key}")
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise pickle.UnpicklingError("compressed tensors")
+            data = bytearray(self._archive.read(entry))
+            size = torch.empty((), dtype=storage.dtype).element_size()
+            if len(data) < count * size:
+                raise pickle.UnpicklingError(f"storage {key} has {len(data)} bytes of {count * size}")
+            flat = torch.frombuffer(data, dtype=storage.dtype, count=count) if count else torch.empty(0)
+            self._storages[key] = flat.to(storage.dtype)
+        return self._storages[key]
+
+
+def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    """A view of a flat storage that stays inside it."""
+    count = 1
+    for side in size:
+        count *= side
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
+    if min((*size, *stride, offset), default=0) < 0 or count > len(storage) or (count and last >= len(storage)):
+        raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} lies outside its storage")
+    return storage.as_strided(size, stride, offset)
+
+
+def _first_argument(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+def read_original(path: str | Path) -> OriginalCheckpoint:
+    """Read a pickled checkpoint of the original: its averaged weights where it has them, else its weights.
+
+    Anything else, damaged and malicious files included, is an `InputError`; nothing in the file is executed.
+    """
+    root = select_network(_unpickle(path))
+    if is_state_dict(root):
+        return OriginalCheckpoint(root, (), "")
+    if not isinstance(root, _Stub) or not isinstance(vars(root).get("_modules"), dict):
+        raise InputError(f"{path}: holds no network of the original; looked for 'ema', 'model' and 'state_dict'")
+    modules = list(islice(_walk(root, "", 0, path), MOST_MODULES + 1))
+    if len(modules) > MOST_MODULES:
+        raise InputError(f"{path}: has more than {MOST_MODULES} layers")
+    for _, module in modules:
+        if module.path.startswith("models.") and module.path.removeprefix("models.") not in LAYERS:
+            raise InputError(f"{path}: has layers of the class {module.path}: a network of another project, or of a "
+                             "branch of the original for masks or poses")
+        if module.path.endswith("BatchNorm2d") and abs(vars(module).get("eps", 0) - BATCH_NORM_EPSILON) > 1e-9:
+            raise InputError(f"{path}: has batch norm with epsilon {vars(module).get('eps')}; accepted: "
+                             f"{BATCH_NORM_EPSILON}, as in the original's detection models")
+    names = vars(root).get("names")
+    known = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+    return OriginalCheckpoint(_state_dict(modules), tuple(known), _activation(modules))
+
+
+def select_network(content: Any) -> Any:
+    """The network in a checkpoint's dictionary (averaged weights first), or the content itself."""
+    keys = ("ema", "model", "state_dict")
+    if isinstance(content, dict):
+        return next((content[key] for key in keys if content.get(key) is not None), content)
+    return content
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether this is a dictionary of tensors, and not an empty one."""
+    return isinstance(content, dict) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+
+
+def _unpickle(path: str | Path) -> Any:
+    if os.path.getsize(path) > LARGEST_FILE:
+        raise InputError(f"{path}: is larger than {LARGEST_FILE >> 30} GiB")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if len(entries) != 1:
+                raise InputError(f"{path}: is an archive without data.pkl; accepted: a file that torch.save wrote")
+            order = entries[0].replace("data.pkl", "byteorder")
+            if order in archive.namelist() and archive.read(order) != b"little":
+                raise InputError(f"{path}: was written on a machine of another byte order")
+            return _Unpickler(archive, entries[0]).load()
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    except zipfile.BadZipFile:
+        raise InputError(f"{path}: is not a file of torch.save, or one of a version before 1.6 or cut off; accepted: "
+                         "a zip archive (load and save it again with a newer torch)") from None
+    except Exception as error:  # a damaged pickle raises anything
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: is damaged: {reason[:200]}") from None
+
+
+def _walk(module: _Stub, prefix: str, depth: int, path: str | Path) -> Iterator[tuple[str, _Stub]]:
+    """Modules with their dotted names, depth first, in stored order."""
+    if depth > DEEPEST:
+        raise InputError(f"{path}: has a network nested deeper than {DEEPEST} layers")
+    yield prefix, module
+    children = vars(module).get("_modules")
+    for name, child in (children if isinstance(children, dict) else {}).items():
+        if isinstance(child, _Stub):
+            yield from _walk(child, f"{prefix}{name}.", depth + 1, path)
+
+
+def _state_dict(modules: list[tuple[str, _Stub]]) -> dict[str, Tensor]:
+    """Parameters, then buffers, module by module: the order of a state dict."""
+    return {f"{prefix}{name}".removeprefix("module."): value
+            for prefix, module in modules for name, value in _own_tensors(module)}
+
+
+def _own_tensors(module: _Stub) -> Iterator[tuple[str, Tensor]]:
+    hidden = vars(module).get("_non_persistent_buffers_set")
+    hidden = hidden if isinstance(hidden, set) else set()
+    for group in (vars(module).get("_parameters"), vars(module).get("_buffers")):
+        entries = group.items() if isinstance(group, dict) else ()
+        yield from ((name, value) for name, value in entries if isinstance(value, Tensor) and name not in hidden)
+
+
+def _activation(modules: list[tuple[str, _Stub]]) -> str:
+    kinds = {"torch.nn.modules.activation.LeakyReLU": "leaky_relu", "torch.nn.modules.activation.SiLU": "silu"}
+    return next((kinds[module.path] for _, module in modules if module.path in kinds), "")
