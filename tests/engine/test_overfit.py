@@ -47,7 +47,8 @@ def test_overfit_eight_pictures(coco_mini: Path) -> None:
     batch = next(iter(loader))
     images = network_input(batch.images, torch.device("cpu"))
     optimizer = make_optimizer(model, OptimizerConfig(lr0=0.02), 8, 8)
-    criterion = Criterion(LossConfig(box=0.05, cls=0.5, obj=1.0), model.head.anchors, model.head.strides, model.num_classes)
+    head = model.head
+    criterion = Criterion(LossConfig(box=0.05, cls=0.5, obj=1.0), head.anchors, head.strides, model.num_classes)
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * min(1, step / 20) * min(1, (STEPS - step) / 50)
