@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from yolov7.config import InputError
+from yolov7.data.catalog import open_data, open_split
 from yolov7.data.coco import join_polygons
-from yolov7.data.dataset import open_data, open_split
 from yolov7.data.image_set import ImageSet, report_faults
 
 Write = Callable[..., Path]

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from yolov7.config import InputError, shipped_files
-from yolov7.data.dataset import DetectionDataset, open_data, open_split
+from yolov7.data.catalog import open_data, open_split
+from yolov7.data.dataset import DetectionDataset
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.options import AugmentConfig
 from yolov7.structures import Sample

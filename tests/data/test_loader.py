@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from yolov7.config import InputError
-from yolov7.data.dataset import DetectionDataset, open_data, open_split
+from yolov7.data.catalog import open_data, open_split
+from yolov7.data.dataset import DetectionDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import (
     BatchLoader,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from yolov7.config import InputError
-from yolov7.data.dataset import open_data, open_split
+from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
 from yolov7.data.yolo_txt import find_pictures, label_path, parse_row
 

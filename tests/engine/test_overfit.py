@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from yolov7.data.dataset import open_data, open_split
+from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine.optim import make_optimizer

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from yolov7.config import InputError
-from yolov7.data.dataset import DataSource
+from yolov7.data.catalog import DataSource
 from yolov7.engine.device import select_device
 from yolov7.engine.setup import resolve
 from yolov7.model.spec import parse_spec, read_spec

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from yolov7.config import InputError, from_mapping, write_atomically
-from yolov7.data.dataset import DataSource, open_data, open_split
+from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine import checkpoint

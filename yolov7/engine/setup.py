@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 from yolov7.config import override, to_mapping
-from yolov7.data.dataset import DataSource
+from yolov7.data.catalog import DataSource
 from yolov7.model.spec import ModelSpec
 from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
 

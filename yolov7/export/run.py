@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yolov7.config import InputError, unknown
-from yolov7.data.dataset import open_data, open_split
+from yolov7.data.catalog import open_data, open_split
 from yolov7.data.images import letterbox, load_image
 from yolov7.export.onnx import DecodedModel, require_onnx, run_onnx, write_onnx
 from yolov7.model import weights
