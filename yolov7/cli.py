@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from yolov7 import __version__
 from yolov7.config import InputError, nearest, parse_arguments
-from yolov7.options import DetectOptions, ExportOptions, ModelsOptions, TestOptions, TrainOptions
+from yolov7.options import ConvertOptions, DetectOptions, ExportOptions, ModelsOptions, TestOptions, TrainOptions
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -64,6 +64,14 @@ def models(options: ModelsOptions) -> int:
     return 0
 
 
+def convert(options: ConvertOptions) -> int:
+    """Write a data set as YOLO txt or as COCO JSON, with the file that train.py reads."""
+    from yolov7.data.convert import convert as run_conversion
+
+    run_conversion(options)
+    return 0
+
+
 Command = tuple[type[Any], Callable[[Any], int]]
 COMMANDS: dict[str, Command] = {
     "train": (TrainOptions, train),
@@ -71,24 +79,43 @@ COMMANDS: dict[str, Command] = {
     "detect": (DetectOptions, detect),
     "export": (ExportOptions, export),
     "models": (ModelsOptions, models),
+    "data convert": (ConvertOptions, convert),
 }
+GROUPS = dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name)  # commands of two words, by the first
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``yolov7 train|test|detect|export|models ...``: returns 0, 2 for bad input, 1 for a failed run."""
+    """``yolov7 train|test|detect|export|models|data ...``: returns 0, 2 for bad input, 1 for a failed run."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        _say("usage: yolov7 {" + ",".join(COMMANDS) + "} ...\n\n" + "\n".join(
-            f"  {command:8} {function.__doc__}" for command, (_, function) in COMMANDS.items()
-        ) + "\n\nyolov7 COMMAND --help shows the flags of a command.")
-        return 0
+        return _list_commands(COMMANDS)
     if name == "--version":
         _say(f"yolov7 {__version__}")
         return 0
-    if name not in COMMANDS:
-        return _fail(f"unknown command {name!r}; accepted: {', '.join(COMMANDS)}{nearest(name, COMMANDS)}", BAD_INPUT)
-    return run_command(name, arguments[1:], f"yolov7 {name}")
+    if name in GROUPS:
+        members = {command: entry for command, entry in COMMANDS.items() if command.startswith(f"{name} ")}
+        if arguments[1:2] in (["-h"], ["--help"]):
+            return _list_commands(members)
+        name = " ".join(arguments[:2])
+        if name not in members:
+            return _unknown(name, members)
+    elif name not in COMMANDS:
+        return _unknown(name, dict.fromkeys(command.split()[0] for command in COMMANDS))
+    return run_command(name, arguments[len(name.split()):], f"yolov7 {name}")
+
+
+def _list_commands(commands: dict[str, Command]) -> int:
+    names = list(dict.fromkeys(command.split()[0] for command in commands))
+    rows = "\n".join(f"  {command:13} {function.__doc__}" for command, (_, function) in commands.items())
+    usage = "{" + ",".join(names) + "}" if len(names) > 1 else names[0]
+    _say(f"usage: yolov7 {usage} ...\n\n{rows}\n\nyolov7 COMMAND --help shows the flags of a command.")
+    return 0
+
+
+def _unknown(name: str, accepted: Iterable[str]) -> int:
+    found = f"{name!r} is half a command" if name in GROUPS else f"unknown command {name!r}"
+    return _fail(f"{found}; accepted: {', '.join(accepted)}{nearest(name, accepted)}", BAD_INPUT)
 
 
 def run_command(name: str, arguments: Sequence[str], program: str) -> int:

@@ -211,6 +211,21 @@ class ModelsOptions:
 
 
 @dataclass(frozen=True)
+class ConvertOptions:
+    """Flags of ``yolov7 data convert``."""
+
+    data: str = option("", "data set: a YAML file, a shipped name, or a folder in COCO layout")
+    to: Literal["yolo", "coco"] | None = option(None, "format to write: yolo (label files) or coco (JSON)")
+    output: str = option("", "folder to write, new or empty")
+    splits: tuple[str, ...] = option((), "splits to write; default: all that the data set has")
+    boxes: bool = option(False, "write the boxes only; a polygon in a label file stands for its own box, which may "
+                                "differ from the object's")
+    copy: bool = option(False, "copy the pictures; default: hard links where possible, else copies")
+    link: bool = option(False, "hard links only: an error where they are impossible")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
 class SplitConfig:
     """One split of a data set as COCO JSON."""
 

@@ -254,7 +254,8 @@ BAD_COMMANDS = [
     ("detect", [], "--source is missing"),
     ("detect", ["--source", ".", "--classes", "sqare"], "did you mean 'square'"),
     ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, onnx, original; did you mean 'onnx'?"),
-    ("trian", [], "unknown command 'trian'; accepted: train, test, detect, export, models; did you mean 'train'?"),
+    ("trian", [], "unknown command 'trian'; accepted: train, test, detect, export, models, data; did you "
+     "mean 'train'?"),
 ]
 
 

@@ -1,0 +1,250 @@
+"""Data sets from COCO JSON to YOLO txt and back: `yolov7 data convert`.
+
+What the formats cannot both hold: label files have no crowds (they are no training objects), no category ids (classes
+count from 0) and no image ids (they are the file names); a polygon there has no box but its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from yolov7.config import InputError, unknown
+from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.image_set import ImageSet, report_faults
+from yolov7.data.images import IMAGE_SUFFIXES
+from yolov7.options import ConvertOptions, SplitConfig
+
+logger = logging.getLogger(__name__)
+
+EXACT = 1e-4  # pixels, within which boxes and outlines survive there and back
+# A box edge is off by at most 0.75 units of the last decimal, times the side: at 20,000 px nine decimals make it
+# 1.5e-5 px, eight would make it 1.5e-4. Rounding to float32 on reading then returns the number that was written
+# wherever its neighbours are further away than that.
+DECIMALS = 9
+COCO_DECIMALS = 6  # of pixels: x + width is off by at most 1e-6
+THIN = 0.01  # pixels; a polygon narrower than this could be read back as nothing
+
+
+@dataclass
+class _Tally:
+    """What was written, for the report."""
+
+    linked: int = 0
+    copied: int = 0
+    moved: int = 0  # objects whose box becomes that of their outline
+    furthest: float = 0.0  # pixels, by which it moves at most
+
+
+def convert(options: ConvertOptions) -> Path:
+    """Write splits of a data set in the other format, whole or not at all; returns what ``--data`` takes.
+
+    Raises `InputError` for a set that has the format already and for an output folder that is not empty.
+    """
+    source, splits = _open_source(options)
+    output = _output_folder(options.output)
+    image_sets = [open_split(source, split) for split in splits]
+    tally = _Tally()
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        for image_set in image_sets:
+            write = _write_yolo if options.to == "yolo" else _write_coco
+            write(image_set, temporary, options, tally)
+        if options.to == "yolo":
+            _write_yaml(source.names, splits, temporary / "data.yaml")
+        if output.exists():
+            output.rmdir()
+        os.replace(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for image_set in image_sets:
+        report_faults(image_set, Path(options.output))
+    written = Path(options.output, "data.yaml" if options.to == "yolo" else "")
+    _report(written, image_sets, tally, options)
+    return written
+
+
+# --- before anything is written --------------------------------------------------------------------------------
+
+
+def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
+    for flag, value, accepted in (
+        ("--data", options.data, "a YAML file, a shipped name, or a folder in COCO layout"),
+        ("--to", options.to, "yolo, coco"),
+        ("--output", options.output, "a folder, new or empty"),
+    ):
+        if not value:
+            raise InputError(f"{flag} is missing; accepted: {accepted}")
+    if options.copy and options.link:
+        raise InputError("--copy and --link exclude each other; accepted: one of them, or neither")
+    source = open_data(options.data)
+    splits = tuple(dict.fromkeys(options.splits)) or tuple(source.splits)
+    for split in splits:
+        if split not in source.splits:
+            raise InputError(f"--splits: {unknown('split', split, source.splits)}")
+        found, other = ("coco", "yolo") if isinstance(source.splits[split], SplitConfig) else ("yolo", "coco")
+        if found == options.to:
+            raise InputError(f"--to {options.to}: {source.file}, {split} is in this format already; accepted: {other}")
+    return source, splits
+
+
+def _output_folder(name: str) -> Path:
+    output = Path(os.path.abspath(name))
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output {name!r}: exists; accepted: a folder that is new or empty")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {name!r}: cannot be made: {error.strerror}") from None
+    return output
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+
+
+def flat_names(paths: Sequence[str]) -> list[str]:
+    """A file name for each picture in one folder: its own, with a number behind it where another one has the stem.
+
+    Stems are told apart without case, as file systems may. Suffixes that no folder is searched for get ``.jpg``
+    behind them (pictures are known by their content).
+    """
+    names: list[str] = []
+    last: dict[str, int] = {}
+    for path in paths:
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            stem, suffix = stem + suffix, ".jpg"
+        unique, key = stem, stem.casefold()
+        while unique.casefold() in last:
+            last[key] += 1
+            unique = f"{stem}_{last[key]}"
+        last[unique.casefold()] = 1
+        names.append(unique + suffix)
+    return names
+
+
+def _place_picture(path: str, target: Path, options: ConvertOptions, tally: _Tally) -> None:
+    original = os.path.realpath(path)  # a hard link to a symbolic link would point nowhere
+    if not options.copy:
+        try:
+            os.link(original, target)
+            tally.linked += 1
+            return
+        except OSError as error:
+            if options.link:
+                raise InputError(f"--link: {path} cannot be linked ({error.strerror}); accepted: --copy") from None
+    shutil.copyfile(original, target)
+    tally.copied += 1
+
+
+# --- YOLO txt --------------------------------------------------------------------------------------------------
+
+
+def _write_yolo(image_set: ImageSet, folder: Path, options: ConvertOptions, tally: _Tally) -> None:
+    pictures, labels = (folder / kind / image_set.split for kind in ("images", "labels"))
+    pictures.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    names = flat_names(image_set.paths)
+    for index, name in enumerate(tqdm(names, desc=image_set.split, unit="picture", leave=False, disable=None)):
+        _place_picture(image_set.paths[index], pictures / name, options, tally)
+        text = "".join(f"{row}\n" for row in _rows(image_set, index, options, tally))
+        (labels / name).with_suffix(".txt").write_text(text, encoding="utf-8")
+
+
+def _rows(image_set: ImageSet, index: int, options: ConvertOptions, tally: _Tally) -> list[str]:
+    """The lines of one label file: polygons where there is an outline, else boxes.
+
+    A polygon that would be read as nothing, or as the same object as an earlier one, is written as its box.
+    """
+    height, width = image_set.sizes[index].tolist()
+    rows, seen = [], set()
+    for box, label, outline in zip(*image_set.objects(index), strict=True):
+        around = np.concatenate((outline.min(0), outline.max(0))) if len(outline) else box
+        usable = (around[2:] - around[:2]).min() >= THIN and (label, *around.tolist()) not in seen
+        if options.boxes or not len(outline) or not usable:
+            x1, y1, x2, y2 = map(float, box)
+            values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+            around = box
+        else:
+            values = (outline.astype(np.float64) / (width, height)).ravel().tolist()
+        moved = float(np.abs(around - box).max())
+        tally.moved += moved > EXACT
+        tally.furthest = max(tally.furthest, moved)
+        seen.add((label, *around.tolist()))
+        rows.append(" ".join([str(label), *map(_decimal, values)]))
+    return rows
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".")
+
+
+def _write_yaml(names: tuple[str, ...], splits: Sequence[str], file: Path) -> None:
+    content = {split: f"images/{split}" for split in splits} | {"nc": len(names), "names": list(names)}
+    file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+# --- COCO JSON -------------------------------------------------------------------------------------------------
+
+
+def _write_coco(image_set: ImageSet, folder: Path, options: ConvertOptions, tally: _Tally) -> None:
+    pictures, file = folder / "images" / image_set.split, folder / "annotations" / f"instances_{image_set.split}.json"
+    pictures.mkdir(parents=True)
+    file.parent.mkdir(exist_ok=True)
+    ids = image_set.image_ids
+    if not all(isinstance(image_id, int) for image_id in ids):
+        ids = tuple(range(1, len(ids) + 1))
+    names = flat_names(image_set.paths)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, name in enumerate(tqdm(names, desc=image_set.split, unit="picture", leave=False, disable=None)):
+        _place_picture(image_set.paths[index], pictures / name, options, tally)
+        height, width = image_set.sizes[index].tolist()
+        images.append({"id": ids[index], "file_name": name, "height": height, "width": width})
+        for box, label, outline in zip(*image_set.objects(index), strict=True):
+            annotation = {"id": len(annotations) + 1, "image_id": ids[index],
+                          "category_id": image_set.category_ids[label]}
+            annotations.append(annotation | _shape(box, outline[:0] if options.boxes else outline))
+    categories = [{"id": i, "name": name} for i, name in zip(image_set.category_ids, image_set.names, strict=True)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _shape(box: np.ndarray, outline: np.ndarray) -> dict[str, Any]:
+    """COCO's keys of one object; the area is that of the outline, else that of the box."""
+    x1, y1, x2, y2 = map(float, box)
+    shape: dict[str, Any] = {"bbox": [round(v, COCO_DECIMALS) for v in (x1, y1, x2 - x1, y2 - y1)],
+                             "area": round((x2 - x1) * (y2 - y1), COCO_DECIMALS), "segmentation": [], "iscrowd": 0}
+    if len(outline):
+        x, y = outline.astype(np.float64).T
+        area = abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+        shape["area"] = round(area, COCO_DECIMALS)
+        shape["segmentation"] = [[round(v, COCO_DECIMALS) for v in outline.ravel().tolist()]]
+    return shape
+
+
+# --- report ----------------------------------------------------------------------------------------------------
+
+
+def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, options: ConvertOptions) -> None:
+    if tally.moved:
+        logger.warning(
+            "%d objects have an outline whose box differs from their own by more than %g px (by %.4g px at most); "
+            "in label files the outline's box counts; --boxes keeps the boxes and leaves the outlines out",
+            tally.moved, EXACT, tally.furthest,
+        )
+    data, splits = shlex.quote(str(written)), [image_set.split for image_set in image_sets]
+    use = f"train.py --data {data}" if {"train", "val"} <= {*splits} else f"test.py --data {data} --task {splits[0]}"
+    logger.info("%d pictures linked, %d copied; written to %s\nnext:\n  python %s", tally.linked, tally.copied,
+                options.output, use)
