@@ -60,6 +60,7 @@ class ImageSet:
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""
+    merged_ids: tuple[int, ...] = ()  # categories of the JSON that are one class here (see `classes.merge_classes`)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -79,18 +80,28 @@ class ImageSet:
     def ground_truth(self) -> dict[str, Any]:
         """The objects as a COCO dict for scoring.
 
-        A JSON file's own content where there is one: crowds, boxes of zero size and skipped pictures included.
+        A JSON file's own content where there is one: crowds, boxes of zero size and skipped pictures included,
+        without the categories that are no class here.
         Otherwise built from the objects, annotations numbered from 1.
         """
         if self.annotation_file is not None:
             with open(self.annotation_file, encoding="utf-8") as stream:
-                return json.load(stream)
+                return self._of_classes(json.load(stream))
         images = [
             {"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
             for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)
         ]
         categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.names, strict=True)]
         return {"images": images, "annotations": self._annotations(), "categories": categories}
+
+    def _of_classes(self, content: dict[str, Any]) -> dict[str, Any]:
+        kept = frozenset(self.merged_ids or self.category_ids)
+        annotations = [a for a in content.get("annotations", ()) if a["category_id"] in kept]
+        categories = [c for c in content["categories"] if c["id"] in kept]
+        if self.merged_ids:
+            annotations = [a | {"category_id": self.category_ids[0]} for a in annotations]
+            categories = [{"id": self.category_ids[0], "name": self.names[0]}]
+        return content | {"annotations": annotations, "categories": categories}
 
     def _annotations(self) -> list[dict[str, Any]]:
         owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
