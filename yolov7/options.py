@@ -126,6 +126,7 @@ class TrainOptions:
     name: str = option("exp", "name of the run; a number is added where it exists")
     exist_ok: bool = option(False, "write into the folder of an earlier run of this name")
     linear_lr: bool = option(False, "linear instead of cosine decay")
+    autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
     set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
     verbose: bool = option(False, "tracebacks and debug messages")

@@ -16,6 +16,7 @@ from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine import checkpoint
+from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.device import select_device
 from yolov7.engine.pictures import draw_predictions
 from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, resolve, settings_text
@@ -49,7 +50,10 @@ def _new_run(options: TrainOptions) -> Trainer:
     if config.weights:
         report = initialize_from(model, config.weights)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
+        settle_anchors(model, named=bool(options.cfg))
     splits = _open_splits(source)
+    if options.autoanchor:
+        improve_anchors(model, splits[0], config)
     folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
     write_atomically(folder / "config.yaml", settings_text(config))
     logger.info("%s", settings_text(config).rstrip())
@@ -83,6 +87,7 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
                   device: torch.device) -> Trainer:
     for split in splits:
         report_faults(split, folder)
+    check_anchors(model, splits[0], config)
     return Trainer(config, model, splits, folder, device)
 
 

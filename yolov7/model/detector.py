@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from yolov7.config import InputError
@@ -56,6 +58,11 @@ class Detector(nn.Module):
         self.nodes = nn.ModuleDict({node.name: self.nodes[node.name] for node in self.spec.nodes})
         self.head.auxiliary_convs = nn.ModuleList()
         self._released = _last_uses(self.spec)
+
+    def set_anchors(self, anchors: Sequence[Sequence[Sequence[float]]]) -> None:
+        """Replace the anchors ``[L, A, 2]`` in pixels, in the definition too; before a criterion is made of them."""
+        self.spec = self.spec.with_anchors(anchors)
+        self.head.anchors.copy_(torch.tensor(self.spec.head.anchors))
 
     def decode(self, output: HeadOutput) -> Predictions:
         """Logits -> boxes in pixels and scores (see `anchors.decode`)."""

@@ -88,6 +88,13 @@ class ModelSpec:
         nodes = tuple(node for node in self.nodes if needed & set(node.outputs))
         return dataclasses.replace(self, nodes=nodes, head=dataclasses.replace(self.head, auxiliary=()))
 
+    def with_anchors(self, anchors: Sequence[Sequence[Sequence[float]]]) -> ModelSpec:
+        """The same network with other anchors ``[L, A, 2]`` in pixels, in its definition too."""
+        plain = [[[float(side) for side in pair] for pair in level] for level in anchors]
+        checked = _parse_anchors(plain, len(self.head.inputs), f"{self.name}.head, anchors")
+        definition = {**self.definition, "head": {**self.definition["head"], "anchors": plain}}
+        return dataclasses.replace(self, head=dataclasses.replace(self.head, anchors=checked), definition=definition)
+
 
 def read_spec(name: str) -> ModelSpec:
     """Read a model by path or by its shipped name (``--cfg``)."""

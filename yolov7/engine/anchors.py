@@ -1,0 +1,77 @@
+"""The anchors of a run: how well they fit its data, and better ones on request (spec of training, section 11)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from yolov7.config import InputError
+from yolov7.data.anchor_fit import TINY, fit_anchors, object_sizes, recall
+from yolov7.data.image_set import ImageSet
+from yolov7.engine.setup import RunConfig
+from yolov7.model.detector import Detector
+
+logger = logging.getLogger(__name__)
+
+ENOUGH = 0.98  # best possible recall that needs no other anchors
+Anchors = Sequence[Sequence[Sequence[float]]]  # [L, A, 2] width, height in pixels
+
+
+def settle_anchors(model: Detector, named: bool) -> None:
+    """After weights were copied: anchors and definition agree again. A model that was ``named`` keeps its own."""
+    if np.array_equal(model.head.anchors.numpy(), np.array(model.spec.head.anchors, np.float32)):
+        return
+    own, copied = model.spec.head.anchors, model.head.anchors.tolist()
+    kept, other = ("--cfg", "--weights") if named else ("--weights", model.spec.name)
+    model.set_anchors(own if named else copied)
+    texts = (anchors_text(own), anchors_text(copied)) if named else (anchors_text(copied), anchors_text(own))
+    logger.warning("anchors: those of %s, %s; %s has others: %s", kept, texts[0], other, texts[1])
+
+
+def check_anchors(model: Detector, train_set: ImageSet, config: RunConfig) -> None:
+    """Log how well the anchors fit the objects at the training size; a warning where they fit too few."""
+    sizes = object_sizes(train_set, config.train_size)
+    fit = recall(sizes, _flat(model.head.anchors.tolist()), config.recipe.loss.anchor_t)
+    hint = f"; below {ENOUGH}: a new run with --autoanchor fits them to the data" if fit.recall < ENOUGH else ""
+    logger.log(logging.WARNING if hint else logging.INFO, "anchors: %s over %d objects at %d px%s", fit, fit.objects,
+               config.train_size, hint)
+    if fit.tiny:
+        logger.warning("%d of %d objects have a side under %g px at %d px and will hardly be found", fit.tiny,
+                       fit.objects, TINY, config.train_size)
+
+
+def improve_anchors(model: Detector, train_set: ImageSet, config: RunConfig) -> None:
+    """``--autoanchor``: fit anchors to the objects; the model takes them if their best possible recall is higher."""
+    sizes = object_sizes(train_set, config.train_size)
+    threshold = config.recipe.loss.anchor_t
+    old = model.head.anchors.tolist()
+    try:
+        new = fit_levels(sizes, old, threshold, seed=config.seed)
+    except InputError as error:
+        logger.warning("--autoanchor: %s; the old anchors stay", error)
+        return
+    before, after = (recall(sizes, _flat(anchors), threshold) for anchors in (old, new))
+    logger.info("old anchors %s: %s", anchors_text(old), before)
+    logger.info("new anchors %s: %s", anchors_text(new), after)
+    if after.recall > before.recall:
+        model.set_anchors(new)
+        logger.info("--autoanchor: the new anchors are taken")
+    else:
+        logger.info("--autoanchor: the old anchors stay, as the new ones reach no higher recall")
+
+
+def fit_levels(sizes: np.ndarray, like: Anchors, threshold: float, generations: int = 1000, seed: int = 0) -> Anchors:
+    """Anchors ``[L, A, 2]`` for objects ``[T, 2]``, small ones on fine levels, as many as ``like`` has."""
+    shape = np.shape(like)
+    return fit_anchors(sizes, shape[0] * shape[1], threshold, generations, seed).reshape(shape).tolist()
+
+
+def anchors_text(anchors: Anchors) -> str:
+    """``12x16 19x36 40x28 | 36x75 ...``, a bar between levels."""
+    return " | ".join(" ".join(f"{width:g}x{height:g}" for width, height in level) for level in anchors)
+
+
+def _flat(anchors: Anchors) -> np.ndarray:
+    return np.reshape(anchors, (-1, 2))
