@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as run_lengths
 
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.coco import join_polygons
+from yolov7.data.coco_shapes import join_polygons, read_outline
 from yolov7.data.image_set import ImageSet, report_faults
 
 Write = Callable[..., Path]
@@ -249,3 +251,109 @@ def test_json_and_txt_agree(coco_mini: Path, tmp_path: Path) -> None:
         expected, expected_labels, _ = by_json.objects(j)
         assert sorted(labels.tolist()) == sorted(expected_labels.tolist())
         np.testing.assert_allclose(np.sort(boxes, axis=0), np.sort(expected, axis=0), atol=0.01)
+
+
+# --- keypoints -------------------------------------------------------------------------------------------------
+
+PEOPLE = [{"id": 3, "name": "person", "keypoints": ["nose", "tail"]}, {"id": 7, "name": "dog"}]
+
+
+def test_keypoints_stand_beside_their_objects(coco_folder: Write) -> None:
+    points = [5, 6, 2, 40, 30, 0]  # where a point is not labelled, its place says nothing
+    objects = [{"bbox": [1, 2, 30, 40]}, {"bbox": [4, 6, 10, 20], "keypoints": points, "num_keypoints": 1}]
+    found = train_set(coco_folder([[], objects], categories=PEOPLE))
+    assert found.keypoint_names == ("nose", "tail")
+    assert found.keypoints.dtype == np.float32
+    assert found.keypoints.tolist() == [[[0, 0, 0], [0, 0, 0]], [[5, 6, 2], [0, 0, 0]]]
+    assert found.keypoints_of(0).shape == (0, 2, 3)
+    assert found.keypoints_of(1).tolist() == found.keypoints.tolist()
+    assert not found.faults
+
+
+def test_without_keypoints_there_are_no_columns(coco_folder: Write) -> None:
+    found = train_set(coco_folder([[{"bbox": [1, 2, 30, 40]}]]))
+    assert found.keypoints.shape == (1, 0, 3)
+    assert found.keypoint_names == ()
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([5, 6, 2], "found 3 values; accepted: 6 numbers (x, y, visibility for each)"),
+        ([5, 6, 2, "a", 5, 1], "found 6 values; accepted: 6 numbers"),
+        (None, "found None; accepted: 6 numbers"),
+        ([5, 6, 2, 10, 10, 3], "found a visibility other than 0, 1 and 2"),
+        ([5, 6, 2, 70, 10, 1], "a labelled point outside the picture of 64 x 48 px"),
+        ([5, 6, 2, 10, -1, 1], "a labelled point outside the picture of 64 x 48 px"),
+    ],
+)
+def test_bad_keypoints_are_listed_and_zero(coco_folder: Write, points: Any, message: str) -> None:
+    found = train_set(coco_folder([[{"bbox": [4, 6, 10, 20], "keypoints": points}]], categories=PEOPLE))
+    assert found.boxes.tolist() == [[4, 6, 14, 26]]
+    assert not found.keypoints.any()
+    assert found.faults[0].kept
+    assert f"train.json: annotation 1: keypoints: {message}" in only_fault(found)[0]
+
+
+def test_differing_keypoints_are_refused(coco_folder: Write) -> None:
+    categories = [*PEOPLE, {"id": 9, "name": "cat", "keypoints": ["tail", "nose"]}]
+    message = "'cat' has the keypoints tail, nose, but 'person' has nose, tail; accepted: the same in all"
+    with pytest.raises(InputError, match=message):
+        train_set(coco_folder([[{"bbox": [4, 6, 10, 20]}]], categories=categories))
+
+
+# --- run-length masks ------------------------------------------------------------------------------------------
+
+
+def run_length_mask(mask: np.ndarray, compressed: bool) -> dict[str, Any]:
+    if compressed:
+        encoded = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+        return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat, prepend=0, append=1 - flat[-1]))
+    return {"size": list(mask.shape), "counts": np.diff(edges, prepend=0).tolist()}
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_run_length_masks_become_outlines(coco_folder: Write, compressed: bool) -> None:
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 30:50] = True
+    mask[40:48, 0:64] = True
+    found = train_set(coco_folder([[{"bbox": [0, 10, 64, 38], "segmentation": run_length_mask(mask, compressed)}]]))
+    assert not found.faults
+    outline = found.objects(0)[2][0]
+    assert area(outline) == mask.sum()
+    assert [*outline.min(0), *outline.max(0)] == [0, 10, 64, 48]
+
+
+def test_many_masks_are_read_as_pycocotools_reads_them() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        mask = np.kron(rng.random((rng.integers(1, 9), rng.integers(1, 9))) < 0.5, np.ones((31, 17))) > 0
+        painted = np.zeros(mask.shape, np.uint8)
+        outline = read_outline(run_length_mask(mask, compressed=True), mask.shape)
+        hull = np.zeros(mask.shape, bool) if not mask.any() else mask
+        if len(outline):
+            cv2.fillPoly(painted, [np.round(outline - 0.5).astype(np.int32)], 1)
+        assert (painted.astype(bool) | ~hull).all()  # every pixel of the mask lies in its outline
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"size": [48, 64], "counts": [10, 5]}, "whose counts do not fill 64 x 48 px"),
+        ({"size": [48, 64], "counts": [10, -5, 3067]}, "whose counts do not fill 64 x 48 px"),
+        ({"size": [48, 64], "counts": "99999"}, "whose counts do not fill 64 x 48 px"),
+        ({"size": [48, 64], "counts": "PPPPPPPPPPPP"}, "that ends within a count"),
+        ({"size": [48, 64], "counts": "\u00e9"}, "with characters that no count has"),
+        ({"size": [48, 64]}, "whose counts do not fill 64 x 48 px"),
+        ({"size": [64, 48], "counts": [3072]}, r"of the size [64, 48]; accepted: [48, 64]"),
+        ({"counts": [3072]}, "of the size None; accepted: [48, 64]"),
+    ],
+)
+def test_a_broken_mask_leaves_a_box(coco_folder: Write, mask: dict[str, Any], message: str) -> None:
+    found = train_set(coco_folder([[{"bbox": [4, 6, 10, 20], "segmentation": mask}]]))
+    assert found.boxes.tolist() == [[4, 6, 14, 26]]
+    assert found.points.shape == (0, 2)
+    text = f"annotation 1: a run-length mask {message}; the object is a box only"
+    assert only_fault(found)[0].endswith(text)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from yolov7.config import InputError, nearest
+from yolov7.data.coco_shapes import ShapeError, are_numbers, keypoint_names, read_keypoints, read_outline
 from yolov7.data.image_set import (
     Fault,
     ImageRecord,
@@ -87,10 +85,10 @@ def read_coco(folders: Sequence[Path], file: Path, names: tuple[str, ...] | None
     faults: list[Fault] = []
     rows = _rows_by_image(content, label_of, file, faults)
     folder = _picture_folder(folders, content["images"], file)
-    records = _image_records(content["images"], rows, folder, file, faults)
-    return build_image_set(
-        records, names or own_names, category_ids, faults, annotation_file=str(file), split=split, source=str(file)
-    )
+    points = keypoint_names(content["categories"], file)
+    records = _image_records(content["images"], rows, folder, (file, len(points)), faults)
+    place: dict[str, Any] = {"annotation_file": str(file), "split": split, "source": str(file)}
+    return build_image_set(records, names or own_names, category_ids, faults, keypoint_names=points, **place)
 
 
 Row = tuple[int, dict[str, Any]]  # label, annotation
@@ -120,9 +118,13 @@ def _rows_by_image(
 
 
 def _image_records(
-    images: list[dict[str, Any]], rows: dict[Any, list[Row]], folder: Path, file: Path, faults: list[Fault]
+    images: list[dict[str, Any]],
+    rows: dict[Any, list[Row]],
+    folder: Path,
+    source: tuple[Path, int],
+    faults: list[Fault],
 ) -> list[ImageRecord]:
-    records, seen = [], set()
+    records, seen, file = [], set(), source[0]
     for image in images:
         image_id, path = image["id"], os.path.join(folder, str(image["file_name"]))
         if image_id in seen:
@@ -133,55 +135,35 @@ def _image_records(
             faults.append(Fault(path, f"missing, but named by {file}; the picture is skipped"))
             continue
         size = picture_size(path, faults)
-        objects = _objects(rows.get(image_id, ()), path, file, faults) if size else None
+        objects = _objects(rows.get(image_id, ()), path, size, source, faults) if size else None
         if size and objects is not None:
             records.append(ImageRecord(path, image_id, size, tidy_objects(objects, size, str(file), faults)))
     return records
 
 
-def _objects(rows: Iterable[Row], path: str, file: Path, faults: list[Fault]) -> list[ObjectRecord] | None:
+def _objects(
+    rows: Iterable[Row], path: str, size: tuple[int, int], source: tuple[Path, int], faults: list[Fault]
+) -> list[ObjectRecord] | None:
     """The objects of one picture, or nothing where one of them is garbage: then the picture is skipped."""
-    objects = []
+    objects, (file, count) = [], source
     for label, annotation in rows:
         where, box = f"annotation {annotation['id']}", annotation["bbox"]
-        if not _are_numbers(box) or len(box) != 4:
+        if not are_numbers(box) or len(box) != 4:
             reason = f"{file}, {where}: bbox is {box!r}; accepted: four numbers x, y, width, height"
             faults.append(Fault(path, f"{reason}; the picture is skipped"))
             return None
         x, y, width, height = map(float, box)
-        outline = join_polygons(annotation.get("segmentation"))
-        objects.append(ObjectRecord((x, y, x + width, y + height), label, outline, where))
+        outline, points = no_outline(), None
+        try:
+            outline = read_outline(annotation.get("segmentation"), size)
+        except ShapeError as error:
+            faults.append(Fault(str(file), f"{where}: {error}; the object is a box only", skipped=False, kept=True))
+        try:
+            points = read_keypoints(annotation["keypoints"], count, size) if "keypoints" in annotation else None
+        except ShapeError as error:
+            faults.append(Fault(str(file), f"{where}: {error}; the object has none", skipped=False, kept=True))
+        objects.append(ObjectRecord((x, y, x + width, y + height), label, outline, where, points))
     return objects
-
-
-def _are_numbers(values: Any) -> bool:
-    """Whether this is a list of finite numbers. (JSON as Python reads it may hold NaN.)"""
-    return isinstance(values, list) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    )
-
-
-# --- outlines --------------------------------------------------------------------------------------------------
-
-
-def join_polygons(segmentation: Any) -> np.ndarray:
-    """COCO's polygons of one object as a single outline: float32 ``[K, 2]`` pixels.
-
-    Parts are joined by going there and back between their closest vertices, so that the area stays the same.
-    Run-length masks and polygons that are none (fewer than 3 points, odd or invalid numbers) give no outline:
-    the object is a box then.
-    """
-    if not isinstance(segmentation, list) or not segmentation:
-        return no_outline()
-    if not all(_are_numbers(part) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
-        return no_outline()
-    joined, *parts = (np.array(part, np.float32).reshape(-1, 2) for part in segmentation)
-    for part in parts:
-        squared = np.square(joined[:, None] - part[None]).sum(-1)  # [K, J]
-        here, there = np.unravel_index(squared.argmin(), squared.shape)
-        loop = np.concatenate((part[there:], part[: there + 1]))  # from the closest vertex around to itself
-        joined = np.concatenate((joined[: here + 1], loop, joined[here:]))
-    return joined
 
 
 # --- folders ---------------------------------------------------------------------------------------------------

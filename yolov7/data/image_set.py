@@ -33,6 +33,7 @@ class Fault:
     path: str
     reason: str
     skipped: bool = True  # the whole picture, not only an object
+    kept: bool = False  # the object stays, without what is wrong about it
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -40,11 +41,12 @@ class Fault:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Pictures with their objects in native pixels; I pictures, T objects, S outline points in all.
+    """Pictures with their objects in native pixels; I pictures, T objects, S outline points in all, K keypoints each.
 
     Objects of picture ``i`` are rows ``offsets[i]:offsets[i + 1]``; outline points of object ``t`` are rows
     ``point_offsets[t]:point_offsets[t + 1]`` (none where only the box is known). Labels count from 0;
-    ``category_ids[label]`` is the number of the class in COCO JSON.
+    ``category_ids[label]`` is the number of the class in COCO JSON. K is 0 where no class has keypoints; an object
+    without keypoints has zeros. Visibility is 0 (not labelled: x and y are 0), 1 (hidden) or 2 (visible).
     """
 
     paths: tuple[str, ...]
@@ -55,8 +57,10 @@ class ImageSet:
     labels: np.ndarray  # int64 [T]
     points: np.ndarray  # float32 [S, 2]
     point_offsets: np.ndarray  # int64 [T + 1]
+    keypoints: np.ndarray  # float32 [T, K, 3] x, y, visibility
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    keypoint_names: tuple[str, ...] = ()  # K names
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""
@@ -71,6 +75,10 @@ class ImageSet:
         bounds = self.point_offsets[first : last + 1]
         segments = tuple(self.points[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
         return self.boxes[first:last], self.labels[first:last], segments
+
+    def keypoints_of(self, index: int) -> np.ndarray:
+        """Keypoints ``[N, K, 3]`` of one picture, in the order of `objects`: a view, not to be written to."""
+        return self.keypoints[self.offsets[index] : self.offsets[index + 1]]
 
     @property
     def background_count(self) -> int:
@@ -135,6 +143,7 @@ class ObjectRecord(NamedTuple):
     label: int
     outline: np.ndarray  # float32 [K, 2] native pixels
     where: str  # its place in the file, for messages
+    keypoints: np.ndarray | None = None  # float32 [K, 3]
 
 
 class ImageRecord(NamedTuple):
@@ -200,12 +209,15 @@ def build_image_set(
     annotation_file: str | None,
     split: str,
     source: str,
+    keypoint_names: tuple[str, ...] = (),
 ) -> ImageSet:
     """Flatten records into arrays. Without any usable picture: `InputError` with the first reasons."""
     if not records:
         reasons = "; ".join(map(str, faults[:3])) or "it names no picture"
         raise InputError(f"{source}: no usable picture ({len(faults)} skipped): {reasons}")
     objects = list(chain.from_iterable(record.objects for record in records))
+    none = np.zeros((len(keypoint_names), 3), np.float32)
+    keypoints = [none if item.keypoints is None else item.keypoints for item in objects]
     return ImageSet(
         paths=tuple(record.path for record in records),
         image_ids=tuple(record.image_id for record in records),
@@ -215,8 +227,10 @@ def build_image_set(
         labels=np.array([item.label for item in objects], np.int64),
         points=np.concatenate([_NO_POINTS, *(item.outline for item in objects)]),
         point_offsets=_offsets(len(item.outline) for item in objects),
+        keypoints=np.array(keypoints, np.float32).reshape(len(objects), *none.shape),
         names=names,
         category_ids=category_ids,
+        keypoint_names=keypoint_names,
         faults=tuple(faults),
         annotation_file=annotation_file,
         split=split,
