@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def shared_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real pictures of {name} in ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and the processes that they start, leave no cache beside the data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("YOLOV7_CACHE_DIR", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 @pytest.fixture
