@@ -11,7 +11,15 @@ from typing import Any
 
 from yolov7 import __version__
 from yolov7.config import InputError, nearest, parse_arguments
-from yolov7.options import ConvertOptions, DetectOptions, ExportOptions, ModelsOptions, TestOptions, TrainOptions
+from yolov7.options import (
+    AnchorsOptions,
+    ConvertOptions,
+    DetectOptions,
+    ExportOptions,
+    ModelsOptions,
+    TestOptions,
+    TrainOptions,
+)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -72,6 +80,14 @@ def convert(options: ConvertOptions) -> int:
     return 0
 
 
+def anchors(options: AnchorsOptions) -> int:
+    """Show how well a model's anchors fit a data set, beside fitted ones; writes the model with those."""
+    from yolov7.engine.anchors import show_anchors
+
+    show_anchors(options)
+    return 0
+
+
 Command = tuple[type[Any], Callable[[Any], int]]
 COMMANDS: dict[str, Command] = {
     "train": (TrainOptions, train),
@@ -80,6 +96,7 @@ COMMANDS: dict[str, Command] = {
     "export": (ExportOptions, export),
     "models": (ModelsOptions, models),
     "data convert": (ConvertOptions, convert),
+    "data anchors": (AnchorsOptions, anchors),
 }
 GROUPS = dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name)  # commands of two words, by the first
 

@@ -227,6 +227,20 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True)
+class AnchorsOptions:
+    """Flags of ``yolov7 data anchors``."""
+
+    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
+    cfg: str = option("yolov7-tiny", "model: a shipped name or a YAML file")
+    img_size: int | None = option(None, "side of the network input in training; default: the data set's settings for "
+                                  "the model, then the model's", low=32)
+    generations: int = option(1000, "random changes that are tried after k-means", low=0)
+    seed: int = option(0, "seed of k-means and of the changes", low=0)
+    output: str = option("", "also write the model with the fitted anchors as YAML")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
 class SplitConfig:
     """One split of a data set as COCO JSON."""
 

@@ -123,3 +123,29 @@ def test_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.equal(resumed["model"]["head.anchors"], anchors)
     assert cli.main(["train", *flags, "--name", "tuned", "--weights", str(last)]) == 0
     assert torch.equal(torch.load(tmp_path / "tuned" / "weights" / "best.pt")["model"]["head.anchors"], anchors)
+
+
+def test_data_anchors_shows_both_and_writes_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generate(tmp_path / "data", train=12, val=4)
+    flags = ["--data", str(tmp_path / "data"), "--cfg", "yolov7-w6", "--img-size", "100", "--generations", "20"]
+    assert cli.main(["data", "anchors", *flags, "--output", str(tmp_path / "my.yaml")]) == 0
+    text = capsys.readouterr().out
+    assert "objects at 128 px, ratio of sides under 4" in text  # as a training would round it
+    rows = [line.split()[:2] for line in text.splitlines() if line.startswith(("yolov7-w6   ", "fitted"))]
+    assert rows == [[name, stride] for name in ("yolov7-w6", "fitted") for stride in ("8", "16", "32", "64", "all")]
+    written, shipped = read_spec(str(tmp_path / "my.yaml")), read_spec("yolov7-w6")
+    assert written.nodes == shipped.nodes and written.recipe == "p6"
+    assert np.shape(written.head.anchors) == (4, 3, 2) and written.head.anchors != shipped.head.anchors
+    assert " ".join(f"{w:g}x{h:g}" for w, h in written.head.anchors[0]) in text
+
+
+def test_data_anchors_on_bccd(bccd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "anchors", "--data", str(bccd), "--cfg", "yolov7", "--generations", "20"]) == 0
+    text = capsys.readouterr().out
+    assert "yolov7 on bccd, train: 2804 objects at 640 px" in text
+    assert "the fitted anchors reach no higher best possible recall than those of yolov7" in text
+
+
+def test_data_anchors_with_nowhere_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "anchors", "--data", "gone", "--output", str(tmp_path / "gone" / "my.yaml")]) == 2
+    assert "accepted: a YAML file in a folder that exists" in capsys.readouterr().err

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from yolov7.config import InputError
+from yolov7.config import InputError, write_atomically
 from yolov7.data.anchor_fit import TINY, fit_anchors, object_sizes, recall
+from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
-from yolov7.engine.setup import RunConfig
+from yolov7.engine.setup import RunConfig, resolve
 from yolov7.model.detector import Detector
+from yolov7.model.show import definition_text
+from yolov7.model.spec import read_spec
+from yolov7.model.summary import align_columns
+from yolov7.options import AnchorsOptions, TrainOptions
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +67,50 @@ def improve_anchors(model: Detector, train_set: ImageSet, config: RunConfig) -> 
         logger.info("--autoanchor: the new anchors are taken")
     else:
         logger.info("--autoanchor: the old anchors stay, as the new ones reach no higher recall")
+
+
+def show_anchors(options: AnchorsOptions) -> None:
+    """``yolov7 data anchors``: recall of a model's anchors and of fitted ones, level by level; the model as YAML.
+
+    Size and threshold are those that a training would have.
+    """
+    _check_output(options.output)
+    spec, source = read_spec(options.cfg), open_data(options.data)
+    with torch.device("meta"):  # for its strides
+        model = Detector(spec, len(source.names))
+    size = None if options.img_size is None else (options.img_size,)
+    config = resolve(TrainOptions(cfg=options.cfg, data=options.data, img_size=size), spec, source, model.stride)
+    threshold = config.recipe.loss.anchor_t
+    sizes = object_sizes(open_split(source, "train", training=True), config.train_size)
+    fitted = fit_levels(sizes, spec.head.anchors, threshold, options.generations, options.seed)
+    old, new = (recall(sizes, _flat(anchors), threshold) for anchors in (spec.head.anchors, fitted))
+    logger.info("%s on %s, train: %d objects at %d px, ratio of sides under %g\n%s", spec.name, source.name,
+                len(sizes), config.train_size, threshold,
+                _levels_table({spec.name: spec.head.anchors, "fitted": fitted}, model.head.strides, sizes, threshold))
+    if old.tiny:
+        logger.warning("%d objects have a side under %g px and will hardly be found", old.tiny, TINY)
+    if new.recall <= old.recall:
+        logger.warning("the fitted anchors reach no higher best possible recall than those of %s", spec.name)
+    if options.output:
+        write_atomically(options.output, definition_text(spec.with_anchors(fitted).definition))
+        logger.info("%s with the fitted anchors is written to %s", spec.name, options.output)
+
+
+def _check_output(output: str) -> None:
+    path = Path(output)
+    if output and (path.is_dir() or not path.parent.is_dir()):
+        raise InputError(f"--output {output!r}; accepted: a YAML file in a folder that exists")
+
+
+def _levels_table(anchors: dict[str, Anchors], strides: Sequence[int], sizes: np.ndarray, threshold: float) -> str:
+    rows = []
+    for name, levels in anchors.items():
+        parts = [*zip(map(str, strides), levels, strict=True), ("all", [pair for level in levels for pair in level])]
+        for stride, pairs in parts:
+            fit = recall(sizes, np.array(pairs), threshold)
+            text = anchors_text([pairs]) if stride != "all" else ""
+            rows.append((name, stride, text, f"{fit.recall:.4f}", f"{fit.anchors_per_object:.2f}"))
+    return align_columns(("anchors of", "stride", "width x height", "recall", "anchors per object"), rows)
 
 
 def fit_levels(sizes: np.ndarray, like: Anchors, threshold: float, generations: int = 1000, seed: int = 0) -> Anchors:

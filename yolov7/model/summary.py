@@ -121,7 +121,7 @@ def models_table(costs: Sequence[ModelCost]) -> str:
                      f"{cost.training_parameters / 1e6:.2f}", f"{cost.training_gflops:.1f}",
                      f"{cost.parameters / 1e6:.2f}", f"{cost.gflops:.1f}", _figure(paper.parameters),
                      _figure(paper.gflops, size), _figure(paper.AP)))
-    return "\n".join((_align(header, rows), *notes))
+    return "\n".join((align_columns(header, rows), *notes))
 
 
 def nodes_table(costs: Sequence[NodeCost]) -> str:
@@ -131,14 +131,14 @@ def nodes_table(costs: Sequence[NodeCost]) -> str:
              f"{cost.gflops:.3f}") for cost in costs]
     total = ("total", "", "", "", f"{sum(cost.parameters for cost in costs):,}",
              f"{sum(cost.gflops for cost in costs):.3f}")
-    return _align(header, [*rows, total])
+    return align_columns(header, [*rows, total])
 
 
 def _figure(value: float | None, suffix: str = "") -> str:
     return "-" if value is None else f"{value}{suffix}"
 
 
-def _align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def align_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest entry; numbers to the right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     numeric = [all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows) for i in range(len(header))]
