@@ -71,6 +71,18 @@ class AugmentConfig:
     mixup: float = option(0.15, "probability of mix-up, on mosaics only", low=0, high=1)
     copy_paste: float = option(0.0, "share of outlined objects pasted mirrored inside a mosaic", low=0, high=1)
     paste_in: float = option(0.15, "probability of pasting outlined objects of other pictures", low=0, high=1)
+    cutout: float = option(0.0, "probability of 31 painted rectangles", low=0, high=1)
+    clahe: float = option(0.0, "probability of a spread histogram, tile by tile", low=0, high=1)
+    brightness_contrast: float = option(0.0, "probability of a change of up to 20% of both", low=0, high=1)
+    gamma: float = option(0.0, "probability of a power of 0.8 ... 1.2 on the values", low=0, high=1)
+    blur: float = option(0.0, "probability of a mean over 3, 5 or 7 pixels", low=0, high=1)
+    median_blur: float = option(0.0, "probability of a median over 3, 5 or 7 pixels", low=0, high=1)
+    gray: float = option(0.0, "probability of a picture without colour", low=0, high=1)
+    jpeg: float = option(0.0, "probability of a compression as JPEG of quality 75 ... 100", low=0, high=1)
+    pipeline: tuple[str, ...] = option(
+        ("mosaic", "copy_paste", "perspective", "mixup", "clahe", "brightness_contrast", "gamma", "blur",
+         "median_blur", "gray", "jpeg", "hsv", "paste_in", "cutout", "flipud", "fliplr"),
+        "the steps in their order; one that is left out does nothing, nor does one whose probability is 0")
 
 
 @dataclass(frozen=True)
@@ -122,11 +134,16 @@ class TrainOptions:
                                 "the latest run below --project", nargs="?", const="", metavar="RUN")
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
     workers: int = option(8, "loader processes, at most (never more than cores)", low=0)
+    classes: tuple[str, ...] | None = option(None, "train on these classes only (numbers or names)")
+    single_cls: bool = option(False, "take all classes as one, 'object'")
     project: str = option("runs/train", "runs are folders below this one")
     name: str = option("exp", "name of the run; a number is added where it exists")
     exist_ok: bool = option(False, "write into the folder of an earlier run of this name")
     linear_lr: bool = option(False, "linear instead of cosine decay")
     autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
+    rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
+    cache: Literal["", "ram", "disk"] = option("", "keep decoded and resized pictures, shared by all loader processes: "
+                                               "ram or disk")
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
     set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
     verbose: bool = option(False, "tracebacks and debug messages")
@@ -149,6 +166,9 @@ class TestOptions:
     max_det: int = option(300, "most detections in a picture", low=1)
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
     workers: int = option(8, "loader processes, at most", low=0)
+    classes: tuple[str, ...] | None = option(None, "score these classes only (numbers or names); default: those "
+                                             "that the weights know")
+    single_cls: bool = option(False, "take all classes as one; weights of ours that were trained so say it themselves")
     project: str = option("runs/test", "results are folders below this one")
     name: str = option("exp", "name of the result; a number is added where it exists")
     exist_ok: bool = option(False, "write into the folder of an earlier result of this name")

@@ -42,6 +42,7 @@ class ImageMeta:
     size: tuple[int, int] = (0, 0)  # native height, width
     gain: tuple[float, float] = (1.0, 1.0)  # x, y
     pad: tuple[float, float] = (0.0, 0.0)  # left, top
+    mosaic: bool = False  # made of several pictures, of which this is the first
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Sample:
     boxes: np.ndarray  # float32 [N, 4] xyxy pixels of `image`
     labels: np.ndarray  # int64 [N]
     segments: tuple[np.ndarray, ...]  # N outlines
+    keypoints: np.ndarray  # float32 [N, K, 3] x, y, visibility (0: unknown); K is 0 where the data set has none
     meta: ImageMeta
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from yolov7.config import InputError, shipped_files
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.dataset import DetectionDataset
+from yolov7.data.dataset import EvaluationDataset, TrainingDataset
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.options import AugmentConfig
 from yolov7.structures import Sample
@@ -243,19 +243,19 @@ def test_faults_are_counted_shown_and_written(
 
 def test_a_training_sample_depends_on_its_key_alone(squares: Squares) -> None:
     augment = AugmentConfig(paste_in=0.5, copy_paste=0.5, mixup=0.5)
-    first, second = (DetectionDataset(squares(outlined="mixed"), 96, augment, seed=7) for _ in range(2))
+    first, second = (TrainingDataset(squares(outlined="mixed"), 96, augment, seed=7) for _ in range(2))
     keys = [(0, 0, 3), (0, 1, 5), (1, 0, 3), (4, 2, 0)]
     samples = [first[key] for key in keys]
     for key, sample in zip(reversed(keys), reversed(samples), strict=True):
         assert_equal(second[key], sample)
-    other = DetectionDataset(squares(outlined="mixed"), 96, augment, seed=8)
+    other = TrainingDataset(squares(outlined="mixed"), 96, augment, seed=8)
     assert not np.array_equal(other[keys[0]].image, samples[0].image)
     assert not np.array_equal(samples[2].image, samples[0].image)
 
 
 def test_samples_are_within_bounds(squares: Squares) -> None:
     augment = AugmentConfig(paste_in=0.5, copy_paste=0.5, mixup=0.5, mosaic=0.7, flipud=0.5, degrees=20, shear=5)
-    dataset = DetectionDataset(squares(outlined="mixed"), 96, augment)
+    dataset = TrainingDataset(squares(outlined="mixed"), 96, augment)
     for position in range(30):
         sample = dataset[0, position, position % len(dataset)]
         assert sample.image.shape == (96, 96, 3)
@@ -268,22 +268,21 @@ def test_samples_are_within_bounds(squares: Squares) -> None:
 
 def test_a_picture_without_objects_is_a_sample(yolo_folder: Write) -> None:
     image_set = open_split(open_data(str(yolo_folder("0 0.5 0.5 0.2 0.4\n", None))), "train")
-    for augment in (None, QUIET, AugmentConfig()):
-        dataset = DetectionDataset(image_set, 64, augment)
-        sample = dataset[1] if augment is None else dataset[0, 0, 1]
-        assert sample.boxes.shape[1] == 4
+    assert EvaluationDataset(image_set, 64)[1].boxes.shape == (0, 4)
+    for augment in (QUIET, AugmentConfig()):
+        assert TrainingDataset(image_set, 64, augment)[0, 0, 1].boxes.shape[1] == 4
 
 
 def test_evaluation_sample(yolo_folder: Write) -> None:
     image_set = open_split(open_data(str(yolo_folder("0 0.5 0.5 0.2 0.4\n"))), "train")  # 100 x 50 px
-    dataset = DetectionDataset(image_set, 200, batch_shapes=np.array([[129, 224]]))
+    dataset = EvaluationDataset(image_set, 200, batch_shapes=np.array([[129, 224]]))
     sample = dataset[0]
     assert sample.image.shape == (129, 224, 3)
     assert sample.meta.size == (50, 100)
     assert sample.meta.gain == (2, 2)
     assert sample.meta.pad == (12, 14.5)  # fractional, though the pixels start in row 14
     np.testing.assert_allclose(sample.boxes, [[92, 44.5, 132, 84.5]])
-    square = DetectionDataset(image_set, 200)[0]
+    square = EvaluationDataset(image_set, 200)[0]
     assert square.image.shape == (200, 200, 3)
     assert square.meta.pad == (0, 50)
 
@@ -294,7 +293,7 @@ def test_evaluation_gain_is_that_of_the_height(tmp_path: Path) -> None:
     Image.new("RGB", (500, 333)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("0 0.5 0.5 1 1\n")
     (tmp_path / "set.yaml").write_text("val: .\nnames: [a]\n")
-    sample = DetectionDataset(open_split(open_data(str(tmp_path / "set.yaml")), "val"), 640)[0]
+    sample = EvaluationDataset(open_split(open_data(str(tmp_path / "set.yaml")), "val"), 640)[0]
     assert sample.meta.gain == (426 / 333, 426 / 333)
     np.testing.assert_allclose(sample.boxes, [[0, 107, 640, 533]])
 
@@ -302,8 +301,7 @@ def test_evaluation_gain_is_that_of_the_height(tmp_path: Path) -> None:
 def test_without_mosaic_the_picture_is_letterboxed(squares: Squares) -> None:
     augment = replace(QUIET, translate=0, scale=0, fliplr=0)
     image_set = squares(outlined="all")
-    sample = DetectionDataset(image_set, 256, augment)[0, 0, 0]
-    assert sample.meta.pad == (0, 48)
+    sample = TrainingDataset(image_set, 256, augment)[0, 0, 0]
     assert (sample.image[0] == 114).all()
     boxes, labels, _ = image_set.objects(0)
     zoom = (sample.boxes[:, 2] - sample.boxes[:, 0]) / (boxes[:, 2] - boxes[:, 0]) / 2
@@ -315,7 +313,7 @@ def test_an_unreadable_picture_is_replaced_and_counted(
     squares: Squares, caplog: pytest.LogCaptureFixture
 ) -> None:
     image_set = squares()
-    dataset, again = (DetectionDataset(image_set, 96, replace(QUIET, mosaic=0)) for _ in range(2))
+    dataset, again = (TrainingDataset(image_set, 96, replace(QUIET, mosaic=0)) for _ in range(2))
     Path(image_set.paths[2]).write_bytes(b"damaged since the start")
     sample = dataset[0, 4, 2]
     assert sample.meta.image_id != 2
@@ -326,49 +324,29 @@ def test_an_unreadable_picture_is_replaced_and_counted(
     assert dataset.replaced == 2
     assert caplog.text.count("squares_2.png") == 1  # said once
     assert_equal(again[0, 4, 2], sample)
-    mosaic = DetectionDataset(image_set, 96, AugmentConfig())
+    mosaic = TrainingDataset(image_set, 96, AugmentConfig())
     assert mosaic[0, 0, 1].image.shape == (96, 96, 3)
 
 
 def test_pictures_that_are_all_gone_end_the_run(squares: Squares) -> None:
     image_set = squares(2)
-    dataset = DetectionDataset(image_set, 96, QUIET)
+    dataset = TrainingDataset(image_set, 96, QUIET)
     for path in image_set.paths:
         Path(path).unlink()
     with pytest.raises(InputError, match=r"20 samples in a row cannot be read; the last: .*No such file"):
         dataset[0, 0, 0]
     with pytest.raises(InputError, match=r"squares_0.png: cannot be read: No such file"):
-        DetectionDataset(image_set, 96)[0]
+        EvaluationDataset(image_set, 96)[0]
 
 
 def test_nothing_to_paste_is_said_once_and_costs_nothing(
     squares: Squares, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = DetectionDataset(squares(), 96, AugmentConfig(paste_in=1, copy_paste=1))
+    dataset = TrainingDataset(squares(), 96, AugmentConfig(paste_in=1, copy_paste=1))
     assert [m for m in caplog.messages if "nothing is pasted" in m] == [
         "augment.paste_in is 1, but no object has an outline: nothing is pasted (as with --set augment.paste_in=0)",
         "augment.copy_paste is 1, but no object has an outline: nothing is pasted (as with --set augment.copy_paste=0)",
     ]
-    monkeypatch.setattr(dataset, "_cut_outs", lambda rng: pytest.fail("read for nothing"))
+    monkeypatch.setattr("yolov7.data.paste.paste_in", lambda *_: pytest.fail("for nothing"))
     for position in range(5):
         dataset[0, position, 0]
-
-
-def test_pasting_reads_a_bounded_number_of_pictures(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
-    image_set = squares(40)
-    _, _, outlines = squares(40, outlined="all").objects(0)
-    one_outlined = replace(
-        image_set,
-        points=np.concatenate(outlines),
-        point_offsets=np.array([0] + [4] + [8] * (len(image_set.labels) - 1), np.int64),
-    )
-    dataset = DetectionDataset(one_outlined, 64, AugmentConfig(paste_in=1, mixup=0))
-    reads: list[str] = []
-    from yolov7.data import dataset as module
-
-    original = module.load_image
-    monkeypatch.setattr(module, "load_image", lambda path: reads.append(path) or original(path))
-    for position in range(40):
-        reads.clear()
-        dataset[0, position, position]
-        assert len(reads) <= 9 + 8 * 4

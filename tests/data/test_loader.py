@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rectangles import make_sample
 
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.dataset import DetectionDataset
+from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import (
     BatchLoader,
@@ -25,7 +26,7 @@ from yolov7.data.loader import (
     training_loader,
 )
 from yolov7.options import AugmentConfig
-from yolov7.structures import Batch, ImageMeta, Sample
+from yolov7.structures import Batch, Sample
 
 Squares = Callable[..., ImageSet]
 
@@ -33,7 +34,7 @@ Squares = Callable[..., ImageSet]
 def sample_with(count: int, value: int = 0) -> Sample:
     boxes = np.arange(4 * count, dtype=np.float32).reshape(-1, 4)
     image = np.full((32, 64, 3), (value, 1, 2), np.uint8)
-    return Sample(image, boxes, np.arange(count), (np.zeros((0, 2), np.float32),) * count, ImageMeta(str(value)))
+    return make_sample(image, boxes, np.arange(count), (np.zeros((0, 2), np.float32),) * count, str(value))
 
 
 @pytest.mark.parametrize(("counts", "padded"), [((0, 0), 8), ((3, 8), 8), ((9, 0), 16), ((17,), 24)])
@@ -51,12 +52,12 @@ def test_collate_pads_objects(counts: tuple[int, ...], padded: int) -> None:
     assert [meta.path for meta in batch.metas] == [str(i) for i in range(len(counts))]
 
 
-def loader_of(dataset: DetectionDataset, batch_size: int, workers: int, seed: int = 0) -> BatchLoader:
+def loader_of(dataset: TrainingDataset, batch_size: int, workers: int, seed: int = 0) -> BatchLoader:
     return training_loader(dataset, EpochSampler(len(dataset), seed), batch_size, workers)
 
 
 def stream(image_set: ImageSet, workers: int, epochs: int = 3) -> list[Batch]:
-    dataset = DetectionDataset(image_set, 64, AugmentConfig(paste_in=0.3, mixup=0.3), seed=3)
+    dataset = TrainingDataset(image_set, 64, AugmentConfig(paste_in=0.3, mixup=0.3), seed=3)
     sampler = EpochSampler(len(dataset), 3)
     loader, batches = training_loader(dataset, sampler, 4, workers), []
     for epoch in range(epochs):
@@ -128,11 +129,11 @@ def test_evaluation_batches(squares: Squares, workers: int, rectangular: bool) -
                 np.testing.assert_allclose(batch.targets.boxes[i, valid], expected, atol=0.5)
 
 
-class Deadly(DetectionDataset):
-    def training_sample(self, epoch: int, position: int, index: int) -> Sample:
-        if position == 3:
+class Deadly(TrainingDataset):
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+        if key[1] == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().training_sample(epoch, position, index)
+        return super().__getitem__(key)
 
 
 def test_a_worker_that_dies_ends_the_run(squares: Squares) -> None:
@@ -157,7 +158,7 @@ def test_a_fault_in_a_worker_is_one_sentence(squares: Squares) -> None:
 
 def test_replaced_samples_are_counted_over_all_workers(squares: Squares) -> None:
     image_set = squares(4)
-    dataset = DetectionDataset(image_set, 64, AugmentConfig(mosaic=0))
+    dataset = TrainingDataset(image_set, 64, AugmentConfig(mosaic=0))
     Path(image_set.paths[1]).unlink()
     for _ in loader_of(dataset, 2, 2):
         pass
@@ -165,7 +166,7 @@ def test_replaced_samples_are_counted_over_all_workers(squares: Squares) -> None
 
 
 def test_real_pictures(bccd: Path) -> None:
-    dataset = DetectionDataset(open_split(open_data(str(bccd)), "train", training=True), 160, AugmentConfig())
+    dataset = TrainingDataset(open_split(open_data(str(bccd)), "train", training=True), 160, AugmentConfig())
     batch = next(iter(loader_of(dataset, 8, 0)))
     assert batch.images.shape == (8, 3, 160, 160)
     assert batch.targets.valid.any(1).all()
@@ -175,9 +176,32 @@ def test_real_pictures(bccd: Path) -> None:
     assert batch.targets.labels.max() <= 2
 
 
+def test_rectangular_training_shuffles_batches(squares: Squares) -> None:
+    image_set = squares(10)
+    order, shapes = rectangular_batches(image_set.sizes, 64, 4, 32, pad=0)
+    batches = [order[start : start + 4] for start in range(0, 10, 4)]
+    dataset = TrainingDataset(image_set, 64, AugmentConfig(), batch_shapes=shapes)
+    sampler = EpochSampler(10, 0, batches)
+    passes = []
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        indices = [index for _, _, index in sampler]
+        assert sorted(indices) == list(range(10))
+        assert sorted(indices[8:]) == sorted(batches[2].tolist())  # the smaller batch stays behind
+        passes.append(indices)
+    assert len({tuple(indices) for indices in passes}) > 1
+    found = [tuple(batch.images.shape[2:]) for batch in training_loader(dataset, sampler, 4, 0)]
+    assert sorted(found) == sorted(tuple(shapes[batch[0]].tolist()) for batch in batches)
+
+
+def test_batches_are_in_the_memory_order_of_convolutions() -> None:
+    batch = collate([sample_with(1), sample_with(2)])
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.gpu
 def test_batches_are_pinned(squares: Squares) -> None:
-    loader = loader_of(DetectionDataset(squares(), 64, AugmentConfig()), 2, 0)
+    loader = loader_of(TrainingDataset(squares(), 64, AugmentConfig()), 2, 0)
     for batch in loader:
         assert batch.images.is_pinned()
         assert batch.targets.boxes.is_pinned()

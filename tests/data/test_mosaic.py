@@ -1,19 +1,22 @@
-"""Mosaics: where tiles lie, and that objects lie where their pixels are."""
+"""Mosaics: where tiles lie, what is read of them, and that objects lie where their pixels are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rectangles import make_sample
+from simple_augment import build_mosaic
 
-from yolov7.data.dataset import DetectionDataset, load_sample
-from yolov7.data.image_set import ImageSet, no_outline
-from yolov7.data.mosaic import Mosaic, build_mosaic, copy_paste, draw_mosaic, tile_corners
-from yolov7.data.transforms import RandomPerspective, cover
+from yolov7.data.geometry import RandomPerspective, Warp, crop, warp_objects
+from yolov7.data.image_set import ImageSet
+from yolov7.data.mosaic import Mosaic, Tile, draw_mosaic, render, tile_corners
+from yolov7.data.objects import concatenate, objects_of, with_objects
+from yolov7.data.reader import PictureReader
 from yolov7.options import AugmentConfig
-from yolov7.structures import ImageMeta, Sample
+from yolov7.structures import Sample
 
 Squares = Callable[..., ImageSet]
 S = 64
@@ -24,7 +27,7 @@ def tile(value: int, height: int, width: int) -> Sample:
     """A tile of one grey value, with a box all around it."""
     box = np.array([(0, 0, width, height)], np.float32)
     outline = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
-    return Sample(np.full((height, width, 3), value, np.uint8), box, np.array([value]), (outline,), ImageMeta("x"))
+    return make_sample(np.full((height, width, 3), value, np.uint8), box, np.array([value]), (outline,))
 
 
 def painted(canvas: np.ndarray, value: int) -> list[int]:
@@ -33,8 +36,25 @@ def painted(canvas: np.ndarray, value: int) -> list[int]:
     return [int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1]
 
 
-def mosaic_of(image_set: ImageSet, mosaic: Mosaic, size: int) -> Sample:
-    return build_mosaic([load_sample(image_set, i, size, training=True) for i in mosaic.indices], mosaic, size)
+def lay(tiles: Sequence[Sample], mosaic: Mosaic, drawn: Warp | None = None) -> np.ndarray:
+    """The canvas of these tiles, rendered."""
+    shapes = [sample.image.shape[:2] for sample in tiles]
+    placed = [Tile(i, *rest) for i, rest in enumerate(zip(shapes, tile_corners(shapes, mosaic, S), strict=True))]
+    return render(placed, 2 * S, drawn or crop(2 * S, 2 * S, 0), lambda i: tiles[i].image)
+
+
+def mosaic_of(image_set: ImageSet, mosaic: Mosaic, size: int, drawn: Warp) -> Sample:
+    """The pictures and objects of a set as a mosaic, warped."""
+    reader = PictureReader(image_set, size, training=True)
+    shapes = [reader.shape(i) for i in mosaic.indices]
+    tiles = [Tile(*item) for item in zip(mosaic.indices, shapes, tile_corners(shapes, mosaic, size), strict=True)]
+    image = render(tiles, 2 * size, drawn, reader.read)
+    objects = concatenate([
+        objects_of(image_set, item.index).placed(reader.ratio(item.index), item.corner).clipped(2 * size)
+        for item in tiles
+    ])
+    blank = make_sample(image, objects.boxes[:0], objects.labels[:0], ())
+    return with_objects(blank, warp_objects(objects, drawn))
 
 
 # --- four tiles ------------------------------------------------------------------------------------------------
@@ -50,22 +70,21 @@ def mosaic_of(image_set: ImageSet, mosaic: Mosaic, size: int) -> Sample:
 def test_four_tiles_meet_at_the_point(point: tuple[int, int], rectangles: list[tuple[int, ...]]) -> None:
     tiles = [tile(10, 48, 64), tile(20, 64, 64), tile(30, 48, 64), tile(40, 64, 40)]
     found = build_mosaic(tiles, Mosaic((0, 1, 2, 3), point), S)
-    assert found.image.shape == (128, 128, 3)
+    np.testing.assert_array_equal(lay(tiles, Mosaic((0, 1, 2, 3), point)), found.image)
     for i, rectangle in enumerate(rectangles):
         assert painted(found.image, tiles[i].image[0, 0, 0]) == list(rectangle)
         assert found.boxes[i].tolist() == list(rectangle)
         assert [*found.segments[i].min(0), *found.segments[i].max(0)] == list(rectangle)
     covered = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in rectangles)
     assert (found.image == 114).all(-1).sum() == 128 * 128 - covered
-    assert found.meta is tiles[0].meta
 
 
 def test_the_source_rectangle_ends_at_the_meeting_point() -> None:
     gradient = np.repeat(np.arange(64, dtype=np.uint8)[:, None], 64, 1)[..., None].repeat(3, -1)
     tiles = [replace(tile(0, 64, 64), image=gradient) for _ in range(4)]
-    found = build_mosaic(tiles, Mosaic((0,) * 4, (40, 50)), S)
-    assert found.image[:50, 0, 0].tolist() == list(range(14, 64))  # bottom of the upper tiles
-    assert found.image[50:, 0, 0].tolist() == [*range(64), *[114] * 14]  # top of the lower tiles
+    found = lay(tiles, Mosaic((0,) * 4, (40, 50)))
+    assert found[:50, 0, 0].tolist() == list(range(14, 64))  # bottom of the upper tiles
+    assert found[50:, 0, 0].tolist() == [*range(64), *[114] * 14]  # top of the lower tiles
 
 
 # --- nine tiles ------------------------------------------------------------------------------------------------
@@ -93,7 +112,7 @@ def test_nine_tiles_touch() -> None:
 def test_nine_tiles_on_the_canvas() -> None:
     tiles = [tile(10 * (i + 1), 64, 64) for i in range(9)]
     found = build_mosaic(tiles, Mosaic(tuple(range(9)), (20, 30)), S)
-    assert found.image.shape == (128, 128, 3)
+    np.testing.assert_array_equal(lay(tiles, Mosaic(tuple(range(9)), (20, 30))), found.image)
     assert painted(found.image, 10) == found.boxes[0].tolist() == [44, 34, 108, 98]
     assert painted(found.image, 90) == found.boxes[8].tolist() == [0, 0, 44, 34]
     for i in range(9):
@@ -108,7 +127,7 @@ def test_boxes_lie_where_their_pixels_are(squares: Squares, seed: int) -> None:
     image_set = squares(long_side=128, outlined="mixed")
     rng = np.random.default_rng(seed)
     x, y = rng.integers(64, 192, 2).tolist()
-    found = mosaic_of(image_set, Mosaic(tuple(rng.integers(6, size=4).tolist()), (x, y)), 128)
+    found = mosaic_of(image_set, Mosaic(tuple(rng.integers(6, size=4).tolist()), (x, y)), 128, crop(256, 256, 0))
     expected = np.zeros(found.image.shape[:2], int) - 1
     for (x1, y1, x2, y2), label in zip(found.boxes.astype(int), found.labels, strict=True):
         expected[y1:y2, x1:x2] = label
@@ -121,9 +140,9 @@ def test_boxes_follow_pixels_through_nine_tiles_and_the_warp(squares: Squares, s
     image_set = squares(long_side=128, outlined="mixed")
     rng = np.random.default_rng(seed)
     mosaic = Mosaic(tuple([2 * int(i) for i in rng.integers(3, size=9)]), tuple(rng.integers(128, size=2).tolist()))
-    canvas = mosaic_of(image_set, mosaic, 128)  # tiles of one shape: none hides another
     config = AugmentConfig(degrees=0, scale=0.4, translate=0.2, shear=0, perspective=0)
-    found = RandomPerspective(config, border=-64)(canvas, rng)
+    drawn = RandomPerspective(config, border=-64).draw(256, 256, rng)
+    found = mosaic_of(image_set, mosaic, 128, drawn)  # tiles of one shape: none hides another
     assert found.image.shape == (128, 128, 3)
     assert len(found.labels)
     uncovered = np.ones(found.image.shape[:2], bool)
@@ -152,52 +171,36 @@ def test_draws() -> None:
     assert (points.min(), points.max()) == (0, S - 1)
 
 
-# --- copy-paste ------------------------------------------------------------------------------------------------
+# --- rendering -------------------------------------------------------------------------------------------------
 
 
-def black_square() -> Sample:
-    image = np.full((128, 128, 3), 90, np.uint8)
-    image[10:40, 10:40] = (0, 50, 200)
-    box = np.array([(10, 10, 40, 40)], np.float32)
-    outline = np.array([(10, 10), (39, 10), (39, 39), (10, 39)], np.float32)
-    return Sample(image, box, np.array([3]), (outline,), ImageMeta("x"))
+@pytest.mark.parametrize("turned", [False, True])
+def test_only_what_is_visible_is_read(turned: bool) -> None:
+    tiles = [Tile(i, (S, S), corner) for i, corner in enumerate([(0, 0), (S, 0), (0, S), (S, S)])]
+    reads: list[int] = []
+
+    def read(index: int) -> np.ndarray:
+        reads.append(index)
+        return np.full((S, S, 3), index, np.uint8)
+
+    matrix = np.array([[2.0, 0.001 if turned else 0, 0], [0, 2, -20], [0, 0, 1]])
+    image = render(tiles, 2 * S, Warp(matrix, 2.0, (S, S)), read)
+    assert reads == [0]
+    assert not image.any()
+    reads.clear()
+    far = Warp(np.array([[1.0, 0, 500], [0, 1, 0], [0, 0, 1]]), 1.0, (S, S))
+    assert (render(tiles, 2 * S, far, read) == 114).all()
+    assert reads == []
 
 
-def test_copy_paste_mirrors_every_pixel() -> None:
-    sample = black_square()
-    pasted = copy_paste(sample, 1.0, np.random.default_rng(0))
-    assert pasted.boxes.tolist() == [[10, 10, 40, 40], [88, 10, 118, 40]]
-    assert pasted.labels.tolist() == [3, 3]
-    assert (pasted.image[10:40, 88:118] == (0, 50, 200)).all()
-    assert (pasted.image != sample.image).any(-1).sum() == 900
-    assert pasted.segments[1].tolist() == [[118, 10], [89, 10], [89, 39], [118, 39]]
-
-
-def test_copy_paste_hides_nothing() -> None:
-    sample = black_square()
-    crowded = replace(
-        sample,
-        boxes=np.array([(10, 10, 40, 40), (90, 12, 110, 30)], np.float32),
-        labels=np.array([3, 4]),
-        segments=(*sample.segments, no_outline()),
-    )
-    pasted = copy_paste(crowded, 1.0, np.random.default_rng(0))
-    np.testing.assert_array_equal(pasted.image, sample.image)
-    assert pasted.labels.tolist() == [3, 4]
-    assert copy_paste(sample, 0.4, np.random.default_rng(0)) is sample  # 0.4 of one object is none
-    assert copy_paste(replace(sample, segments=(no_outline(),)), 1.0, np.random.default_rng(0)).labels.tolist() == [3]
-
-
-def test_copy_paste_in_a_mosaic(squares: Squares) -> None:
-    image_set = squares(outlined="all")
-    dataset = DetectionDataset(image_set, 128, AugmentConfig(copy_paste=1.0))
-    canvas = mosaic_of(image_set, Mosaic((0, 1, 2, 3), (128, 128)), 128)
-    pasted = copy_paste(canvas, 1.0, np.random.default_rng(1))
-    added = range(len(canvas.labels), len(pasted.labels))
-    assert len(added) > 0
-    for i in added:
-        assert (cover(pasted.boxes[i], pasted.boxes[:i]) < 0.3).all()
-        x, y = pasted.segments[i].mean(0).astype(int)
-        if (cover(pasted.boxes[i], pasted.boxes[i + 1 :]) == 0).all():
-            assert pasted.image[y, x].tolist() == COLOURS[pasted.labels[i]].tolist()
-    assert dataset[0, 0, 0].image.shape == (128, 128, 3)
+@pytest.mark.parametrize("zoom", [0.1, 0.37, 1.0, 1.9])
+def test_there_are_no_seams_between_tiles(zoom: float) -> None:
+    whole = np.full((2 * S, 2 * S, 3), 200, np.uint8)
+    tiles = [Tile(i, (S, S), corner) for i, corner in enumerate([(0, 0), (S, 0), (0, S), (S, S)])]
+    for angle in (0.0, 0.3):
+        c, s = zoom * np.cos(angle), zoom * np.sin(angle)
+        drawn = Warp(np.array([[c, s, 7.3], [-s, c, 5.1], [0, 0, 1]]), zoom, (S, S))
+        found = render(tiles, 2 * S, drawn, lambda _: whole[:S, :S])
+        alone = render([Tile(0, (2 * S, 2 * S), (0, 0))], 2 * S, drawn, lambda _: whole)
+        np.testing.assert_array_equal(found, alone)
+        assert {*np.unique(found)} <= {114, 200}

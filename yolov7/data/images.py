@@ -160,21 +160,25 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 # --- size ------------------------------------------------------------------------------------------------------
 
 
+def resized_shape(height: int, width: int, size: int, training: bool) -> tuple[int, int]:
+    """Height and width with a long side of ``size``: rounded in training, truncated in evaluation (quirk D15)."""
+    ratio = size / max(height, width)
+    whole = round if training else int
+    return max(whole(height * ratio), 1), max(whole(width * ratio), 1)
+
+
 def resize_long_side(image: np.ndarray, size: int, training: bool) -> np.ndarray:
     """Resize so that the longer side is ``size`` pixels.
 
-    Evaluation truncates the other side and shrinks by area, as the published numbers were made (quirk D15);
+    Evaluation truncates the other side and shrinks by area, as the published numbers were made;
     training rounds and interpolates linearly.
     """
     height, width = image.shape[:2]
-    ratio = size / max(height, width)
-    if ratio == 1:
+    if max(height, width) == size:
         return image
-    if training:
-        shape = max(round(width * ratio), 1), max(round(height * ratio), 1)
-        return cv2.resize(image, shape, interpolation=cv2.INTER_LINEAR)
-    shape = max(int(width * ratio), 1), max(int(height * ratio), 1)
-    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+    shape = resized_shape(height, width, size, training)
+    shrink = cv2.INTER_LINEAR if training else cv2.INTER_AREA
+    return cv2.resize(image, shape[::-1], interpolation=shrink if size < max(height, width) else cv2.INTER_LINEAR)
 
 
 def letterbox(

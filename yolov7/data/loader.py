@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from yolov7.config import InputError
-from yolov7.data.dataset import DetectionDataset
+from yolov7.data.dataset import EvaluationDataset, TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.structures import Batch, Sample, Targets
@@ -23,8 +23,11 @@ OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size; objects are padded to a multiple of 8."""
-    images = torch.from_numpy(np.stack([sample.image.transpose(2, 0, 1) for sample in samples]))
+    """Stack samples of one size; objects are padded to a multiple of 8.
+
+    The pictures keep their memory order, which is the one that convolutions prefer (channels last).
+    """
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
     most = max(1, *(len(sample.labels) for sample in samples))
     shape = len(samples), math.ceil(most / OBJECTS_STEP) * OBJECTS_STEP
     boxes, labels = torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.int64)
@@ -41,11 +44,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
 class EpochSampler(Sampler[tuple[int, int, int]]):
     """Keys (epoch, position, index) of an epoch, shuffled by (seed, epoch).
 
-    The epoch travels in the key: a worker that lives through all epochs cannot lag behind.
+    The epoch travels in the key: a worker that lives through all epochs cannot lag behind. With ``batches`` (arrays
+    of indices, the last of which may be smaller) it is these that are shuffled, and the smaller one stays behind.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
+    def __init__(self, length: int, seed: int, batches: Sequence[np.ndarray] = ()) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
+        self.batches = list(batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass: to be called before the loader is iterated over."""
@@ -55,8 +60,14 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist()
-        return iter([(self.epoch, position, index) for position, index in enumerate(order)])
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = self._shuffled_batches(rng) if self.batches else rng.permutation(self.length)
+        return iter([(self.epoch, position, index) for position, index in enumerate(order.tolist())])
+
+    def _shuffled_batches(self, rng: np.random.Generator) -> np.ndarray:
+        whole = sum(len(batch) == len(self.batches[0]) for batch in self.batches)
+        places = [*rng.permutation(whole).tolist(), *range(whole, len(self.batches))]
+        return np.concatenate([rng.permutation(self.batches[place]) for place in places])
 
 
 class BatchLoader(DataLoader[Any]):
@@ -85,7 +96,7 @@ class _Guarded(Dataset[Any]):
     """Samples, or the `InputError` as a value: raised in a worker, it would arrive inside the text of a traceback,
     and the reference cycle that torch makes of it delays the end of the workers by 5 seconds each."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: TrainingDataset | EvaluationDataset) -> None:
         self.samples = dataset
 
     def __len__(self) -> int:
@@ -107,20 +118,20 @@ def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
     return collate(good)
 
 
-def training_loader(dataset: DetectionDataset, sampler: EpochSampler, batch_size: int, workers: int) -> BatchLoader:
+def training_loader(dataset: TrainingDataset, sampler: EpochSampler, batch_size: int, workers: int) -> BatchLoader:
     """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller."""
     return _loader(dataset, sampler, batch_size, workers)
 
 
 def evaluation_loader(
-    image_set: ImageSet, image_size: int, batch_size: int, stride: int, workers: int, rectangular: bool = True
+    image_set: ImageSet, image_size: int, batch_size: int, stride: int, workers: int, rectangular: bool = True,
+    cache: str = "",
 ) -> BatchLoader:
     """Batches of pictures as they are, in the order of their aspect ratio (or unchanged and square)."""
     order, shapes = np.arange(len(image_set)), None
     if rectangular:
         order, shapes = rectangular_batches(image_set.sizes, image_size, batch_size, stride)
-    dataset = DetectionDataset(image_set, image_size, batch_shapes=shapes)
-    return _loader(dataset, order.tolist(), batch_size, workers)
+    return _loader(EvaluationDataset(image_set, image_size, shapes, cache), order.tolist(), batch_size, workers)
 
 
 def rectangular_batches(
@@ -141,7 +152,7 @@ def rectangular_batches(
     return order, shapes
 
 
-def _loader(dataset: DetectionDataset, sampler: Any, batch_size: int, workers: int) -> BatchLoader:
+def _loader(dataset: TrainingDataset | EvaluationDataset, sampler: Any, batch_size: int, workers: int) -> BatchLoader:
     workers = min(available_cores(), batch_size, len(dataset), workers)
     settings: dict[str, Any] = {}
     if workers:

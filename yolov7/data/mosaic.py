@@ -1,19 +1,18 @@
-"""Mosaics of four and nine pictures on a canvas, and pasting mirrored objects on them (spec 11.1, 11.2, 12.3).
+"""Where the pictures of a sample lie: mosaics of four and nine, or one picture, on a canvas (spec 11.1, 11.2).
 
-A mosaic is drawn first (`draw_mosaic`) and built afterwards (`build_mosaic`): which pictures and where follows from
-the generator and from the sizes of the pictures alone.
+The canvas is a system of coordinates, not an array: a sample is drawn with the generator from the sizes of the
+pictures alone, and only what is visible of them is read afterwards (`render`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from yolov7.data.geometry import Warp
 from yolov7.data.images import PAD_COLOUR, cv2
-from yolov7.data.transforms import LARGEST_COVER, cover, with_objects
-from yolov7.structures import Sample
 
 FOUR_TILE_SHARE = 0.8
 
@@ -29,16 +28,11 @@ class Mosaic:
 def draw_mosaic(index: int, num_images: int, size: int, rng: np.random.Generator) -> Mosaic:
     """Draw a mosaic of four tiles (80%) or nine around a picture; the others may repeat."""
     if rng.random() < FOUR_TILE_SHARE:
-        return draw_four_tiles(index, num_images, size, rng)
-    others = rng.integers(num_images, size=8).tolist()
-    x, y = rng.integers(size, size=2).tolist()
-    return Mosaic((index, *others), (x, y))
-
-
-def draw_four_tiles(index: int, num_images: int, size: int, rng: np.random.Generator) -> Mosaic:
-    """Draw a mosaic of four tiles."""
-    others = rng.integers(num_images, size=3).tolist()
-    x, y = rng.uniform(0.5 * size, 1.5 * size, 2).astype(int).tolist()
+        others = rng.integers(num_images, size=3).tolist()
+        x, y = rng.uniform(0.5 * size, 1.5 * size, 2).astype(int).tolist()
+    else:
+        others = rng.integers(num_images, size=8).tolist()
+        x, y = rng.integers(size, size=2).tolist()
     return Mosaic((index, *others), (x, y))
 
 
@@ -70,47 +64,76 @@ def _nine_corners(shapes: Sequence[tuple[int, int]], s: int) -> list[tuple[int, 
     ]
 
 
-def build_mosaic(tiles: Sequence[Sample], mosaic: Mosaic, size: int) -> Sample:
-    """Lay the tiles (long side ``size``) on the canvas, later ones over earlier ones; objects are clipped to it."""
-    side = 2 * size
-    canvas = np.full((side, side, 3), PAD_COLOUR[0], np.uint8)  # grey: a tuple would fill 10 times slower
-    boxes, segments = [], []
-    corners = tile_corners([tile.image.shape[:2] for tile in tiles], mosaic, size)
-    for tile, corner in zip(tiles, corners, strict=True):
-        _lay(canvas, tile.image, *corner)
-        offset = np.array(corner, np.float32)
-        boxes.append((tile.boxes + np.tile(offset, 2)).clip(0, side))
-        segments += [(points + offset).clip(0, side) for points in tile.segments]
-    labels = np.concatenate([tile.labels for tile in tiles])
-    return Sample(canvas, np.concatenate(boxes), labels, tuple(segments), tiles[0].meta)
+# --- pictures --------------------------------------------------------------------------------------------------
 
 
-def _lay(canvas: np.ndarray, image: np.ndarray, x: int, y: int) -> None:
+@dataclass(frozen=True)
+class Tile:
+    """A picture on the canvas."""
+
+    index: int
+    shape: tuple[int, int]  # height and width there
+    corner: tuple[int, int]  # x, y of its top left pixel; may be negative
+
+    def window(self, side: int) -> tuple[int, int, int, int]:
+        """Its pixels on a canvas of ``side`` pixels: left, top, right, bottom; right and bottom are outside."""
+        (x, y), (height, width) = self.corner, self.shape
+        return max(x, 0), max(y, 0), min(x + width, side), min(y + height, side)
+
+
+Reader = Callable[[int], np.ndarray]  # index of a picture -> its pixels uint8 [h, w, 3] of the tile
+
+
+def render(tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader) -> np.ndarray:
+    """Warp a canvas of tiles, later ones over earlier ones, into a picture uint8 ``[H, W, 3]``.
+
+    Each visible tile is warped straight to its place, bilinear; where none is, the picture is grey (114). A tile that
+    is not visible is not read. Equal to laying the tiles on an array and warping it, but for the interpolation
+    between the pixels of two neighbours.
+    """
+    height, width = drawn.size
+    image = np.full((height, width, 3), PAD_COLOUR[0], np.uint8)
+    (a, b, _), (c, d, _), last = drawn.matrix
+    upright = b == 0 and c == 0 and a > 0 and d > 0 and np.array_equal(last, (0, 0, 1))
+    lay = _lay_upright if upright else _lay_turned
+    for tile in tiles:
+        left, top, right, bottom = tile.window(side)
+        if left < right and top < bottom:
+            lay(image, tile, side, drawn.matrix, read)
+    return image
+
+
+def _lay_upright(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, read: Reader) -> None:
+    """Without rotation a tile fills a rectangle: that of the output pixels whose origin lies in its pixels."""
     height, width = image.shape[:2]
-    left, top = max(-x, 0), max(-y, 0)  # cut off the picture
-    right, bottom = min(width, canvas.shape[1] - x), min(height, canvas.shape[0] - y)
-    if left < right and top < bottom:
-        canvas[y + top : y + bottom, x + left : x + right] = image[top:bottom, left:right]
+    left, top, right, bottom = tile.window(side)
+    edges = np.array(((left, right), (top, bottom))) - 0.5  # a pixel reaches half a pixel around its place
+    (u0, u1), (v0, v1) = np.ceil(edges * matrix[[0, 1], [0, 1], None] + matrix[:2, 2:]).astype(int).tolist()
+    u0, v0, u1, v1 = max(u0, 0), max(v0, 0), min(u1, width), min(v1, height)
+    if u0 >= u1 or v0 >= v1:
+        return
+    placed = (matrix @ _to_canvas(tile))[:2] - np.array(((0, 0, u0), (0, 0, v0)))
+    view = image[v0:v1, u0:u1]  # written to in place
+    cv2.warpAffine(read(tile.index), placed, (u1 - u0, v1 - v0), dst=view, borderMode=cv2.BORDER_REPLICATE)
 
 
-def copy_paste(sample: Sample, share: float, rng: np.random.Generator) -> Sample:
-    """Paste a share of the outlined objects mirrored, where they cover no object by 30% or more."""
-    outlined = [i for i, points in enumerate(sample.segments) if len(points)]
-    count = round(share * len(outlined))
-    if not count:
-        return sample
-    mirror, width = np.array((-1, 1), np.float32), np.array((sample.image.shape[1], 0), np.float32)
-    mask = np.zeros(sample.image.shape[:2], np.uint8)
-    pasted = sample
-    for i in rng.choice(len(outlined), count, replace=False):
-        index = outlined[i]
-        box = sample.boxes[index, [2, 1, 0, 3]] * np.tile(mirror, 2) + np.tile(width, 2)
-        if (cover(box, pasted.boxes) >= LARGEST_COVER).any():
-            continue
-        outline = sample.segments[index] * mirror + width
-        pasted = with_objects(pasted, box, sample.labels[[index]], (outline,))
-        cv2.fillPoly(mask, [sample.segments[index].astype(np.int32)], 1)
-    mirrored = mask[:, ::-1].astype(bool)
-    image = sample.image.copy()
-    image[mirrored] = sample.image[:, ::-1][mirrored]
-    return replace(pasted, image=image)
+def _lay_turned(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, read: Reader) -> None:
+    """In general a tile fills what a mask of its visible pixels is warped to."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = tile.window(side)
+    x, y = tile.corner
+    pixels = np.zeros(tile.shape, np.uint8)
+    pixels[top - y : bottom - y, left - x : right - x] = 1
+    placed = matrix @ _to_canvas(tile)
+    mask = cv2.warpPerspective(pixels, placed, (width, height), flags=cv2.INTER_NEAREST)
+    if not mask.any():
+        return
+    patch = cv2.warpPerspective(read(tile.index), placed, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    cv2.copyTo(patch, mask, image)
+
+
+def _to_canvas(tile: Tile) -> np.ndarray:
+    """Pixels of a tile -> of the canvas ``[3, 3]``."""
+    matrix = np.eye(3)
+    matrix[:2, 2] = tile.corner
+    return matrix

@@ -9,6 +9,7 @@ import yaml
 
 from yolov7.config import override, to_mapping
 from yolov7.data.catalog import DataSource
+from yolov7.data.classes import class_names
 from yolov7.model.spec import ModelSpec
 from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
 
@@ -38,6 +39,10 @@ class RunConfig:
     seed: int
     workers: int
     device: str
+    rect: bool = False
+    cache: str = ""
+    classes: tuple[str, ...] = ()  # names; () is all
+    single_cls: bool = False
 
 
 def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int) -> RunConfig:
@@ -65,7 +70,17 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         seed=options.seed,
         workers=options.workers,
         device=options.device,
+        rect=options.rect,
+        cache=options.cache,
+        classes=_classes(options, source),
+        single_cls=options.single_cls,
     )
+
+
+def _classes(options: TrainOptions, source: DataSource) -> tuple[str, ...]:
+    if not (options.classes or options.single_cls):
+        return ()
+    return class_names(source.names, options.classes or (), False)  # those that are one are known by name, too
 
 
 def _round_up(size: int, stride: int) -> int:

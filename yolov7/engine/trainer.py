@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from yolov7.config import InputError
-from yolov7.data.dataset import DetectionDataset
+from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
-from yolov7.data.loader import EpochSampler, evaluation_loader, training_loader
+from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
 from yolov7.engine import checkpoint
 from yolov7.engine.ema import ModelEMA
 from yolov7.engine.log import EpochRecord, RunLog
@@ -58,11 +58,9 @@ class Trainer:
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEMA(self.model)
         self.train_set, self.val_set = splits
-        dataset = DetectionDataset(self.train_set, config.train_size, config.recipe.augment, config.seed)
-        self.sampler = EpochSampler(len(dataset), config.seed)
-        self.loader = training_loader(dataset, self.sampler, config.batch_size, config.workers)
+        self.loader, self.sampler = self._training_loader()
         self.val_loader = evaluation_loader(self.val_set, config.test_size, 2 * config.batch_size, model.stride,
-                                            config.workers)
+                                            config.workers, cache=config.cache)
         self.optimizer = make_optimizer(model, config.recipe.optimizer, config.batch_size, config.nominal_batch)
         self.schedule = Schedule(config.recipe.optimizer, config.epochs, len(self.loader), config.batch_size,
                                  config.nominal_batch, config.linear_lr)
@@ -71,6 +69,18 @@ class Trainer:
         self.criterion = Criterion(gains, head.anchors, head.strides, model.num_classes)
         self.start_epoch = 0
         self.best: TrainingResult | None = None
+
+    def _training_loader(self) -> tuple[BatchLoader, EpochSampler]:
+        config, train_set = self.config, self.train_set
+        batches, shapes = [], None
+        if config.rect:
+            order, shapes = rectangular_batches(train_set.sizes, config.train_size, config.batch_size,
+                                                self.model.stride, pad=0)
+            batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
+        dataset = TrainingDataset(train_set, config.train_size, config.recipe.augment, config.seed, shapes,
+                                  config.cache)
+        sampler = EpochSampler(len(dataset), config.seed, batches)
+        return training_loader(dataset, sampler, config.batch_size, config.workers), sampler
 
     @property
     def weights_folder(self) -> Path:

@@ -1,0 +1,33 @@
+"""Samples with one red rectangle, for the tests of augmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from yolov7.data.image_set import no_outline
+from yolov7.structures import ImageMeta, Sample
+
+RED = np.array((220, 30, 30))
+
+
+def make_sample(
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, segments: tuple[np.ndarray, ...], path: str = "x"
+) -> Sample:
+    """A sample without key points."""
+    return Sample(image, boxes, labels, segments, np.zeros((len(labels), 0, 3), np.float32), ImageMeta(path))
+
+
+def rectangle_sample(
+    box: tuple[int, int, int, int], size: tuple[int, int] = (100, 120), outlined: bool = True
+) -> Sample:
+    """One red rectangle on black."""
+    image = np.zeros((*size, 3), np.uint8)
+    x1, y1, x2, y2 = box
+    image[y1:y2, x1:x2] = RED
+    outline = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], np.float32) if outlined else no_outline()
+    return make_sample(image, np.array([box], np.float32), np.array([1]), (outline,))
+
+
+def box_of_red(image: np.ndarray) -> np.ndarray:
+    y, x = np.nonzero(np.abs(image.astype(int) - RED).max(-1) < 60)
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])

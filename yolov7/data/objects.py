@@ -1,0 +1,97 @@
+"""The objects of a picture as flat arrays: what geometry moves, without a Python loop over objects or points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from yolov7.data.image_set import ImageSet
+from yolov7.structures import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """N objects with S outline points in all. The points of an object stand together, in the order of the objects."""
+
+    boxes: np.ndarray  # float32 [N, 4] xyxy pixels
+    labels: np.ndarray  # int64 [N]
+    points: np.ndarray  # float32 [S, 2] pixels
+    counts: np.ndarray  # int64 [N], points of each object; 0 where only the box is known
+    keypoints: np.ndarray  # float32 [N, K, 3] pixels and visibility
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def outlined(self) -> np.ndarray:
+        """Which objects have an outline: bool ``[N]``."""
+        return self.counts > 0
+
+    def segments(self) -> tuple[np.ndarray, ...]:
+        """The outlines one by one: N arrays ``[k, 2]``, views."""
+        ends = np.cumsum(self.counts).tolist()
+        return tuple(self.points[end - count : end] for end, count in zip(ends, self.counts.tolist(), strict=True))
+
+    def placed(self, ratio: tuple[float, float], corner: tuple[float, float]) -> Objects:
+        """Scaled by (x, y), then moved by (x, y)."""
+        scale, offset = np.array(ratio, np.float32), np.array(corner, np.float32)
+        keypoints = self.keypoints.copy()
+        keypoints[..., :2] = keypoints[..., :2] * scale + offset
+        return replace(
+            self,
+            boxes=self.boxes * np.tile(scale, 2) + np.tile(offset, 2),
+            points=self.points * scale + offset,
+            keypoints=keypoints,
+        )
+
+    def clipped(self, side: int) -> Objects:
+        """Boxes and outlines clipped to a square of ``side`` pixels; key points outside become invisible."""
+        return replace(self, boxes=self.boxes.clip(0, side), points=self.points.clip(0, side),
+                       keypoints=hide_outside(self.keypoints, side, side))
+
+    def select(self, rows: np.ndarray) -> Objects:
+        """These objects: a mask ``[N]`` or indices."""
+        if rows.dtype == bool:
+            return Objects(self.boxes[rows], self.labels[rows], self.points[np.repeat(rows, self.counts)],
+                           self.counts[rows], self.keypoints[rows])
+        segments = self.segments()
+        points = [segments[row] for row in rows.tolist()]
+        return Objects(self.boxes[rows], self.labels[rows], np.concatenate([self.points[:0], *points]),
+                       self.counts[rows], self.keypoints[rows])
+
+
+def objects_of(image_set: ImageSet, index: int) -> Objects:
+    """The objects of one picture in its native pixels: views into the set's arrays, not to be written to."""
+    first, last = image_set.offsets[index], image_set.offsets[index + 1]
+    bounds = image_set.point_offsets[first : last + 1]
+    points = image_set.points[bounds[0] : bounds[-1]]
+    return Objects(image_set.boxes[first:last], image_set.labels[first:last], points, np.diff(bounds),
+                   image_set.keypoints[first:last])
+
+
+def objects_in(sample: Sample) -> Objects:
+    """The objects of a sample."""
+    counts = np.array([len(points) for points in sample.segments], np.int64)
+    points = np.concatenate([np.zeros((0, 2), np.float32), *sample.segments])
+    return Objects(sample.boxes, sample.labels, points, counts, sample.keypoints)
+
+
+def with_objects(sample: Sample, objects: Objects) -> Sample:
+    """The sample with these objects instead of its own."""
+    return replace(sample, boxes=objects.boxes, labels=objects.labels, segments=objects.segments(),
+                   keypoints=objects.keypoints)
+
+
+def concatenate(parts: Sequence[Objects]) -> Objects:
+    """All objects in a row; at least one part."""
+    return Objects(*(np.concatenate([getattr(part, name) for part in parts])
+                     for name in ("boxes", "labels", "points", "counts", "keypoints")))
+
+
+def hide_outside(keypoints: np.ndarray, height: float, width: float) -> np.ndarray:
+    """Key points ``[N, K, 3]`` with zeros where they lie outside a picture of this size."""
+    x, y = keypoints[..., 0], keypoints[..., 1]
+    inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    return np.where(inside[..., None], keypoints, 0)
