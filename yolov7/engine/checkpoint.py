@@ -59,7 +59,7 @@ def find_best(given: str, project: str = "runs/train") -> Path:
 def save_last(path: Path, model: Detector, ema: ModelEMA, optimizer: Optimizer, config: RunConfig,
               progress: dict[str, Any]) -> None:
     """Everything that a run needs to go on; ``progress`` holds plain values (epoch, best fitness, names)."""
-    content = weights.describe(model, progress["names"], config.test_size, config.data)
+    content = _describe(model, config, progress)
     content |= {key: value for key, value in progress.items() if key != "names"}
     content |= {
         "model": model.state_dict(), "ema": ema.model.state_dict(), "ema_updates": ema.updates,
@@ -70,9 +70,14 @@ def save_last(path: Path, model: Detector, ema: ModelEMA, optimizer: Optimizer, 
 
 def save_best(path: Path, ema: ModelEMA, config: RunConfig, progress: dict[str, Any]) -> None:
     """The averaged weights alone, for evaluation, detection, export and fine-tuning."""
-    content = weights.describe(ema.model, progress["names"], config.test_size, config.data)
+    content = _describe(ema.model, config, progress)
     content |= {"model": ema.model.state_dict(), "epoch": progress["epoch"]}
     weights.save(content, path)
+
+
+def _describe(model: Detector, config: RunConfig, progress: dict[str, Any]) -> dict[str, Any]:
+    merged = config.classes if config.single_cls else ()
+    return weights.describe(model, progress["names"], config.test_size, config.data, merged)
 
 
 def read_last(path: Path) -> dict[str, Any]:

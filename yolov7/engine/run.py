@@ -13,10 +13,12 @@ import torch
 
 from yolov7.config import InputError, from_mapping, write_atomically
 from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.classes import choose_classes, class_names
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine import checkpoint
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
+from yolov7.engine.classes import open_for
 from yolov7.engine.device import select_device
 from yolov7.engine.pictures import draw_predictions
 from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, resolve, settings_text
@@ -45,13 +47,13 @@ def _new_run(options: TrainOptions) -> Trainer:
     spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or not options.weights else spec_of(options.weights)
     source = open_data(options.data)
     torch.manual_seed(options.seed)
-    model = Detector(spec, len(source.names))
+    model = Detector(spec, len(class_names(source.names, options.classes or (), options.single_cls)))
     config = resolve(options, spec, source, model.stride)
     if config.weights:
         report = initialize_from(model, config.weights)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
         settle_anchors(model, named=bool(options.cfg))
-    splits = _open_splits(source)
+    splits = _open_splits(source, config)
     if options.autoanchor:
         improve_anchors(model, splits[0], config)
     folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
@@ -68,19 +70,22 @@ def _resumed_run(options: TrainOptions) -> Trainer:
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
                                  device=options.device or config.device)
     source = open_data(config.data)
-    if list(source.names) != list(content["names"]):
-        raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(source.names)}")
+    names = class_names(source.names, config.classes, config.single_cls)
+    if list(names) != list(content["names"]):
+        raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(names)}")
     folder = path.parent.parent
     checkpoint.remove_leftovers(folder)
-    model = Detector(parse_spec(content["definition"], str(path)), len(source.names))
-    trainer = _make_trainer(config, model, _open_splits(source), folder, select_device(config.device))
+    model = Detector(parse_spec(content["definition"], str(path)), len(names))
+    trainer = _make_trainer(config, model, _open_splits(source, config), folder, select_device(config.device))
     trainer.resume(content)
     logger.info("%s: going on after epoch %d", path, content["epoch"] + 1)
     return trainer
 
 
-def _open_splits(source: DataSource) -> tuple[ImageSet, ImageSet]:
-    return open_split(source, "train", training=True), open_split(source, "val")
+def _open_splits(source: DataSource, config: RunConfig) -> tuple[ImageSet, ImageSet]:
+    train_set, val_set = open_split(source, "train", training=True), open_split(source, "val")
+    return (choose_classes(train_set, config.classes, config.single_cls),
+            choose_classes(val_set, config.classes, config.single_cls))
 
 
 def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,
@@ -114,17 +119,14 @@ def test(options: TestOptions) -> Evaluation:
     data = options.data or loaded.data
     if not data:
         raise InputError(f"{path} does not say what it was trained on; name the data set with --data")
-    image_set = open_split(open_data(data), options.task)
-    if len(image_set.names) != len(loaded.names):
-        raise InputError(f"{path} has {len(loaded.names)} classes, {data} has {len(image_set.names)}: "
-                         "these weights were trained on other data")
+    image_set, scored = open_for(loaded, open_data(data), options)
     model = deployed(loaded.model)
     size = options.img_size or loaded.image_size
     folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
     report_faults(image_set, folder)
     loader = evaluation_loader(image_set, size, options.batch_size, model.stride, options.workers)
     nms = dataclasses.replace(PROTOCOL, confidence=options.conf_thres, iou=options.iou_thres,
-                              max_detections=options.max_det)
+                              max_detections=options.max_det, classes=scored)
     evaluation = evaluate(model.to(device), loader, image_set, device, nms)
     _report(evaluation, image_set, folder)
     return evaluation

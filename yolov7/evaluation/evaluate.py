@@ -34,7 +34,10 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, device: torch.device,
              options: NMSOptions = PROTOCOL) -> Evaluation:
-    """Run ``model`` (in evaluation mode, on ``device``) over the batches of a split and score it with pycocotools."""
+    """Run ``model`` (in evaluation mode, on ``device``) over the batches of a split and score it with pycocotools.
+
+    With ``options.classes`` class ``i`` of the split is class ``options.classes[i]`` of the model.
+    """
     predictions: list[dict[str, Any]] = []
     samples: list[tuple[str, Detections]] = []
     clock = StageClock(device)
@@ -47,7 +50,8 @@ def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, devi
         clock.stop("network")
         found = [d.to("cpu") for d in non_maximum_suppression(*decoded, options)]
         for detections, meta in zip(found, batch.metas, strict=True):
-            native = replace(to_native(detections, meta), names=image_set.names)
+            labels = _labels_of_split(detections.labels, options.classes)
+            native = replace(to_native(detections, meta), labels=labels, names=image_set.names)
             predictions += to_coco(native, meta.image_id, image_set.category_ids)
             evaluated.append(meta.image_id)
             if len(samples) < PICTURES:
@@ -55,6 +59,12 @@ def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, devi
         clock.stop("nms")
     result = score_detections(image_set.ground_truth(), predictions, evaluated)
     return Evaluation(result, predictions, tuple(samples), clock.per_picture(len(evaluated)))
+
+
+def _labels_of_split(labels: Tensor, classes: tuple[int, ...] | None) -> Tensor:
+    if classes is None:
+        return labels
+    return (labels[:, None] == torch.tensor(classes)).int().argmax(1)  # every one is among them
 
 
 def network_input(images: Tensor, device: torch.device) -> Tensor:

@@ -53,7 +53,7 @@ def export(options: ExportOptions, path: Path) -> bool:
         return equal
     fused = deployed(loaded.model)
     written = folder / f"{path.stem}-deploy.pt"
-    description = weights.describe(fused, loaded.names, loaded.image_size, loaded.data)
+    description = weights.describe(fused, loaded.names, loaded.image_size, loaded.data, loaded.merged)
     weights.save({**description, "model": fused.state_dict(), "epoch": loaded.epoch}, written)
     equal = _compare(written, expected, _run(weights.load_model(written).model, images)) and equal
     if "onnx" in options.format:

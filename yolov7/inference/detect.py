@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from yolov7.boxes import xyxy_to_cxcywh
-from yolov7.config import InputError, unknown, write_atomically
+from yolov7.config import write_atomically
+from yolov7.data.classes import class_indices
 from yolov7.data.images import cv2
 from yolov7.data.sources import Frame, Source, VideoWriter, open_source, open_video_writer
 from yolov7.inference.draw import draw_detections
@@ -34,8 +35,9 @@ def detect(options: DetectOptions, loaded: LoadedModel, device: torch.device, ma
 
     ``make_folder`` is called when everything has been checked: bad input leaves nothing behind.
     """
+    classes = None if options.classes is None else class_indices(options.classes, loaded.names)
     nms = NMSOptions(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.agnostic_nms,
-                     classes=class_indices(options.classes, loaded.names))
+                     classes=classes)
     predictor = Predictor(loaded, device, nms, options.img_size)
     source = open_source(options.source)
     totals: Counter[str] = Counter()
@@ -51,16 +53,6 @@ def detect(options: DetectOptions, loaded: LoadedModel, device: torch.device, ma
     _report(source, frames, totals, times)
     logger.info("written to %s", results.folder)
     return results.folder
-
-
-def class_indices(wanted: tuple[str, ...] | None, names: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Classes given as numbers or names -> indices."""
-    if wanted is None:
-        return None
-    for name in wanted:
-        if name not in names and not (name.isdigit() and int(name) < len(names)):
-            raise InputError(f"--classes: {unknown('class', name, names)} or 0 to {len(names) - 1}")
-    return tuple(names.index(name) if name in names else int(name) for name in wanted)
 
 
 def _report(source: Source, frames: int, totals: Counter[str], times: Counter[str]) -> None:

@@ -46,16 +46,19 @@ class LoadedModel:
     image_size: int
     data: str  # the --data it was trained on, '' where unknown
     epoch: int  # -1 where unknown
+    merged: tuple[str, ...] = ()  # the classes of the data that are its only one, after --single-cls
 
 
 # --- our files -------------------------------------------------------------------------------------------------------
 
 
-def describe(model: Detector, names: tuple[str, ...], image_size: int, data: str = "") -> dict[str, Any]:
+def describe(model: Detector, names: tuple[str, ...], image_size: int, data: str = "",
+             merged: tuple[str, ...] = ()) -> dict[str, Any]:
     """The plain-value part of a weight file: what is needed to build the model again."""
     return {
         "format": FORMAT, "version": VERSION, "form": "fused" if is_fused(model) else "training",
         "definition": dict(model.spec.definition), "names": list(names), "image_size": image_size, "data": data,
+        "merged": list(merged),
     }
 
 
@@ -117,7 +120,8 @@ def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
             model = reparameterize(model)
     state = content.get("ema") or content["model"]
     _load_strictly(model, state, str(path))
-    return LoadedModel(model.eval(), names, content["image_size"], content.get("data", ""), content.get("epoch", -1))
+    return LoadedModel(model.eval(), names, content["image_size"], content.get("data", ""), content.get("epoch", -1),
+                       tuple(content.get("merged", ())))
 
 
 def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
