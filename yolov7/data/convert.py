@@ -23,7 +23,7 @@ from tqdm import tqdm
 from yolov7.config import InputError, unknown
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.image_set import ImageSet, report_faults
-from yolov7.data.images import IMAGE_SUFFIXES
+from yolov7.data.images import IMAGE_SUFFIXES, cv2
 from yolov7.options import ConvertOptions, SplitConfig
 
 logger = logging.getLogger(__name__)
@@ -206,17 +206,19 @@ def _write_coco(image_set: ImageSet, folder: Path, options: ConvertOptions, tall
     if not all(isinstance(image_id, int) for image_id in ids):
         ids = tuple(range(1, len(ids) + 1))
     names = flat_names(image_set.paths)
+    keypoint_names = {"keypoints": list(image_set.keypoint_names)} if image_set.keypoint_names else {}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, name in enumerate(tqdm(names, desc=image_set.split, unit="picture", leave=False, disable=None)):
         _place_picture(image_set.paths[index], pictures / name, options, tally)
         height, width = image_set.sizes[index].tolist()
         images.append({"id": ids[index], "file_name": name, "height": height, "width": width})
-        for box, label, outline in zip(*image_set.objects(index), strict=True):
+        for box, label, outline, points in zip(*image_set.objects(index), image_set.keypoints_of(index), strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": ids[index],
                           "category_id": image_set.category_ids[label]}
-            annotations.append(annotation | _shape(box, outline[:0] if options.boxes else outline))
-    categories = [{"id": i, "name": name} for i, name in zip(image_set.category_ids, image_set.names, strict=True)]
+            annotations.append(annotation | _shape(box, outline[:0] if options.boxes else outline) | _keypoints(points))
+    categories = [{"id": i, "name": name} | keypoint_names
+                  for i, name in zip(image_set.category_ids, image_set.names, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
@@ -227,11 +229,51 @@ def _shape(box: np.ndarray, outline: np.ndarray) -> dict[str, Any]:
     shape: dict[str, Any] = {"bbox": [round(v, COCO_DECIMALS) for v in (x1, y1, x2 - x1, y2 - y1)],
                              "area": round((x2 - x1) * (y2 - y1), COCO_DECIMALS), "segmentation": [], "iscrowd": 0}
     if len(outline):
-        x, y = outline.astype(np.float64).T
-        area = abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-        shape["area"] = round(area, COCO_DECIMALS)
+        shape["area"] = round(outline_area(outline), COCO_DECIMALS)
         shape["segmentation"] = [[round(v, COCO_DECIMALS) for v in outline.ravel().tolist()]]
     return shape
+
+
+def outline_area(outline: np.ndarray) -> float:
+    """The area in an outline ``[K, 2]``, which may be several parts and holes that are joined there and back.
+
+    The parts turn either way, so the formula for one polygon would subtract some: each is taken out where it returns
+    to its first point. A part that lies within an odd number of others is a hole.
+    """
+    loops: list[np.ndarray] = []
+    path: list[Any] = []
+    place: dict[Any, int] = {}  # of the points of the path
+    for point in map(tuple, [*outline.tolist(), outline[0].tolist()]):
+        if point in place:
+            start = place[point]
+            loops.append(np.array(path[start:], np.float32))
+            for passed in path[start + 1 :]:
+                del place[passed]
+            del path[start + 1 :]
+        else:
+            place[point] = len(path)
+            path.append(point)
+    loops = [loop for loop in loops if len(loop) > 2]
+    depths = [sum(_contains(other, loop) for other in loops if other is not loop) for loop in loops]
+    return sum((-1) ** depth * _polygon_area(loop) for depth, loop in zip(depths, loops, strict=True))
+
+
+def _polygon_area(points: np.ndarray) -> float:
+    x, y = (points.astype(np.float64) - points[0]).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _contains(outer: np.ndarray, inner: np.ndarray) -> bool:
+    sides = [cv2.pointPolygonTest(outer, point, False) for point in inner.tolist()]  # 1 inside, 0 on the edge
+    return min(sides) >= 0 and max(sides) > 0
+
+
+def _keypoints(points: np.ndarray) -> dict[str, Any]:
+    """COCO's keys of keypoints ``[K, 3]``, if there are any."""
+    if not len(points):
+        return {}
+    values = [round(v, COCO_DECIMALS) for v in points.ravel().tolist()]
+    return {"keypoints": values, "num_keypoints": int((points[:, 2] > 0).sum())}
 
 
 # --- report ----------------------------------------------------------------------------------------------------
@@ -240,10 +282,12 @@ def _shape(box: np.ndarray, outline: np.ndarray) -> dict[str, Any]:
 def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, options: ConvertOptions) -> None:
     if tally.moved:
         logger.warning(
-            "%d objects have an outline whose box differs from their own by more than %g px (by %.4g px at most); "
-            "in label files the outline's box counts; --boxes keeps the boxes and leaves the outlines out",
+            "outlines whose box is not their object's: %d (off by more than %g px, by %.4g px at most); in label files "
+            "the outline's box counts; --boxes keeps the objects' boxes and leaves the outlines out",
             tally.moved, EXACT, tally.furthest,
         )
+    if options.to == "yolo" and any(image_set.keypoint_names for image_set in image_sets):
+        logger.warning("label files have no keypoints: they are left out")
     data, splits = shlex.quote(str(written)), [image_set.split for image_set in image_sets]
     use = f"train.py --data {data}" if {"train", "val"} <= {*splits} else f"test.py --data {data} --task {splits[0]}"
     logger.info("%d pictures linked, %d copied; written to %s\nnext:\n  python %s", tally.linked, tally.copied,
