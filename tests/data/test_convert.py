@@ -183,6 +183,13 @@ def test_a_link_to_a_picture_becomes_the_picture(animals: Path, tmp_path: Path) 
     assert not (tmp_path / "out" / "images" / "train" / "1.jpg").is_symlink()
 
 
+def test_crowds_that_are_left_out_are_counted(coco_folder: Write, tmp_path: Path,
+                                              caplog: pytest.LogCaptureFixture) -> None:
+    folder = coco_folder([[{"bbox": [1, 2, 3, 4]}, {"bbox": [5, 5, 20, 20], "iscrowd": 1}]])
+    assert len(opened(to("yolo", folder, tmp_path / "out")).labels) == 1
+    assert "label files have no crowds: 1 are left out" in caplog.text
+
+
 # --- areas -----------------------------------------------------------------------------------------------------
 
 SQUARE = [(0, 0), (10, 0), (10, 10), (0, 10)]
@@ -200,6 +207,33 @@ def test_area_of_a_hole(turned: bool) -> None:
     hole = [(2, 2), (4, 2), (4, 4), (2, 4)]
     hole = [hole[0], *hole[:0:-1], hole[0]] if turned else [*hole, hole[0]]
     assert outline_area(np.array([SQUARE[0], *hole, *SQUARE], np.float32)) == 100 - 4
+
+
+# --- keypoints -------------------------------------------------------------------------------------------------
+
+NOSE = {"keypoints": [10.5, 20.25, 2, 0, 0, 0], "num_keypoints": 1}
+
+
+def test_label_files_have_no_keypoints(coco_folder: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    categories = [{"id": 3, "name": "cat", "keypoints": ["nose", "tail"]}]
+    folder = coco_folder([[{"bbox": [1, 2, 30, 40]} | NOSE]], categories=categories)
+    assert opened(folder).keypoint_names == ("nose", "tail")
+    assert opened(to("yolo", folder, tmp_path / "out")).keypoint_names == ()
+    assert "label files have no keypoints: they are left out" in caplog.text
+
+
+def test_keypoints_in_the_json(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    points = np.array(NOSE["keypoints"], np.float32).reshape(2, 3)
+    items = [ObjectRecord((1, 2, 31, 42), 0, no_outline(), "", points), ObjectRecord((1, 2, 3, 4), 0, no_outline(), "")]
+    records = [ImageRecord(str(tmp_path / "a.png"), 1, (48, 64), items)]
+    image_set = build_image_set(records, ("cat",), (3,), [], annotation_file=None, split="train", source="",
+                                keypoint_names=("nose", "tail"))
+    module._write_coco(image_set, tmp_path / "out", ConvertOptions(to="coco"), module._Tally())
+    found = opened(tmp_path / "out")
+    assert found.keypoint_names == ("nose", "tail")
+    np.testing.assert_array_equal(found.keypoints, image_set.keypoints)
+    assert [a["num_keypoints"] for a in found.ground_truth()["annotations"]] == [1, 0]
 
 
 # --- faults ----------------------------------------------------------------------------------------------------

@@ -286,9 +286,17 @@ def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, option
             "the outline's box counts; --boxes keeps the objects' boxes and leaves the outlines out",
             tally.moved, EXACT, tally.furthest,
         )
-    if options.to == "yolo" and any(image_set.keypoint_names for image_set in image_sets):
-        logger.warning("label files have no keypoints: they are left out")
+    if options.to == "yolo":
+        _report_losses(image_sets)
     data, splits = shlex.quote(str(written)), [image_set.split for image_set in image_sets]
     use = f"train.py --data {data}" if {"train", "val"} <= {*splits} else f"test.py --data {data} --task {splits[0]}"
     logger.info("%d pictures linked, %d copied; written to %s\nnext:\n  python %s", tally.linked, tally.copied,
                 options.output, use)
+
+
+def _report_losses(image_sets: Sequence[ImageSet]) -> None:
+    if any(image_set.keypoint_names for image_set in image_sets):
+        logger.warning("label files have no keypoints: they are left out")
+    crowds = sum(bool(a.get("iscrowd")) for image_set in image_sets for a in image_set.ground_truth()["annotations"])
+    if crowds:
+        logger.warning("label files have no crowds: %d are left out; detections of them will count as wrong", crowds)

@@ -49,7 +49,7 @@ def _counterparts(names: tuple[str, ...], loaded: LoadedModel, source: DataSourc
         hint = f"--classes with the {len(known)} classes that they were trained on"
     else:
         hint = "they were trained on other data"
-    raise InputError(f"the weights have {_text(known)}, {source.file or source.name} has {_text(names)}: {hint}")
+    raise InputError(f"--weights: has {_text(known)}, but {source.file or source.name} has {_text(names)}: {hint}")
 
 
 def _text(names: tuple[str, ...]) -> str:
