@@ -44,11 +44,11 @@ def _counterparts(names: tuple[str, ...], loaded: LoadedModel, source: DataSourc
     if single:
         hint = "--single-cls is for weights that were trained with it"
     elif len(known) == 1:
-        hint = "if they were trained with --single-cls, so must this be"
+        hint = "weights that were trained with --single-cls need it here too"
     elif len(known) < len(names):
-        hint = f"--classes with the {len(known)} classes that they were trained on"
+        hint = f"trained on other data, unless --classes can name the {len(known)} here"
     else:
-        hint = "they were trained on other data"
+        hint = "trained on other data"
     raise InputError(f"--weights: has {_text(known)}, but {source.file or source.name} has {_text(names)}: {hint}")
 
 
