@@ -13,7 +13,7 @@ from PIL import Image
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
-from yolov7.data.yolo_txt import find_pictures, label_path, parse_row
+from yolov7.data.yolo_txt import find_pictures, label_path
 
 Write = Callable[..., Path]
 BOX = "0 0.5 0.5 0.2 0.4\n"
@@ -222,10 +222,3 @@ def test_image_ids(tmp_path: Path, stems: list[str], ids: list[int | str]) -> No
     (tmp_path / "list.txt").write_text("".join(f"./{stem}.png\n" for stem in stems))
     (tmp_path / "set.yaml").write_text("train: list.txt\nnames: [a]\n")
     assert list(train_set(tmp_path / "set.yaml").image_ids) == ids
-
-
-def test_a_row_in_pixels_of_the_picture() -> None:
-    item = parse_row(["3", "0.25", "0.5", "0.5", "0.5"], (40, 80), 4, "line 1")
-    assert item.box == (0, 10, 40, 30)
-    assert item.label == 3
-    assert item.outline.shape == (0, 2)

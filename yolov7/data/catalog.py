@@ -12,11 +12,11 @@ from yolov7.data.coco import (
     coco_patterns,
     coco_picture_folders,
     find_coco_file,
-    read_annotations,
-    read_categories,
+    names_of,
     read_coco,
 )
 from yolov7.data.image_set import ImageSet
+from yolov7.data.label_cache import LabelCache
 from yolov7.data.yolo_txt import find_pictures, read_yolo_txt
 from yolov7.options import DataConfig, RunSettings, Split, SplitConfig, read_data_config
 
@@ -127,7 +127,7 @@ def _names_of_json(
         if isinstance(entry, SplitConfig):
             download = config.download if config else None
             file = _find(entry.annotations, bases, f"{source}, {split}.annotations", download)
-            names = read_categories(read_annotations(file), file)[1]
+            names = names_of(file, _cache(split, [file], bases))
             if config is not None and config.nc not in (None, len(names)):
                 raise InputError(f"{source}: nc is {config.nc}, but {file} has {len(names)} categories")
             return str(file), names
@@ -144,10 +144,17 @@ def _find(entry: str, bases: Sequence[Path], where: str, download: str | None) -
     raise InputError(f"{where}: {entry!r} was not found; looked for {tried}{hint}")
 
 
+def _cache(split: str, places: Sequence[Path], bases: Sequence[Path]) -> LabelCache:
+    """Of the base that the first of these places was found in, or of the folder it lies in."""
+    near = next((base for base in bases if places[0].is_relative_to(base)), places[0].parent)
+    return LabelCache(near, split, places)
+
+
 def open_split(source: DataSource, split: str, training: bool = False) -> ImageSet:
     """Read and check the pictures and objects of ``train``, ``val`` or ``test``.
 
-    Faulty ones are skipped and listed (see `report_faults`). Raises `InputError` for a split that the data set does
+    Faulty ones are skipped and listed (see `report_faults`). What was read before and has not changed comes from a
+    cache (see `label_cache`). Raises `InputError` for a split that the data set does
     not have or that is not where it should be, without any usable picture, and for ``training`` without any object.
     """
     entry = source.splits.get(split)
@@ -168,13 +175,15 @@ def _read_split(source: DataSource, split: str, entry: Split) -> ImageSet:
     if not isinstance(entry, SplitConfig):
         entries = (entry,) if isinstance(entry, str) else entry
         places = [_find(item, source.bases, where, source.download) for item in entries]
-        return read_yolo_txt(find_pictures(places, source.bases), source.names, split, where)
+        cache = _cache(split, places, source.bases)
+        return read_yolo_txt(find_pictures(places, source.bases), source.names, split, where, cache)
     file = _find(entry.annotations, source.bases, f"{where}.annotations", source.download)
     if entry.images:
         folders = [_find(entry.images, source.bases, f"{where}.images", source.download)]
     else:
         folders = coco_picture_folders(source.bases[0], file, split)
-    image_set = read_coco(folders, file, None if source.names_file else source.names, split)
+    names, cache = None if source.names_file else source.names, _cache(split, [file], source.bases)
+    image_set = read_coco(folders, file, names, split, cache)
     if image_set.names != source.names:
         raise InputError(
             f"{file}: has the categories {', '.join(image_set.names)}, but {source.names_file} has "

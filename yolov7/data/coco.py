@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from yolov7.config import InputError, nearest
-from yolov7.data.coco_shapes import ShapeError, are_numbers, keypoint_names, read_keypoints, read_outline
-from yolov7.data.image_set import (
-    Fault,
-    ImageRecord,
-    ImageSet,
-    ObjectRecord,
-    build_image_set,
-    no_outline,
-    picture_size,
-    tidy_objects,
-)
+from yolov7.data.coco_objects import read_objects
+from yolov7.data.coco_shapes import keypoint_names
+from yolov7.data.entries import Entries, empty_entries, faults_of, image_set_of, join, take
+from yolov7.data.image_set import ImageSet
+from yolov7.data.label_cache import Cached, LabelCache, check_labels
+from yolov7.data.scan import fingerprints, map_chunks, read_headers
 
 # --- the file --------------------------------------------------------------------------------------------------
 
@@ -71,99 +68,143 @@ def read_categories(content: dict[str, Any], file: Path) -> tuple[tuple[int, ...
     return ids, tuple(str(category["name"]) for category in categories)
 
 
-def read_coco(folders: Sequence[Path], file: Path, names: tuple[str, ...] | None, split: str) -> ImageSet:
+# --- a split ---------------------------------------------------------------------------------------------------
+
+
+class _Table(NamedTuple):
+    """The pictures and classes of a JSON file."""
+
+    ids: list[int | str]
+    files: list[str]  # relative to the pictures' folder
+    category_ids: tuple[int, ...]
+    names: tuple[str, ...]
+    keypoint_names: tuple[str, ...]
+
+
+def read_coco(
+    folders: Sequence[Path], file: Path, names: tuple[str, ...] | None, split: str, cache: LabelCache | None = None
+) -> ImageSet:
     """Read one split. ``names`` replace the file's own class names and must match them in number.
 
-    Of several ``folders`` the first that has the pictures is used.
-    Crowds are no training objects. Faulty pictures and objects are listed in the result's ``faults``.
+    Of several ``folders`` the first that has the pictures is used. Crowds are no training objects. Faulty pictures
+    and objects are listed in the result's ``faults``. With a ``cache`` neither the file nor a picture is opened that
+    has not changed since.
     """
-    content = read_annotations(file)
-    category_ids, own_names = read_categories(content, file)
-    if names is not None and len(names) != len(own_names):
-        raise InputError(f"{file}: has {len(own_names)} categories, but the data set names {len(names)} classes")
-    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
-    faults: list[Fault] = []
-    rows = _rows_by_image(content, label_of, file, faults)
-    folder = _picture_folder(folders, content["images"], file)
-    points = keypoint_names(content["categories"], file)
-    records = _image_records(content["images"], rows, folder, (file, len(points)), faults)
-    place: dict[str, Any] = {"annotation_file": str(file), "split": split, "source": str(file)}
-    return build_image_set(records, names or own_names, category_ids, faults, keypoint_names=points, **place)
+    reader = _Reader(folders, file, split, cache or LabelCache(None))
+    table, pictures, entries = reader.read()
+    if names is not None and len(names) != len(table.names):
+        raise InputError(f"{file}: has {len(table.names)} categories, but the data set names {len(names)} classes")
+    faults = faults_of(entries, pictures, str(file), str(file))
+    ids = [table.ids[row] for row in np.flatnonzero(entries.usable).tolist()]
+    return image_set_of(
+        entries, pictures, ids, faults, str(file),
+        names=names or table.names, category_ids=table.category_ids, keypoint_names=table.keypoint_names,
+        annotation_file=str(file), split=split,
+    )
 
 
-Row = tuple[int, dict[str, Any]]  # label, annotation
+class _Reader:
+    """One JSON file, opened at most once, and the cache of what was read of it."""
+
+    def __init__(self, folders: Sequence[Path], file: Path, split: str, cache: LabelCache) -> None:
+        self.folders, self.file, self.split, self.cache = folders, file, split, cache
+        self.described = {"reader": "coco json"}
+        self.stamp = fingerprints([str(file)])[0].tolist()
+        self.cached = cache.load(self.described)
+        self.known = _known_table(self.cached, self.stamp)  # what an unchanged file would say
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        return read_annotations(self.file)
+
+    def read(self) -> tuple[_Table, list[str], Entries]:
+        """The table, the paths of its pictures, and their objects."""
+        table = self.known or _read_table(self.content, self.file)
+        folder = _picture_folder(self.folders, table.files, self.file)
+        pictures = [os.path.join(folder, name) for name in table.files]
+        stats = fingerprints(pictures)
+        if self.cached and self.known and np.array_equal(stats, self.cached.stats):
+            return table, pictures, self.cached.entries
+        headers = self._headers(pictures, table.files, stats)
+        if self.cached and self.known and _same_headers(headers, self.cached.entries):
+            entries = self.cached.entries
+        else:
+            entries = self._objects(table, headers)
+        extra = {"json": self.stamp, **table._asdict()}
+        del extra["files"]
+        self.cache.store(Cached(self.described, table.files, stats, entries, extra))
+        return table, pictures, entries
+
+    def _objects(self, table: _Table, headers: Entries) -> Entries:
+        content = self.content
+        try:
+            return read_objects(content, table.ids, table.category_ids, headers, table.keypoint_names)
+        except InputError as error:
+            raise InputError(f"{self.file}, {error}") from None
+
+    def _headers(self, pictures: list[str], files: list[str], stats: np.ndarray) -> Entries:
+        """The sizes of all pictures, as entries without objects; those that have not changed are not opened."""
+        rows, old = np.full(len(files), -1), []
+        if self.cached is not None:
+            rows, old = self.cached.rows(files, stats), [_headers_of(self.cached.entries)]
+        new = np.flatnonzero(rows < 0)
+        columns = [[pictures[row] for row in new.tolist()]]
+        parts = map_chunks(scan_headers, columns, f"{self.split}: reading headers")
+        rows[new] = np.arange(len(new)) + sum(map(len, old))
+        return take(join(old + parts), rows) if old or parts else scan_headers([])
 
 
-def _rows_by_image(
-    content: dict[str, Any], label_of: dict[int, int], file: Path, faults: list[Fault]
-) -> dict[Any, list[Row]]:
-    images = {image["id"] for image in content["images"]}
-    rows: dict[Any, list[Row]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        if annotation["image_id"] not in images:
-            where = f"annotation {annotation['id']}"
-            reason = f"{where}: image_id {annotation['image_id']!r} is not in `images`; the object is dropped"
-            faults.append(Fault(str(file), reason, skipped=False))
-            continue
-        label = label_of.get(annotation["category_id"])
-        if label is None:
-            known = ", ".join(map(str, list(label_of)[:100]))
-            raise InputError(
-                f"{file}, annotation {annotation['id']}: found category_id {annotation['category_id']!r}; "
-                f"accepted: the ids in `categories`: {known}"
-            )
-        if not annotation.get("iscrowd", 0):
-            rows[annotation["image_id"]].append((label, annotation))
-    return rows
+def scan_headers(pictures: Sequence[str]) -> Entries:
+    """Pictures without objects."""
+    return empty_entries(*read_headers(pictures))
 
 
-def _image_records(
-    images: list[dict[str, Any]],
-    rows: dict[Any, list[Row]],
-    folder: Path,
-    source: tuple[Path, int],
-    faults: list[Fault],
-) -> list[ImageRecord]:
-    records, seen, file = [], set(), source[0]
-    for image in images:
-        image_id, path = image["id"], os.path.join(folder, str(image["file_name"]))
-        if image_id in seen:
-            faults.append(Fault(path, f"{file} has two pictures with the id {image_id!r}; the second is skipped"))
-            continue
-        seen.add(image_id)
-        if not os.path.exists(path):
-            faults.append(Fault(path, f"missing, but named by {file}; the picture is skipped"))
-            continue
-        size = picture_size(path, faults)
-        objects = _objects(rows.get(image_id, ()), path, size, source, faults) if size else None
-        if size and objects is not None:
-            records.append(ImageRecord(path, image_id, size, tidy_objects(objects, size, str(file), faults)))
-    return records
+def _headers_of(entries: Entries) -> Entries:
+    """Only what was found in the headers."""
+    findings = [item for item in entries.findings if item.entry >= 0 and not entries.sizes[item.entry, 0]]
+    return empty_entries(entries.sizes, findings)
 
 
-def _objects(
-    rows: Iterable[Row], path: str, size: tuple[int, int], source: tuple[Path, int], faults: list[Fault]
-) -> list[ObjectRecord] | None:
-    """The objects of one picture, or nothing where one of them is garbage: then the picture is skipped."""
-    objects, (file, count) = [], source
-    for label, annotation in rows:
-        where, box = f"annotation {annotation['id']}", annotation["bbox"]
-        if not are_numbers(box) or len(box) != 4:
-            reason = f"{file}, {where}: bbox is {box!r}; accepted: four numbers x, y, width, height"
-            faults.append(Fault(path, f"{reason}; the picture is skipped"))
+def _same_headers(headers: Entries, entries: Entries) -> bool:
+    return np.array_equal(headers.sizes, entries.sizes) and headers.findings == _headers_of(entries).findings
+
+
+def _read_table(content: dict[str, Any], file: Path) -> _Table:
+    category_ids, names = read_categories(content, file)
+    images = content["images"]
+    for number, image in enumerate(images):
+        if not isinstance(image["id"], (int, str)):
+            raise InputError(f"{file}, images[{number}]: found the id {image['id']!r}; accepted: a number or a text")
+    ids, files = [image["id"] for image in images], [str(image["file_name"]) for image in images]
+    return _Table(ids, files, category_ids, names, keypoint_names(content["categories"], file))
+
+
+def _known_table(cached: Cached | None, stamp: list[int]) -> _Table | None:
+    """What the JSON file said when it was read for the cache, if it has not changed since."""
+    try:
+        if cached is None or cached.extra["json"] != stamp or stamp[0] < 0:
             return None
-        x, y, width, height = map(float, box)
-        outline, points = no_outline(), None
-        try:
-            outline = read_outline(annotation.get("segmentation"), size)
-        except ShapeError as error:
-            faults.append(Fault(str(file), f"{where}: {error}; the object is a box only", skipped=False, kept=True))
-        try:
-            points = read_keypoints(annotation["keypoints"], count, size) if "keypoints" in annotation else None
-        except ShapeError as error:
-            faults.append(Fault(str(file), f"{where}: {error}; the object has none", skipped=False, kept=True))
-        objects.append(ObjectRecord((x, y, x + width, y + height), label, outline, where, points))
-    return objects
+        extra = cached.extra
+        texts = [*extra["names"], *extra["keypoint_names"]]
+        table = _Table(extra["ids"], list(cached.keys), tuple(extra["category_ids"]), tuple(extra["names"]),
+                       tuple(extra["keypoint_names"]))
+        fits = len(table.ids) == len(table.files) and len(table.names) == len(table.category_ids)
+        check_labels(cached.entries.labels, len(table.names))
+    except (KeyError, TypeError, ValueError):
+        return None
+    fits &= all(isinstance(text, str) for text in texts)
+    fits &= all(isinstance(i, (int, str)) for i in (*table.ids, *table.category_ids))
+    return table if fits and cached.entries.keypoints.shape[1] == len(table.keypoint_names) else None
+
+
+def names_of(file: Path, cache: LabelCache) -> tuple[str, ...]:
+    """The class names of a JSON file, which is not opened where the cache knows them."""
+    extra = cache.peek()
+    names = extra.get("names")
+    unchanged = extra.get("json") == fingerprints([str(file)])[0].tolist()
+    if unchanged and isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return read_categories(read_annotations(file), file)[1]
 
 
 # --- folders ---------------------------------------------------------------------------------------------------
@@ -193,13 +234,12 @@ def coco_picture_folders(root: Path, file: Path, split: str) -> list[Path]:
     return [*dict.fromkeys(found), root]
 
 
-def _picture_folder(folders: Sequence[Path], images: list[dict[str, Any]], file: Path) -> Path:
+def _picture_folder(folders: Sequence[Path], names: list[str], file: Path) -> Path:
     """Of several folders the first that has one of the first pictures."""
     if len(folders) == 1:
         return folders[0]
-    names = [str(image["file_name"]) for image in images[:20]]
     for folder in folders:
-        if any((folder / name).is_file() for name in names):
+        if any((folder / name).is_file() for name in names[:20]):
             return folder
     tried = ", ".join(map(str, folders))
     raise InputError(f"{file}: none of its first pictures ({', '.join(names[:3])}) was found in: {tried}")

@@ -17,13 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolov7.config import InputError, write_atomically
-from yolov7.data.images import PictureError, check_picture
 
 logger = logging.getLogger(__name__)
 
 SHOWN_FAULTS = 10
 _NO_POINTS = np.zeros((0, 2), np.float32)
-_LEAST_SIDE = 1e-3  # pixels; float32 does not tell narrower boxes from nothing
 
 
 @dataclass(frozen=True)
@@ -158,46 +156,6 @@ class ImageRecord(NamedTuple):
 def no_outline() -> np.ndarray:
     """The outline of an object of which only the box is known."""
     return _NO_POINTS
-
-
-def picture_size(path: str, faults: list[Fault]) -> tuple[int, int] | None:
-    """Height and width of a usable picture; otherwise nothing, and the reason joins ``faults``."""
-    try:
-        return check_picture(path)
-    except PictureError as error:
-        faults.append(Fault(path, f"{error}; the picture is skipped"))
-        return None
-
-
-def tidy_objects(
-    objects: Iterable[ObjectRecord], size: tuple[int, int], path: str, faults: list[Fault]
-) -> list[ObjectRecord]:
-    """Clip objects to their picture; drop and list those without area, outside the picture, or repeated."""
-    height, width = size
-    kept: list[ObjectRecord] = []
-    seen: set[tuple[float, ...]] = set()
-    for item in objects:
-        x1, y1, x2, y2 = item.box
-        box = (min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height))
-        key = (item.label, *box)
-        reason = _flatness(item.box, box, size) or ("the same class and box as an earlier one" if key in seen else "")
-        if reason:
-            faults.append(Fault(path, f"{item.where}: {reason}; the object is dropped", skipped=False))
-            continue
-        seen.add(key)
-        outline = np.clip(item.outline, 0, (width, height)).astype(np.float32) if len(item.outline) else item.outline
-        kept.append(item._replace(box=box, outline=outline))
-    return kept
-
-
-def _flatness(box: _Box, clipped: _Box, size: tuple[int, int]) -> str:
-    """Why nothing is left of a box, or an empty text."""
-    width, height = box[2] - box[0], box[3] - box[1]
-    if width < _LEAST_SIDE or height < _LEAST_SIDE:
-        return f"a box of zero size ({width:g} x {height:g} px)"
-    if clipped[2] - clipped[0] < _LEAST_SIDE or clipped[3] - clipped[1] < _LEAST_SIDE:
-        return f"a box outside the picture of {size[1]} x {size[0]} px"
-    return ""
 
 
 def build_image_set(

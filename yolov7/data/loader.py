@@ -16,6 +16,7 @@ from yolov7.config import InputError
 from yolov7.data.dataset import EvaluationDataset, TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
+from yolov7.data.scan import available_cores
 from yolov7.structures import Batch, Sample, Targets
 
 LOW_PRIORITY = 19
@@ -171,12 +172,6 @@ def _loader(dataset: TrainingDataset | EvaluationDataset, sampler: Any, batch_si
         pin_memory=torch.cuda.is_available(),
         **settings,
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _start_worker(_: int) -> None:
