@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from yolov7.data.geometry import (
     LEAST_VISIBLE_BOX,
@@ -82,6 +83,11 @@ class SimpleDataset:
         sample = copy_paste(sample, self.augment.copy_paste, rng)
         side = 2 * self.image_size
         return warp(sample, RandomPerspective(self.augment, -self.image_size // 2).draw(side, side, rng))
+
+
+def simple_collate(samples: list[Sample]) -> torch.Tensor:
+    """Pictures as a contiguous batch ``[B, 3, H, W]``."""
+    return torch.from_numpy(np.stack([sample.image.transpose(2, 0, 1) for sample in samples]))
 
 
 # --- mosaic ----------------------------------------------------------------------------------------------------
@@ -215,5 +221,4 @@ def flip(sample: Sample, axis: int) -> Sample:
         moved = points.copy()
         moved[:, axis] = side - moved[:, axis]
         segments.append(moved)
-    image = np.ascontiguousarray(np.flip(sample.image, 1 - axis))
-    return replace(sample, image=image, boxes=boxes, segments=tuple(segments))
+    return replace(sample, image=np.flip(sample.image, 1 - axis), boxes=boxes, segments=tuple(segments))

@@ -50,7 +50,7 @@ def mosaic_of(image_set: ImageSet, mosaic: Mosaic, size: int, drawn: Warp) -> Sa
     tiles = [Tile(*item) for item in zip(mosaic.indices, shapes, tile_corners(shapes, mosaic, size), strict=True)]
     image = render(tiles, 2 * size, drawn, reader.read)
     objects = concatenate([
-        objects_of(image_set, item.index).placed(reader.ratio(item.index), item.corner).clipped(2 * size)
+        objects_of(image_set, item.index).placed(reader.ratio(item.index), np.array(item.corner)).clipped(2 * size)
         for item in tiles
     ])
     blank = make_sample(image, objects.boxes[:0], objects.labels[:0], ())

@@ -50,8 +50,8 @@ class EvaluationDataset(Dataset[Sample]):
 def load_sample(image_set: ImageSet, reader: PictureReader, index: int) -> Sample:
     """One picture with a long side of the reader's size, with its objects."""
     image, (height, width) = reader.read(index), image_set.sizes[index].tolist()
-    objects = objects_of(image_set, index).placed(reader.ratio(index), (0, 0))
-    gain = reader.ratio(index)[1]  # the height's for both axes: quirk D9, in published numbers
+    objects = objects_of(image_set, index).placed(reader.ratio(index), np.zeros(2))
+    gain = float(reader.ratio(index)[1])  # the height's for both axes: quirk D9, in published numbers
     meta = ImageMeta(image_set.paths[index], image_set.image_ids[index], (height, width), (gain, gain))
     return Sample(image, objects.boxes, objects.labels, objects.segments(), objects.keypoints, meta)
 

@@ -72,10 +72,17 @@ def warp_objects(objects: Objects, drawn: Warp) -> Objects:
         boxes[outlined] = outline_boxes(points, objects.counts[outlined], drawn.size)
     least_visible = np.where(outlined, LEAST_VISIBLE_OUTLINE, LEAST_VISIBLE_BOX)
     kept = still_visible(objects.boxes * drawn.zoom, boxes, least_visible)
+    moved = replace(objects, boxes=boxes, points=points.astype(np.float32), keypoints=_warp_keypoints(objects, drawn))
+    return moved if kept.all() else moved.select(kept)
+
+
+def _warp_keypoints(objects: Objects, drawn: Warp) -> np.ndarray:
+    """Key points ``[N, K, 3]``; zeros where they are not visible."""
+    if not objects.keypoints.size:
+        return objects.keypoints
     keypoints = objects.keypoints.copy()
     keypoints[..., :2] = warp_points(keypoints[..., :2], drawn)
-    keypoints = np.where(objects.keypoints[..., 2:] > 0, hide_outside(keypoints, *drawn.size), 0)
-    return replace(objects, boxes=boxes, points=points.astype(np.float32), keypoints=keypoints).select(kept)
+    return np.where(objects.keypoints[..., 2:] > 0, hide_outside(keypoints, *drawn.size), 0)
 
 
 def warp_points(points: np.ndarray, drawn: Warp) -> np.ndarray:

@@ -131,12 +131,12 @@ def _decode(data: np.ndarray) -> np.ndarray:
             return _decode_with_pillow(picture)
     try:
         # OpenCV knows the orientation of some formats only: it is applied below for all of them
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise PictureError(f"cannot be decoded ({error.err})") from None
     if image is None:
         raise PictureError("cannot be decoded")
-    return _upright(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), orientation)
+    return _upright(image, orientation)
 
 
 def _decode_with_pillow(picture: Image.Image) -> np.ndarray:

@@ -6,6 +6,7 @@ pictures alone, and only what is visible of them is read afterwards (`render`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ class Tile:
         return max(x, 0), max(y, 0), min(x + width, side), min(y + height, side)
 
 
-Reader = Callable[[int], np.ndarray]  # index of a picture -> its pixels uint8 [h, w, 3] of the tile
+Reader = Callable[[int], np.ndarray]  # index of a picture -> the tile's pixels uint8 [h, w, 3]
 
 
 def render(tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader) -> np.ndarray:
@@ -92,7 +93,7 @@ def render(tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader) -> np.nd
     between the pixels of two neighbours.
     """
     height, width = drawn.size
-    image = np.full((height, width, 3), PAD_COLOUR[0], np.uint8)
+    image = np.full((height, width, 4), PAD_COLOUR[0], np.uint8)  # OpenCV warps four channels faster than three
     (a, b, _), (c, d, _), last = drawn.matrix
     upright = b == 0 and c == 0 and a > 0 and d > 0 and np.array_equal(last, (0, 0, 1))
     lay = _lay_upright if upright else _lay_turned
@@ -100,21 +101,28 @@ def render(tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader) -> np.nd
         left, top, right, bottom = tile.window(side)
         if left < right and top < bottom:
             lay(image, tile, side, drawn.matrix, read)
-    return image
+    return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
 
 
 def _lay_upright(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, read: Reader) -> None:
     """Without rotation a tile fills a rectangle: that of the output pixels whose origin lies in its pixels."""
-    height, width = image.shape[:2]
     left, top, right, bottom = tile.window(side)
-    edges = np.array(((left, right), (top, bottom))) - 0.5  # a pixel reaches half a pixel around its place
-    (u0, u1), (v0, v1) = np.ceil(edges * matrix[[0, 1], [0, 1], None] + matrix[:2, 2:]).astype(int).tolist()
-    u0, v0, u1, v1 = max(u0, 0), max(v0, 0), min(u1, width), min(v1, height)
+    u0, u1, x0, x1 = _span(left, right, matrix[0, 0], matrix[0, 2], image.shape[1], tile.corner[0])
+    v0, v1, y0, y1 = _span(top, bottom, matrix[1, 1], matrix[1, 2], image.shape[0], tile.corner[1])
     if u0 >= u1 or v0 >= v1:
         return
-    placed = (matrix @ _to_canvas(tile))[:2] - np.array(((0, 0, u0), (0, 0, v0)))
+    picture = cv2.cvtColor(read(tile.index)[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA)
+    placed = (matrix @ _moved(tile.corner[0] + x0, tile.corner[1] + y0))[:2] - ((0, 0, u0), (0, 0, v0))
     view = image[v0:v1, u0:u1]  # written to in place
-    cv2.warpAffine(read(tile.index), placed, (u1 - u0, v1 - v0), dst=view, borderMode=cv2.BORDER_REPLICATE)
+    cv2.warpAffine(picture, placed, (u1 - u0, v1 - v0), dst=view, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _span(low: int, high: int, zoom: float, offset: float, length: int, corner: int) -> tuple[int, int, int, int]:
+    """Along one axis: the output pixels of the canvas pixels ``low ... high``, and the tile's pixels they need."""
+    first = max(math.ceil(zoom * (low - 0.5) + offset), 0)  # a pixel reaches half a pixel around its place
+    last = min(math.ceil(zoom * (high - 0.5) + offset), length)
+    needed = math.floor((first - offset) / zoom) - 1 - corner, math.ceil((last - 1 - offset) / zoom) + 2 - corner
+    return first, last, max(needed[0], low - corner, 0), min(needed[1], high - corner)
 
 
 def _lay_turned(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, read: Reader) -> None:
@@ -124,16 +132,15 @@ def _lay_turned(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, re
     x, y = tile.corner
     pixels = np.zeros(tile.shape, np.uint8)
     pixels[top - y : bottom - y, left - x : right - x] = 1
-    placed = matrix @ _to_canvas(tile)
+    placed = matrix @ _moved(*tile.corner)
     mask = cv2.warpPerspective(pixels, placed, (width, height), flags=cv2.INTER_NEAREST)
     if not mask.any():
         return
-    patch = cv2.warpPerspective(read(tile.index), placed, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    picture = cv2.cvtColor(read(tile.index), cv2.COLOR_RGB2RGBA)
+    patch = cv2.warpPerspective(picture, placed, (width, height), borderMode=cv2.BORDER_REPLICATE)
     cv2.copyTo(patch, mask, image)
 
 
-def _to_canvas(tile: Tile) -> np.ndarray:
-    """Pixels of a tile -> of the canvas ``[3, 3]``."""
-    matrix = np.eye(3)
-    matrix[:2, 2] = tile.corner
-    return matrix
+def _moved(x: int, y: int) -> np.ndarray:
+    """The matrix that moves by (x, y): ``[3, 3]``."""
+    return np.array(((1.0, 0, x), (0, 1, y), (0, 0, 1)))

@@ -34,17 +34,18 @@ class Objects:
         ends = np.cumsum(self.counts).tolist()
         return tuple(self.points[end - count : end] for end, count in zip(ends, self.counts.tolist(), strict=True))
 
-    def placed(self, ratio: tuple[float, float], corner: tuple[float, float]) -> Objects:
-        """Scaled by (x, y), then moved by (x, y)."""
-        scale, offset = np.array(ratio, np.float32), np.array(corner, np.float32)
-        keypoints = self.keypoints.copy()
-        keypoints[..., :2] = keypoints[..., :2] * scale + offset
-        return replace(
-            self,
-            boxes=self.boxes * np.tile(scale, 2) + np.tile(offset, 2),
-            points=self.points * scale + offset,
-            keypoints=keypoints,
-        )
+    def placed(self, ratio: np.ndarray, corner: np.ndarray) -> Objects:
+        """Scaled, then moved, by (x, y): ``[2]`` for all objects or ``[N, 2]``."""
+        scale, offset = (np.broadcast_to(value, (len(self), 2)).astype(np.float32) for value in (ratio, corner))
+        boxes = (self.boxes.reshape(-1, 2, 2) * scale[:, None] + offset[:, None]).reshape(-1, 4)
+        points = self.points
+        if len(points):
+            points = points * np.repeat(scale, self.counts, axis=0) + np.repeat(offset, self.counts, axis=0)
+        keypoints = self.keypoints
+        if keypoints.size:
+            keypoints = keypoints.copy()
+            keypoints[..., :2] = keypoints[..., :2] * scale[:, None] + offset[:, None]
+        return Objects(boxes, self.labels, points, self.counts, keypoints)
 
     def clipped(self, side: int) -> Objects:
         """Boxes and outlines clipped to a square of ``side`` pixels; key points outside become invisible."""
@@ -92,6 +93,8 @@ def concatenate(parts: Sequence[Objects]) -> Objects:
 
 def hide_outside(keypoints: np.ndarray, height: float, width: float) -> np.ndarray:
     """Key points ``[N, K, 3]`` with zeros where they lie outside a picture of this size."""
+    if not keypoints.size:
+        return keypoints
     x, y = keypoints[..., 0], keypoints[..., 1]
     inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
     return np.where(inside[..., None], keypoints, 0)

@@ -111,7 +111,7 @@ class CutOutPool:
             image = self.reader.read(picture)
         except InputError:
             return {}
-        objects = objects_of(self.image_set, picture).placed(self.reader.ratio(picture), (0, 0))
+        objects = objects_of(self.image_set, picture).placed(self.reader.ratio(picture), np.zeros(2))
         found = {row: _cut_out(image, objects, row) for row in np.flatnonzero(objects.outlined).tolist()}
         return {row: item for row, item in found.items() if item is not None}
 

@@ -45,11 +45,12 @@ class Composer:
         side = 2 * size
         drawn = draw_mosaic(index, len(self.image_set), size, rng)
         shapes = [self.reader.shape(i) for i in drawn.indices]
-        tiles = [Tile(*tile) for tile in zip(drawn.indices, shapes, tile_corners(shapes, drawn, size), strict=True)]
-        objects = concatenate([
-            objects_of(self.image_set, tile.index).placed(self.reader.ratio(tile.index), tile.corner).clipped(side)
-            for tile in tiles
-        ])
+        corners = tile_corners(shapes, drawn, size)
+        tiles = [Tile(*tile) for tile in zip(drawn.indices, shapes, corners, strict=True)]
+        parts = [objects_of(self.image_set, i) for i in drawn.indices]
+        owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])  # tile of each object
+        ratios = self.reader.ratio(list(drawn.indices))
+        objects = concatenate(parts).placed(ratios[owner], np.array(corners)[owner]).clipped(side)
         share = self.config.copy_paste if "copy_paste" in self.config.pipeline else 0.0
         objects, outlines = draw_mirrored(objects, share, side, rng)
         warp = self._draw_warp((side, side), -size // 2, rng)
@@ -73,7 +74,7 @@ class Composer:
         shape = (size, size) if self.batch_shapes is None else tuple(self.batch_shapes[index].tolist())
         height, width = self.reader.shape(index)
         spare = shape[1] - width, shape[0] - height
-        objects = objects_of(self.image_set, index).placed(self.reader.ratio(index), (spare[0] / 2, spare[1] / 2))
+        objects = objects_of(self.image_set, index).placed(self.reader.ratio(index), np.array(spare) / 2)
         # warped as boxes, as the original does
         objects = replace(objects, points=objects.points[:0], counts=np.zeros_like(objects.counts))
         warp = self._draw_warp(shape, 0, rng)

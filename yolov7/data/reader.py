@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from yolov7.config import InputError
@@ -17,6 +19,7 @@ class PictureReader:
         self.image_set, self.size, self.training = image_set, size, training
         native = image_set.sizes.tolist()
         self.shapes = np.array([resized_shape(height, width, size, training) for height, width in native], np.int32)
+        self._ratios = (self.shapes / image_set.sizes)[:, ::-1]
         self._cache = PictureCache(image_set, self.shapes, cache, self._load) if cache else None
 
     def shape(self, index: int) -> tuple[int, int]:
@@ -24,10 +27,9 @@ class PictureReader:
         height, width = self.shapes[index].tolist()
         return height, width
 
-    def ratio(self, index: int) -> tuple[float, float]:
-        """From native pixels to that size: x, y."""
-        height, width = self.image_set.sizes[index].tolist()
-        return float(self.shapes[index, 1] / width), float(self.shapes[index, 0] / height)
+    def ratio(self, index: int | Sequence[int]) -> np.ndarray:
+        """From native pixels to that size, x and y: ``[2]``, or ``[n, 2]`` for n pictures."""
+        return self._ratios[index]
 
     def read(self, index: int) -> np.ndarray:
         """Pixels uint8 ``[h, w, 3]`` RGB, not to be written to. Raises `InputError` where they cannot be read."""

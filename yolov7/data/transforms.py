@@ -38,7 +38,7 @@ def letterbox_sample(sample: Sample, shape: tuple[int, int], scale_up: bool) -> 
     image, gain, pad = letterbox(sample.image, shape, auto=False, scale_up=scale_up)
     first = sample.meta.gain
     meta = replace(sample.meta, gain=(first[0] * gain[0], first[1] * gain[1]), pad=pad)
-    return replace(with_objects(sample, objects_in(sample).placed(gain, pad)), image=image, meta=meta)
+    return replace(with_objects(sample, objects_in(sample).placed(np.array(gain), np.array(pad))), image=image, meta=meta)
 
 
 # --- flips -----------------------------------------------------------------------------------------------------
@@ -99,9 +99,11 @@ class HSVJitter:
         levels = np.arange(256)
         tables = ((levels * gains[0]) % 180, *((levels * gain).clip(0, 255) for gain in gains[1:]))
         hsv = cv2.cvtColor(sample.image, cv2.COLOR_RGB2HSV)  # 8 bits: hue in 0 ... 179
-        # channel by channel: OpenCV looks three tables up at once in twice the time
-        planes = [cv2.LUT(plane, table.astype(np.uint8)) for plane, table in zip(cv2.split(hsv), tables, strict=True)]
-        return replace(sample, image=cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2RGB))
+        planes = cv2.split(hsv)  # OpenCV looks three tables up at once in twice the time
+        for plane, table in zip(planes, tables, strict=True):
+            cv2.LUT(plane, table.astype(np.uint8), dst=plane)
+        cv2.merge(planes, hsv)
+        return replace(sample, image=cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv))
 
 
 # --- more ------------------------------------------------------------------------------------------------------
