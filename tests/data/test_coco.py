@@ -295,6 +295,14 @@ def test_bad_keypoints_are_listed_and_zero(coco_folder: Write, points: Any, mess
     assert f"train.json: annotation 1: keypoints: {message}" in only_fault(found)[0]
 
 
+def test_objects_that_are_kept_are_not_counted_as_dropped(
+    coco_folder: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects = [{"bbox": [4, 6, 10, 20], "keypoints": []}, {"bbox": [4, 6, 0, 0]}]
+    report_faults(train_set(coco_folder([objects], categories=PEOPLE)), None)
+    assert "skipped: 0 pictures, dropped: 1 objects, kept without an outline or keypoints: 1; the first:" in caplog.text
+
+
 def test_differing_keypoints_are_refused(coco_folder: Write) -> None:
     categories = [*PEOPLE, {"id": 9, "name": "cat", "keypoints": ["tail", "nose"]}]
     message = "'cat' has the keypoints tail, nose, but 'person' has nose, tail; accepted: the same in all"

@@ -18,7 +18,7 @@ from yolov7.data import convert as module
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.convert import convert, flat_names, outline_area
 from yolov7.data.image_set import ImageRecord, ImageSet, ObjectRecord, build_image_set, no_outline
-from yolov7.data.yolo_txt import parse_row
+from yolov7.data.yolo_txt import scan_labels
 from yolov7.options import ConvertOptions
 
 Write = Callable[..., Path]
@@ -121,7 +121,7 @@ def test_no_object_is_lost_to_its_outline(coco_folder: Write, tmp_path: Path, ou
     np.testing.assert_allclose(found.boxes, opened(folder).boxes, atol=1e-4)
 
 
-def test_large_pictures_are_exact(tmp_path: Path) -> None:
+def test_large_pictures_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     side, corners = 20_000, np.sort(rng.uniform(0, 20_000, (500, 2, 2)), axis=1)
     shapes = [no_outline(), *(rng.uniform(0, side, (12, 2)).astype(np.float32) for _ in range(20))]
@@ -130,10 +130,12 @@ def test_large_pictures_are_exact(tmp_path: Path) -> None:
     items = [ObjectRecord(tuple(b), 0, o, "") for b, o in zip(boxes, outlines, strict=True)]
     records = [ImageRecord("a.jpg", 1, (side, side), items)]
     large = build_image_set(records, ("a",), (1,), [], annotation_file=None, split="train", source="")
-    for text, item in zip(module._rows(large, 0, ConvertOptions(), module._Tally()), items, strict=True):
-        read = parse_row(text.split(), (side, side), 1, "line 1")
-        np.testing.assert_allclose(np.float32(read.box), np.float32(item.box), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(read.outline, item.outline, rtol=0, atol=1e-4)
+    file = tmp_path / "a.txt"
+    file.write_text("\n".join(module._rows(large, 0, ConvertOptions(), module._Tally())))
+    monkeypatch.setattr("yolov7.data.yolo_txt.read_headers", lambda paths: (large.sizes, []))
+    read = scan_labels(["a.jpg"], [str(file)], 1)
+    np.testing.assert_allclose(read.boxes, large.boxes, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(read.points, large.points, rtol=0, atol=1e-4)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------

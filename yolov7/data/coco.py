@@ -17,7 +17,7 @@ from yolov7.data.coco_shapes import keypoint_names
 from yolov7.data.entries import Entries, empty_entries, faults_of, image_set_of, join, take
 from yolov7.data.image_set import ImageSet
 from yolov7.data.label_cache import Cached, LabelCache, check_labels
-from yolov7.data.scan import fingerprints, map_chunks, read_headers
+from yolov7.data.scan import fingerprints, map_chunks, read_headers, without_collector
 
 # --- the file --------------------------------------------------------------------------------------------------
 
@@ -25,7 +25,8 @@ from yolov7.data.scan import fingerprints, map_chunks, read_headers
 def read_annotations(file: Path) -> dict[str, Any]:
     """A COCO JSON file whose ``images`` and ``categories`` have what is needed of them."""
     try:
-        content = json.loads(file.read_bytes())
+        with without_collector():
+            content = json.loads(file.read_bytes())
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -90,8 +91,8 @@ def read_coco(
     and objects are listed in the result's ``faults``. With a ``cache`` neither the file nor a picture is opened that
     has not changed since.
     """
-    reader = _Reader(folders, file, split, cache or LabelCache(None))
-    table, pictures, entries = reader.read()
+    with without_collector():
+        table, pictures, entries = _Reader(folders, file, split, cache or LabelCache(None)).read()
     if names is not None and len(names) != len(table.names):
         raise InputError(f"{file}: has {len(table.names)} categories, but the data set names {len(names)} classes")
     faults = faults_of(entries, pictures, str(file), str(file))

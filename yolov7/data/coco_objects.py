@@ -116,7 +116,7 @@ def _outlines(
     for row, owner in zip(found.rows, found.owners.tolist(), strict=True):
         start = len(numbers)
         segmentation = row.get("segmentation")
-        single = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else None
+        single: Any = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else None
         if are_numbers(single) and len(single) >= 6 and len(single) % 2 == 0:
             numbers.extend(single)  # most are like this: no array is made of each
         elif usable[owner] and segmentation:

@@ -212,7 +212,8 @@ def report_faults(image_set: ImageSet, folder: Path | None) -> None:
     if not faults:
         logger.info("%s", summary)
         return
-    skipped = sum(fault.skipped for fault in faults)
+    skipped, kept = sum(fault.skipped for fault in faults), sum(fault.kept for fault in faults)
+    mended = f", kept without an outline or keypoints: {kept}" if kept else ""
     written = ""
     if folder is not None:
         file = folder / f"faults_{split}.txt"
@@ -220,6 +221,6 @@ def report_faults(image_set: ImageSet, folder: Path | None) -> None:
         written = f", all in {file}"
     shown = "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
     logger.warning(
-        "%s; skipped: %d pictures, dropped: %d objects%s; the first:%s",
-        summary, skipped, len(faults) - skipped, written, shown,
+        "%s; skipped: %d pictures, dropped: %d objects%s%s; the first:%s",
+        summary, skipped, len(faults) - skipped - kept, mended, written, shown,
     )

@@ -7,6 +7,7 @@ cv2``), so that a missing system library is explained in one place.
 from __future__ import annotations
 
 import os
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -22,6 +23,9 @@ except ImportError as error:
         f"OpenCV cannot be imported ({error}); where a system library is missing, on Debian and Ubuntu "
         "`apt-get install libgl1 libglib2.0-0` brings it; where the package is missing, `pip install opencv-python`"
     ) from None
+
+# Pillow warns of pictures of half the size that it refuses: no fault here
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dng", ".webp", ".mpo")
 FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # as Pillow names what is inside such files
@@ -83,8 +87,8 @@ def check_picture(path: str | Path) -> tuple[int, int]:
 def _open_header(stream: object) -> Image.Image:
     try:
         picture = Image.open(stream)  # type: ignore[arg-type]
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"too large ({error})") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"too large; accepted: up to {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
     except (OSError, ValueError, SyntaxError):
         raise PictureError(f"not a picture that can be read; accepted: {', '.join(FORMATS)}") from None
     if picture.format not in FORMATS:

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "YOLOV7_CACHE_DIR"
 BESIDE_THE_DATA = ".yolov7-cache"
-FORMAT = "yolov7 labels 1"  # of the file
+FORMAT = "yolov7 labels"
+VERSION = 1  # of the file's arrays
 RULES = 1  # to be raised with every change of what is read from the same files, of what is dropped, of the messages
 _ALWAYS_STALE = -2
 _ARRAYS = {  # type and length of all axes but the first
@@ -126,7 +127,8 @@ class LabelCache:
         try:
             with self._open() as arrays:
                 header = _header(arrays)
-                return {**header["described"], **header["extra"]} if header["described"]["rules"] == RULES else {}
+                versions = header["described"]["version"], header["described"]["rules"]
+                return {**header["described"], **header["extra"]} if versions == (VERSION, RULES) else {}
         except Exception:  # noqa: BLE001  `load` will say what is wrong with it
             return {}
 
@@ -160,7 +162,7 @@ class LabelCache:
 
 
 def _described(described: dict[str, Any]) -> dict[str, Any]:
-    return {"format": FORMAT, "rules": RULES, **described}
+    return {"format": FORMAT, "version": VERSION, "rules": RULES, **described}
 
 
 def _header(arrays: Any) -> dict[str, Any]:
