@@ -24,7 +24,7 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2, load_image
-from yolov7.data.loader import collate
+from yolov7.data.loader import collate, keep_freed_memory
 from yolov7.options import read_recipe
 from yolov7.structures import Sample
 
@@ -48,7 +48,7 @@ def milliseconds(make: Make, stack: Callable[[list[Sample]], object], keys: list
 def compare(image_set: ImageSet, cached: bool, samples: int, rounds: int) -> dict[str, float]:
     """Medians of rounds in turn; every round makes the same samples with both."""
     augment = read_recipe("p5").augment
-    fast = TrainingDataset(image_set, SIZE, augment, cache="ram" if cached else "")
+    fast = TrainingDataset(image_set, SIZE, augment, cache="ram" if cached else "off")
     simple = SimpleDataset(image_set, SIZE, augment, cached=cached)
     keys = [(0, position, position % len(image_set)) for position in range(samples)]
     for index in range(len(image_set)):  # the files are in memory, and the cache of the simple way is filled
@@ -91,8 +91,9 @@ def main() -> None:
     parser.add_argument("--samples", default=240, type=int)
     parser.add_argument("--rounds", default=5, type=int)
     options = parser.parse_args()
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # what a loader process does at its start
     torch.set_num_threads(1)
+    keep_freed_memory()
     sets = {"boxes": open_with_txt(options.data), "polygons": open_split(open_data(str(options.data)), "train")}
     rows = {}
     for kind, image_set in sets.items():

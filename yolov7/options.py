@@ -142,8 +142,8 @@ class TrainOptions:
     linear_lr: bool = option(False, "linear instead of cosine decay")
     autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
     rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
-    cache: Literal["", "ram", "disk"] = option("", "keep decoded and resized pictures, shared by all loader processes: "
-                                               "ram or disk")
+    cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized pictures in memory or on the disk, "
+                                                  "shared by all loader processes")
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
     set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
     verbose: bool = option(False, "tracebacks and debug messages")

@@ -105,9 +105,9 @@ def test_the_memory_is_stated_and_refused(
     image_set = squares()
     with caplog.at_level(logging.INFO):
         PictureReader(image_set, 96, training=True, cache="ram")
-    assert "--cache ram, train: the decoded pictures need 0.00 GiB of" in caplog.text
+    assert "--cache ram, train: the decoded pictures need 0.1 MiB, " in caplog.text
     monkeypatch.setattr("yolov7.data.picture_cache.free_memory", lambda: 1000)
-    with pytest.raises(InputError, match=r"--cache ram, train: .*0\.00 GiB are free; --cache disk and a smaller"):
+    with pytest.raises(InputError, match=r"--cache ram, train: .*0.0 MiB are free; --cache disk and a smaller"):
         PictureReader(image_set, 96, training=True, cache="ram")
 
 

@@ -245,6 +245,7 @@ BAD_COMMANDS = [
     ("train", ["--cfg", "yolov8"], "--cfg 'yolov8': no such file, and none is shipped under that name"),
     ("train", ["--hyp", "hyp.gone"], "--hyp 'hyp.gone'"),
     ("train", ["--set", "loss.bix=1"], "--set 'loss.bix=1': unknown key 'bix'; accepted: box"),
+    ("train", ["--set", "augment.pipeline=[mosaic, hvs]"], "augment.pipeline: unknown step 'hvs'; accepted: mosaic"),
     ("train", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),
     ("train", ["--device", "cuda:77"], "--device 'cuda:77': not on this machine; accepted: cpu"),
     ("train", ["--resume", "gone"], "--resume 'gone': neither a checkpoint nor the folder of a run"),

@@ -12,7 +12,7 @@ from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
 from yolov7.data.objects import objects_of
 from yolov7.data.paste import CutOutPool
-from yolov7.data.pipeline import Composer, check_pipeline, make_steps
+from yolov7.data.pipeline import Composer, make_steps
 from yolov7.data.reader import PictureReader
 from yolov7.data.transforms import letterbox_sample
 from yolov7.options import AugmentConfig
@@ -30,7 +30,7 @@ class EvaluationDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, image_set: ImageSet, image_size: int, batch_shapes: np.ndarray | None = None, cache: str = ""
+        self, image_set: ImageSet, image_size: int, batch_shapes: np.ndarray | None = None, cache: str = "off"
     ) -> None:
         self.image_set = image_set
         self.image_size = image_size
@@ -69,9 +69,8 @@ class TrainingDataset(Dataset[Sample]):
         augment: AugmentConfig,
         seed: int = 0,
         batch_shapes: np.ndarray | None = None,
-        cache: str = "",
+        cache: str = "off",
     ) -> None:
-        check_pipeline(augment.pipeline)
         self.image_set = image_set
         self.augment = augment
         self.seed = seed

@@ -128,11 +128,13 @@ def _stored_size(picture: Image.Image) -> tuple[int, int]:
 def _decode(data: np.ndarray) -> np.ndarray:
     if not data.size:
         raise PictureError("the file is empty (0 bytes)")
-    with _open_header(BytesIO(data.tobytes())) as picture:
-        orientation = _orientation(picture)
-        _check_whole(picture, data[-_BYTES_AT_END:].tobytes())
-        if picture.format == "TIFF" and orientation > 1:  # OpenCV fails at some of them
-            return _decode_with_pillow(picture)
+    content, orientation = data.tobytes(), 1
+    if not _is_plain_jpeg(content):
+        with _open_header(BytesIO(content)) as picture:
+            orientation = _orientation(picture)
+            _check_whole(picture, content[-_BYTES_AT_END:])
+            if picture.format == "TIFF" and orientation > 1:  # OpenCV fails at some of them
+                return _decode_with_pillow(picture)
     try:
         # OpenCV knows the orientation of some formats only: it is applied below for all of them
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -141,6 +143,11 @@ def _decode(data: np.ndarray) -> np.ndarray:
     if image is None:
         raise PictureError("cannot be decoded")
     return _upright(image, orientation)
+
+
+def _is_plain_jpeg(content: bytes) -> bool:
+    """Whether this is a whole JPEG that says nothing of an orientation: its header need not be read (5% of the time)."""
+    return content.startswith(b"\xff\xd8\xff") and content.endswith(_ENDINGS["JPEG"]) and b"Exif\0" not in content
 
 
 def _decode_with_pillow(picture: Image.Image) -> np.ndarray:

@@ -19,11 +19,12 @@ from tqdm import tqdm
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
 from yolov7.data.label_cache import cache_folder
+from yolov7.data.scan import available_cores
 
 logger = logging.getLogger(__name__)
 
 MOST_OF_MEMORY = 0.9  # of what is free
-_GIB = 2**30
+_GIB, _MIB = 2**30, 2**20
 _IN_FLIGHT = 64  # pictures that are decoded and not yet stored
 
 
@@ -49,7 +50,7 @@ class PictureCache:
         file = _cache_file(image_set, shapes)
         if not file.is_file() or file.stat().st_size != size:
             self._write(file, size, load, f"--cache disk, {image_set.split}")
-        logger.info("--cache disk: %d pictures of %s in %s (%.2f GiB)", count, image_set.split, file, size / _GIB)
+        logger.info("--cache disk: %d pictures of %s in %s (%s)", count, image_set.split, file, size_text(size))
         self._memory = np.memmap(file, np.uint8, "r")
 
     def get(self, index: int) -> np.ndarray | None:
@@ -70,8 +71,6 @@ class PictureCache:
                 return
             self._memory[self.offsets[index] : self.offsets[index + 1]] = picture.reshape(-1)
             self._memory[self.offsets[-1] + index] = 1
-
-        from yolov7.data.loader import available_cores
 
         progress = tqdm(total=count, desc="decode", unit="picture", leave=False, disable=None)
         with ThreadPoolExecutor(available_cores()) as pool, progress:  # OpenCV lets other threads run meanwhile
@@ -105,10 +104,15 @@ def _shared_memory(size: int, what: str) -> np.ndarray:
 
 
 def _check_room(size: int, free: int, what: str, advice: str) -> None:
+    text = f"{what}: the decoded pictures need {size_text(size)}, {size_text(free)} are free"
     if size > free:
-        raise InputError(f"{what}: the decoded pictures need {size / _GIB:.2f} GiB, {free / _GIB:.2f} GiB are free; "
-                         f"{advice}")
-    logger.info("%s: the decoded pictures need %.2f GiB of %.2f GiB that are free", what, size / _GIB, free / _GIB)
+        raise InputError(f"{text}; {advice}")
+    logger.info("%s", text)
+
+
+def size_text(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / _GIB:.1f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"
 
 
 def free_memory() -> int:

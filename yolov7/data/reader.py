@@ -15,12 +15,12 @@ from yolov7.data.picture_cache import PictureCache
 class PictureReader:
     """Reads the pictures of a set with a long side of ``size`` pixels (see `resize_long_side`)."""
 
-    def __init__(self, image_set: ImageSet, size: int, training: bool, cache: str = "") -> None:
+    def __init__(self, image_set: ImageSet, size: int, training: bool, cache: str = "off") -> None:
         self.image_set, self.size, self.training = image_set, size, training
         native = image_set.sizes.tolist()
         self.shapes = np.array([resized_shape(height, width, size, training) for height, width in native], np.int32)
         self._ratios = (self.shapes / image_set.sizes)[:, ::-1]
-        self._cache = PictureCache(image_set, self.shapes, cache, self._load) if cache else None
+        self._cache = PictureCache(image_set, self.shapes, cache, self._load) if cache != "off" else None
 
     def shape(self, index: int) -> tuple[int, int]:
         """Height and width of a picture at that size, known without reading it."""

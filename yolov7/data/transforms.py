@@ -38,7 +38,8 @@ def letterbox_sample(sample: Sample, shape: tuple[int, int], scale_up: bool) -> 
     image, gain, pad = letterbox(sample.image, shape, auto=False, scale_up=scale_up)
     first = sample.meta.gain
     meta = replace(sample.meta, gain=(first[0] * gain[0], first[1] * gain[1]), pad=pad)
-    return replace(with_objects(sample, objects_in(sample).placed(np.array(gain), np.array(pad))), image=image, meta=meta)
+    objects = objects_in(sample).placed(np.array(gain), np.array(pad))
+    return replace(with_objects(sample, objects), image=image, meta=meta)
 
 
 # --- flips -----------------------------------------------------------------------------------------------------

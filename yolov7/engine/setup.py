@@ -10,6 +10,7 @@ import yaml
 from yolov7.config import override, to_mapping
 from yolov7.data.catalog import DataSource
 from yolov7.data.classes import class_names
+from yolov7.data.pipeline import check_pipeline
 from yolov7.model.spec import ModelSpec
 from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
 
@@ -40,7 +41,7 @@ class RunConfig:
     workers: int
     device: str
     rect: bool = False
-    cache: str = ""
+    cache: str = "off"
     classes: tuple[str, ...] = ()  # names; () is all
     single_cls: bool = False
 
@@ -55,12 +56,14 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     changes = options.set if options.hyp else (*suggested.set, *options.set)
     sizes = options.img_size or suggested.img_size or (spec.image_size,)
     train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
+    recipe = override(read_recipe(hyp), changes)
+    check_pipeline(recipe.augment.pipeline)
     return RunConfig(
         cfg=options.cfg or spec.name,
         data=options.data,
         weights=options.weights,
         hyp=hyp,
-        recipe=override(read_recipe(hyp), changes),
+        recipe=recipe,
         epochs=options.epochs or suggested.epochs or PAPER_EPOCHS,
         batch_size=options.batch_size or suggested.batch_size or PAPER_BATCH,
         nominal_batch=options.nominal_batch or suggested.nominal_batch or NOMINAL_BATCH,
