@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,12 +20,18 @@ from yolov7.data.image_set import ImageSet
 from yolov7.data.label_cache import Cached, LabelCache, check_labels
 from yolov7.data.scan import fingerprints, map_chunks, read_headers, without_collector
 
+logger = logging.getLogger(__name__)
+
+_LARGE = 50_000_000  # bytes: about a second
+
 # --- the file --------------------------------------------------------------------------------------------------
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
     """A COCO JSON file whose ``images`` and ``categories`` have what is needed of them."""
     try:
+        if (size := file.stat().st_size) > _LARGE:
+            logger.info("reading %s (%d MB)", file, size / 1e6)
         with without_collector():
             content = json.loads(file.read_bytes())
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from yolov7.config import InputError
 from yolov7.data.coco_shapes import ShapeError, are_numbers, read_keypoints, read_outline
@@ -113,7 +114,8 @@ def _outlines(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outline points float32 ``[S, 2]`` and how many each object has, int64 ``[T]``."""
     numbers, lengths = array("f"), array("q")
-    for row, owner in zip(found.rows, found.owners.tolist(), strict=True):
+    pairs = zip(found.rows, found.owners.tolist(), strict=True)
+    for row, owner in tqdm(pairs, "outlines", len(found.rows), unit="object", disable=None, leave=False):
         start = len(numbers)
         segmentation = row.get("segmentation")
         single: Any = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else None

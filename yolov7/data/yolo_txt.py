@@ -93,9 +93,8 @@ def _pictures_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
 def _picture_of_line(line: str, places: Sequence[str]) -> str:
     if line.startswith("./"):
         places = places[-1:]
-    candidates = [os.path.join(place, line) for place in places]
-    path = next(filter(os.path.exists, candidates), candidates[0]) if len(candidates) > 1 else candidates[0]
-    return os.path.normpath(path)
+    candidates = [os.path.normpath(os.path.join(place, line)) for place in places]
+    return next(filter(os.path.exists, candidates), candidates[0]) if len(candidates) > 1 else candidates[0]
 
 
 # --- label files -----------------------------------------------------------------------------------------------
