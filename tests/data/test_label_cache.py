@@ -330,6 +330,15 @@ def test_the_users_cache_folder_where_the_data_is_read_only(
     assert len(train_set(yaml)) == 1
 
 
+def test_a_read_only_folder_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("YOLOV7_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    data = tmp_path / "data"
+    data.mkdir(mode=0o555)
+    assert cache_folder(data) == tmp_path / "home" / "yolov7"
+    assert list(data.iterdir()) == []
+
+
 def test_a_named_folder_that_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

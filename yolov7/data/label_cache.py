@@ -46,9 +46,14 @@ def cache_folder(near: Path) -> Path | None:
         logger.warning("%s=%s: cannot be written to; nothing is cached", CACHE_VARIABLE, named)
         return None
     home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
-    places = [near / BESIDE_THE_DATA] if near.is_dir() else []
+    places = [near / BESIDE_THE_DATA] if _is_open(near) else []
     places += [home / "yolov7"] if home.is_absolute() else []
     return next(filter(_can_write, places), None)
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether someone may write to this folder. Root may write to any, but a read-only folder is meant to stay so."""
+    return folder.is_dir() and bool(folder.stat().st_mode & 0o222)
 
 
 def _can_write(folder: Path) -> bool:
