@@ -1,6 +1,6 @@
 """BCCD from scratch as the README shows it, for several seeds: best epoch of each, and the mean.
 
-Writes ``scripts/results/bccd.json``. The data set is expected where ``data/bccd.yaml`` looks for it.
+Writes ``scripts/results/bccd.json``, or ``bccd_<precision>.json``. The data set is expected where ``data/bccd.yaml`` looks for it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from yolov7 import cli
 from yolov7.config import write_atomically
 from yolov7.engine.log import read_results
 
-RESULTS = Path(__file__).parent / "results" / "bccd.json"
+RESULTS = Path(__file__).parent / "results"
 FLAGS = ["--cfg", "yolov7-tiny", "--weights", "", "--data", "bccd.yaml", "--hyp", "data/hyp.scratch.tiny.yaml",
          "--img-size", "320", "--batch-size", "16", "--nominal-batch", "16", "--epochs", "30", "--device", "cpu"]
 
 
-def run(seed: int, project: Path) -> dict[str, float]:
+def run(seed: int, project: Path, precision: str) -> dict[str, float]:
     """Train with one seed, or read a finished run; the best epoch by the run's own fitness."""
     folder = project / f"bccd{seed}"
     if not (folder / "results.png").exists():
         where = ["--project", str(project), "--name", folder.name, "--exist-ok"]
-        if code := cli.main(["train", *FLAGS, "--seed", str(seed), *where]):
+        if code := cli.main(["train", *FLAGS, "--precision", precision, "--seed", str(seed), *where]):
             sys.exit(code)
     records = read_results(folder / "results.csv")
     best = max(records, key=lambda record: 0.9 * (record.AP or 0) + 0.1 * (record.AP50 or 0))
@@ -40,12 +40,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--project", type=Path, default=Path("runs/bccd"))
+    parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
-    rows = [run(seed, options.project) for seed in options.seeds]
+    suffix = "" if options.precision == "fp32" else f"_{options.precision}"
+    rows = [run(seed, options.project.with_name(options.project.name + suffix), options.precision)
+            for seed in options.seeds]
     mean = {key: statistics.mean(row[key] for row in rows) for key in ("AP", "AP50", "epoch_seconds")}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": describe_machine(), "flags": FLAGS, "runs": rows, "mean": mean}
-    write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    content = {"machine": describe_machine(), "flags": [*FLAGS, "--precision", options.precision], "runs": rows,
+               "mean": mean}
+    write_atomically(RESULTS / f"bccd{suffix}.json", json.dumps(content, indent=1) + "\n")
     sys.stdout.write(json.dumps(content["runs"], indent=1) + f"\nmean {mean}\n")
 
 

@@ -15,8 +15,9 @@ from yolov7.config import InputError, find_yaml, from_mapping, option, read_yaml
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD and its schedule."""
+    """The optimizer and its schedule."""
 
+    kind: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW (momentum is its first beta)")
     lr0: float = option(0.01, "peak learning rate", low=0)
     lrf: float = option(0.1, "final learning rate as a fraction of lr0", low=0, high=1)
     momentum: float = option(0.937, "Nesterov momentum", low=0, high=1)
@@ -141,6 +142,13 @@ class TrainOptions:
     exist_ok: bool = option(False, "write into the folder of an earlier run of this name")
     linear_lr: bool = option(False, "linear instead of cosine decay")
     autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
+    multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each")
+    freeze: tuple[str, ...] = option((), "nodes of the model that stay as they are: names, or a number for so many "
+                                     "of the first", metavar="NODE")
+    patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0)
+    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "fp32", "number format of the network; auto: half precision where the device has it natively")
     rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized pictures in memory or on the disk, "
                                                   "shared by all loader processes")

@@ -59,7 +59,8 @@ def load_sample(image_set: ImageSet, reader: PictureReader, index: int) -> Sampl
 class TrainingDataset(Dataset[Sample]):
     """Augmented samples; key: (epoch, position, index).
 
-    A sample is a function of (seed, epoch, position, index) alone: not of the process that makes it.
+    A sample is a function of (seed, epoch, position, index) alone: not of the process that makes it. Mosaics are made
+    in the first ``mosaic_epochs`` only (default: always).
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class TrainingDataset(Dataset[Sample]):
         seed: int = 0,
         batch_shapes: np.ndarray | None = None,
         cache: str = "off",
+        mosaic_epochs: int | None = None,
     ) -> None:
         self.image_set = image_set
         self.augment = augment
+        self.mosaic_epochs = mosaic_epochs
         self.seed = seed
         self.reader = PictureReader(image_set, image_size, training=True, cache=cache)
         self.composer = Composer(image_set, self.reader, augment, batch_shapes)
@@ -121,7 +124,8 @@ class TrainingDataset(Dataset[Sample]):
         return int(rng.choice(alike))
 
     def _augmented(self, epoch: int, index: int, rng: np.random.Generator) -> Sample:
-        sample = self.composer(index, rng)
+        mosaics = self.mosaic_epochs is None or epoch < self.mosaic_epochs
+        sample = self.composer(index, rng, mosaics)
         for step in make_steps(self.augment, self.composer, self.pool, epoch):
             sample = step(sample, rng)
         return sample

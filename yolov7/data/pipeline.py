@@ -32,10 +32,10 @@ class Composer:
     config: AugmentConfig
     batch_shapes: np.ndarray | None = None  # int [I, 2] height, width of rectangular batches: no mosaics then
 
-    def __call__(self, index: int, rng: np.random.Generator) -> Sample:
+    def __call__(self, index: int, rng: np.random.Generator, mosaics: bool = True) -> Sample:
         """Draw and make a sample around a picture."""
         config = self.config
-        may_be_mosaic = "mosaic" in config.pipeline and self.batch_shapes is None
+        may_be_mosaic = mosaics and "mosaic" in config.pipeline and self.batch_shapes is None
         is_mosaic = may_be_mosaic and rng.random() < config.mosaic
         return self.mosaic(index, rng) if is_mosaic else self.single(index, rng)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused
@@ -28,18 +28,22 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def make_optimizer(model: Detector, config: OptimizerConfig, batch_size: int, nominal_batch: int) -> Optimizer:
-    """SGD with Nesterov momentum; weight decay holds for a nominal batch, as the gradients are sums over a batch.
+    """SGD with Nesterov momentum, or AdamW, as the recipe says.
 
+    SGD's weight decay holds for a nominal batch, as the gradients are sums over a batch; AdamW divides by their size.
     Raises ``ValueError`` for a re-parameterized model.
     """
     if is_fused(model):
         raise ValueError(f"{model.spec.name} is re-parameterized and cannot be trained")
     accumulate = max(round(nominal_batch / batch_size), 1)
-    decay = config.weight_decay * batch_size * accumulate / nominal_batch
+    share = batch_size * accumulate / nominal_batch if config.kind == "sgd" else 1.0
+    decay = config.weight_decay * share
     norms, weights, biases = parameter_groups(model)
     groups = [
         {"params": norms, "weight_decay": 0.0},
         {"params": weights, "weight_decay": decay},
         {"params": biases, "weight_decay": 0.0},
     ]
+    if config.kind == "adamw":
+        return AdamW(groups, lr=config.lr0, betas=(config.momentum, 0.999))
     return SGD(groups, lr=config.lr0, momentum=config.momentum, nesterov=config.momentum > 0)

@@ -20,7 +20,9 @@ from yolov7.engine import checkpoint
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.classes import open_for
 from yolov7.engine.device import select_device
+from yolov7.engine.freeze import nodes_to_freeze
 from yolov7.engine.pictures import draw_predictions
+from yolov7.engine.precision import choose_precision
 from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, resolve, settings_text
 from yolov7.engine.trainer import Trainer, TrainingResult
 from yolov7.evaluation.coco import write_predictions
@@ -49,6 +51,8 @@ def _new_run(options: TrainOptions) -> Trainer:
     torch.manual_seed(options.seed)
     model = Detector(spec, len(class_names(source.names, options.classes or (), options.single_cls)))
     config = resolve(options, spec, source, model.stride)
+    config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
+                                 freeze=nodes_to_freeze(model, config.freeze))
     if config.weights:
         report = initialize_from(model, config.weights)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())

@@ -71,4 +71,5 @@ def apply(settings: StepSettings, optimizer: Optimizer) -> None:
     """Write the settings into the optimizer's groups."""
     for index, group in enumerate(optimizer.param_groups):
         group["lr"] = settings.bias_lr if index == BIAS else settings.lr
-        group["momentum"] = settings.momentum
+        if "momentum" in group:  # AdamW keeps its betas
+            group["momentum"] = settings.momentum

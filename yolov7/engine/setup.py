@@ -40,6 +40,11 @@ class RunConfig:
     seed: int
     workers: int
     device: str
+    multi_scale: bool = False
+    freeze: tuple[str, ...] = ()
+    patience: int = 0
+    close_mosaic: int = 0
+    precision: str = "fp32"
     rect: bool = False
     cache: str = "off"
     classes: tuple[str, ...] = ()  # names; () is all
@@ -73,6 +78,11 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         seed=options.seed,
         workers=options.workers,
         device=options.device,
+        multi_scale=options.multi_scale,
+        freeze=options.freeze,
+        patience=options.patience,
+        close_mosaic=options.close_mosaic,
+        precision=options.precision,
         rect=options.rect,
         cache=options.cache,
         classes=_classes(options, source),

@@ -19,9 +19,13 @@ from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
 from yolov7.engine import checkpoint
 from yolov7.engine.ema import ModelEMA
+from yolov7.engine.freeze import freeze, hold_statistics
 from yolov7.engine.log import EpochRecord, RunLog
+from yolov7.engine.multi_scale import draw_size, resize_batch
 from yolov7.engine.optim import make_optimizer
+from yolov7.engine.pace import Pace
 from yolov7.engine.pictures import draw_batch, draw_predictions
+from yolov7.engine.precision import autocast, gradient_scaler
 from yolov7.engine.schedule import Schedule, apply
 from yolov7.engine.setup import RunConfig
 from yolov7.evaluation.evaluate import Evaluation, evaluate, network_input
@@ -55,6 +59,7 @@ class Trainer:
     def __init__(self, config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,
                  device: torch.device) -> None:
         self.config, self.folder, self.device = config, folder, device
+        freeze(model, config.freeze)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEMA(self.model)
         self.train_set, self.val_set = splits
@@ -62,6 +67,7 @@ class Trainer:
         self.val_loader = evaluation_loader(self.val_set, config.test_size, 2 * config.batch_size, model.stride,
                                             config.workers, cache=config.cache)
         self.optimizer = make_optimizer(model, config.recipe.optimizer, config.batch_size, config.nominal_batch)
+        self.scaler = gradient_scaler(config.precision, device)
         self.schedule = Schedule(config.recipe.optimizer, config.epochs, len(self.loader), config.batch_size,
                                  config.nominal_batch, config.linear_lr)
         head = model.head
@@ -78,7 +84,7 @@ class Trainer:
                                                 self.model.stride, pad=0)
             batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
         dataset = TrainingDataset(train_set, config.train_size, config.recipe.augment, config.seed, shapes,
-                                  config.cache)
+                                  config.cache, config.epochs - config.close_mosaic)
         sampler = EpochSampler(len(dataset), config.seed, batches)
         return training_loader(dataset, sampler, config.batch_size, config.workers), sampler
 
@@ -90,6 +96,8 @@ class Trainer:
     def resume(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run."""
         checkpoint.restore(content, self.model, self.ema, self.optimizer)
+        if content.get("scaler"):
+            self.scaler.load_state_dict(content["scaler"])
         self.start_epoch = content["epoch"] + 1
         if content["best"] is not None:
             epoch, ap, ap50 = content["best"]
@@ -105,31 +113,48 @@ class Trainer:
             for epoch in range(self.start_epoch, self.config.epochs):
                 started = time.perf_counter()
                 losses = self._train_epoch(epoch)
-                model = reparameterize(self.ema.model)
-                evaluation = evaluate(model, self.val_loader, self.val_set, self.device)
+                evaluation = self._evaluate()
                 self._keep(epoch, evaluation)
                 seconds = time.perf_counter() - started
                 self._record(log, epoch, losses, evaluation, seconds)
+                if self._is_over(epoch):
+                    break
         assert self.best is not None
         return self.best
+
+    def _evaluate(self) -> Evaluation:
+        with autocast(self.config.precision, self.device):
+            return evaluate(reparameterize(self.ema.model), self.val_loader, self.val_set, self.device)
+
+    def _is_over(self, epoch: int) -> bool:
+        """Whether so many epochs brought nothing better that the run's patience is at its end."""
+        assert self.best is not None
+        patience = self.config.patience
+        if not patience or epoch - self.best.epoch < patience:
+            return False
+        logger.info("no better epoch since %d: stopped after epoch %d (--patience %d)", self.best.epoch + 1, epoch + 1,
+                    patience)
+        return True
 
     # --- one epoch ---------------------------------------------------------------------------------------------------
 
     def _train_epoch(self, epoch: int) -> list[float]:
         """Every batch once; returns the mean box, objectness and class terms."""
         self.model.train()
+        hold_statistics(self.model, self.config.freeze)
         self.sampler.set_epoch(epoch)
         batches = self.schedule.batches
         total = torch.zeros(3, device=self.device)
         pending = 0
         title = f"epoch {epoch + 1}/{self.config.epochs}"
-        progress = tqdm(self.loader, desc=title, unit="batch", leave=False, disable=None)
+        pace = Pace(self.loader)
+        progress = tqdm(pace, desc=title, total=batches, unit="batch", leave=False, disable=None)
         for index, batch in enumerate(progress):
             if index == 0 and epoch == 0:
                 draw_batch(batch, self.train_set.names, self.folder / "train_batch.jpg")
             settings = self.schedule.at(epoch * batches + index)
             apply(settings, self.optimizer)
-            total += self._accumulate_gradients(batch)
+            total += self._accumulate_gradients(batch, (self.config.seed, epoch, index))
             pending += 1
             if pending >= settings.accumulate or index == batches - 1:  # the end of an epoch drops nothing
                 self._optimizer_step()
@@ -137,24 +162,35 @@ class Trainer:
             if index % POSTFIX_EVERY == 0:
                 means = (total / (index + 1)).tolist()  # waits for the device: once in many steps
                 self._check_finite(means, epoch)
-                progress.set_postfix(box=f"{means[0]:.4f}", obj=f"{means[1]:.4f}", cls=f"{means[2]:.4f}")
+                shown = {name: f"{mean:.4f}" for name, mean in zip(("box", "obj", "cls"), means, strict=True)}
+                progress.set_postfix({**shown, "lr": f"{settings.lr:.2g}", **pace.text(self.device)})
         means = (total / batches).tolist()
         self._check_finite(means, epoch)
         return means
 
-    def _accumulate_gradients(self, batch: Batch) -> Tensor:
+    def _accumulate_gradients(self, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         """Forward, loss, backward; returns the detached terms ``[3]``."""
-        images = network_input(batch.images, self.device)
-        terms = self.criterion(self.model(images), batch.targets)
-        (terms.total * len(images)).backward()  # a sum over the batch, as the recipe's learning rate expects
+        images, targets = network_input(batch.images, self.device), batch.targets
+        if self.config.multi_scale:
+            size = draw_size(self.config.train_size, self.model.stride, key)
+            images, targets = resize_batch(images, targets, size, self.model.stride)
+        with autocast(self.config.precision, self.device):
+            output = self.model(images)
+        terms = self.criterion(output, targets)
+        loss = terms.total * len(images)  # a sum over the batch, as the recipe's learning rate expects
+        self.scaler.scale(loss).backward()
         return torch.stack((terms.box, terms.objectness, terms.classification)).detach()
 
     def _optimizer_step(self) -> None:
         if self.config.recipe.optimizer.clip_grad:
+            self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.recipe.optimizer.clip_grad)
-        self.optimizer.step()
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update()
+        if self.scaler.get_scale() >= scale:  # a smaller one: the step was left out (fp16 waits for the device here)
+            self.ema.update()
 
     def _check_finite(self, means: list[float], epoch: int) -> None:
         if not all(math.isfinite(value) for value in means):
@@ -176,6 +212,7 @@ class Trainer:
             draw_predictions(evaluation.samples, self.val_set, self.folder / "val_predictions.jpg")
         assert self.best is not None
         progress["best"] = [self.best.epoch, self.best.AP, self.best.AP50]
+        progress["scaler"] = self.scaler.state_dict()
         last = self.weights_folder / "last.pt"
         checkpoint.save_last(last, self.model, self.ema, self.optimizer, self.config, progress)
 
