@@ -1,6 +1,7 @@
 """BCCD from scratch as the README shows it, for several seeds: best epoch of each, and the mean.
 
-Writes ``scripts/results/bccd.json``, or ``bccd_<precision>.json``. The data set is expected where ``data/bccd.yaml`` looks for it.
+Writes ``scripts/results/bccd.json``, or ``bccd_<precision>.json``. The data set is expected where ``data/bccd.yaml``
+looks for it.
 """
 
 from __future__ import annotations
