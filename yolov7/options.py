@@ -145,6 +145,7 @@ class TrainOptions:
     multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each")
     freeze: tuple[str, ...] = option((), "nodes of the model that stay as they are: names, or a number for so many "
                                      "of the first", metavar="NODE")
+    image_weights: bool = option(False, "draw pictures with rare or badly found classes more often")
     patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0)
     close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(

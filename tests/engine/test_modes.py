@@ -13,15 +13,20 @@ import torch
 
 from yolov7 import cli
 from yolov7.config import InputError
+from yolov7.data.catalog import open_data, open_split
+from yolov7.data.dataset import TrainingDataset
+from yolov7.data.loader import EpochSampler
 from yolov7.data.synthetic import generate
 from yolov7.engine.freeze import nodes_to_freeze
+from yolov7.engine.image_weights import image_weights
 from yolov7.engine.multi_scale import draw_size, resize_batch
 from yolov7.engine.optim import make_optimizer
 from yolov7.engine.pace import Pace
 from yolov7.engine.schedule import Schedule, apply
+from yolov7.engine.trainer import Trainer
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
-from yolov7.options import OptimizerConfig
+from yolov7.options import AugmentConfig, OptimizerConfig
 from yolov7.structures import Batch, Targets
 
 BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0"]
@@ -108,6 +113,49 @@ def test_nodes_by_number_and_unknown_ones() -> None:
         nodes_to_freeze(model, ("999",))
 
 
+# --- image weights ---------------------------------------------------------------------------------------------
+
+
+def test_rare_and_badly_found_classes_are_drawn_more_often(shapes: Path) -> None:
+    image_set = open_split(open_data(str(shapes)), "train")
+    scores = np.linspace(0, 0.9, len(image_set.names))
+    weights = image_weights(image_set, scores)
+    assert weights.sum() == pytest.approx(1)
+    counts = np.bincount(image_set.labels, minlength=len(scores))
+    expected = [sum((1 - scores[label]) ** 2 / counts[label] for label in image_set.objects(i)[1]) for i in range(12)]
+    np.testing.assert_allclose(weights, np.array(expected) / sum(expected))
+    sampler = EpochSampler(12, 0)
+    drawn = []
+    for epoch in range(400):
+        sampler.set_epoch(epoch, weights)
+        drawn += [index for _, _, index in sampler]
+    np.testing.assert_allclose(np.bincount(drawn, minlength=12) / len(drawn), weights, atol=0.02)
+    assert image_weights(image_set, np.ones(len(scores))).tolist() == [1 / 12] * 12  # nothing left to improve
+
+
+def test_image_weights_resume_as_they_were(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(shapes, tmp_path / "whole", "--image-weights", epochs=3)
+    assert not same(whole, train(shapes, tmp_path / "plain", epochs=3))
+    record = Trainer._record
+
+    def interrupted(self: Trainer, log: object, epoch: int, *rest: object) -> None:
+        record(self, log, epoch, *rest)  # type: ignore[arg-type]
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_record", interrupted)
+    arguments = ["train", "--data", str(shapes), "--project", str(tmp_path / "part"), *BASE, "--image-weights"]
+    assert cli.main([*arguments, "--epochs", "3"]) == 130
+    monkeypatch.setattr(Trainer, "_record", record)
+    assert cli.main(["train", "--resume", str(tmp_path / "part" / "exp"), "--workers", "0"]) == 0
+    assert same(whole, tmp_path / "part" / "exp")
+
+
+def test_image_weights_and_rectangular_batches_exclude_each_other(shapes: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", str(shapes), "--project", str(tmp_path), *BASE, "--rect", "--image-weights"]
+    assert cli.main(arguments) == 2
+
+
 # --- the end of a run ------------------------------------------------------------------------------------------
 
 
@@ -120,10 +168,6 @@ def test_patience_ends_a_run(shapes: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_last_epochs_have_no_mosaics(shapes: Path, tmp_path: Path) -> None:
-    from yolov7.data.catalog import open_data, open_split
-    from yolov7.data.dataset import TrainingDataset
-    from yolov7.options import AugmentConfig
-
     dataset = TrainingDataset(open_split(open_data(str(shapes)), "train"), 64, AugmentConfig(mosaic=1, mixup=1),
                               mosaic_epochs=2)
     assert [dataset[epoch, 0, 0].meta.mosaic for epoch in range(4)] == [True, True, False, False]

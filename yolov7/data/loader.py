@@ -51,22 +51,27 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
     The epoch travels in the key: a worker that lives through all epochs cannot lag behind. With ``batches`` (arrays
     of indices, the last of which may be smaller) it is these that are shuffled, and the smaller one stays behind.
+    With ``weights`` pictures are drawn by them, and may repeat.
     """
 
     def __init__(self, length: int, seed: int, batches: Sequence[np.ndarray] = ()) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
         self.batches = list(batches)
+        self.weights: np.ndarray | None = None  # float64 [I], sum 1
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, weights: np.ndarray | None = None) -> None:
         """Choose the epoch of the next pass: to be called before the loader is iterated over."""
-        self.epoch = epoch
+        self.epoch, self.weights = epoch, weights
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = self._shuffled_batches(rng) if self.batches else rng.permutation(self.length)
+        if self.weights is not None:
+            order = rng.choice(self.length, self.length, p=self.weights)
+        else:
+            order = self._shuffled_batches(rng) if self.batches else rng.permutation(self.length)
         return iter([(self.epoch, position, index) for position, index in enumerate(order.tolist())])
 
     def _shuffled_batches(self, rng: np.random.Generator) -> np.ndarray:

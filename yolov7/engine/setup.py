@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from yolov7.config import override, to_mapping
+from yolov7.config import InputError, override, to_mapping
 from yolov7.data.catalog import DataSource
 from yolov7.data.classes import class_names
 from yolov7.data.pipeline import check_pipeline
@@ -42,6 +42,7 @@ class RunConfig:
     device: str
     multi_scale: bool = False
     freeze: tuple[str, ...] = ()
+    image_weights: bool = False
     patience: int = 0
     close_mosaic: int = 0
     precision: str = "fp32"
@@ -61,6 +62,8 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     changes = options.set if options.hyp else (*suggested.set, *options.set)
     sizes = options.img_size or suggested.img_size or (spec.image_size,)
     train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
+    if options.rect and options.image_weights:
+        raise InputError("--image-weights: draws pictures one by one, --rect whole batches; accepted: one of them")
     recipe = override(read_recipe(hyp), changes)
     check_pipeline(recipe.augment.pipeline)
     return RunConfig(
@@ -80,6 +83,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         device=options.device,
         multi_scale=options.multi_scale,
         freeze=options.freeze,
+        image_weights=options.image_weights,
         patience=options.patience,
         close_mosaic=options.close_mosaic,
         precision=options.precision,

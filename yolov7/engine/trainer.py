@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rec
 from yolov7.engine import checkpoint
 from yolov7.engine.ema import ModelEMA
 from yolov7.engine.freeze import freeze, hold_statistics
+from yolov7.engine.image_weights import class_scores, image_weights
 from yolov7.engine.log import EpochRecord, RunLog
 from yolov7.engine.multi_scale import draw_size, resize_batch
 from yolov7.engine.optim import make_optimizer
@@ -73,6 +75,7 @@ class Trainer:
         head = model.head
         gains = scale_gains(config.recipe.loss, len(head.strides), model.num_classes, config.train_size)
         self.criterion = Criterion(gains, head.anchors, head.strides, model.num_classes)
+        self.scores = np.zeros(model.num_classes)  # AP of each class in the last evaluation
         self.start_epoch = 0
         self.best: TrainingResult | None = None
 
@@ -96,6 +99,7 @@ class Trainer:
     def resume(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run."""
         checkpoint.restore(content, self.model, self.ema, self.optimizer)
+        self.scores = np.array(content.get("scores", self.scores))
         if content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
         self.start_epoch = content["epoch"] + 1
@@ -114,6 +118,7 @@ class Trainer:
                 started = time.perf_counter()
                 losses = self._train_epoch(epoch)
                 evaluation = self._evaluate()
+                self.scores = class_scores(evaluation.result)
                 self._keep(epoch, evaluation)
                 seconds = time.perf_counter() - started
                 self._record(log, epoch, losses, evaluation, seconds)
@@ -142,7 +147,8 @@ class Trainer:
         """Every batch once; returns the mean box, objectness and class terms."""
         self.model.train()
         hold_statistics(self.model, self.config.freeze)
-        self.sampler.set_epoch(epoch)
+        weights = image_weights(self.train_set, self.scores) if self.config.image_weights else None
+        self.sampler.set_epoch(epoch, weights)
         batches = self.schedule.batches
         total = torch.zeros(3, device=self.device)
         pending = 0
@@ -213,6 +219,7 @@ class Trainer:
         assert self.best is not None
         progress["best"] = [self.best.epoch, self.best.AP, self.best.AP50]
         progress["scaler"] = self.scaler.state_dict()
+        progress["scores"] = self.scores.tolist()
         last = self.weights_folder / "last.pt"
         checkpoint.save_last(last, self.model, self.ema, self.optimizer, self.config, progress)
 
