@@ -17,7 +17,6 @@ from yolov7.config import InputError, find_yaml, from_mapping, option, read_yaml
 class OptimizerConfig:
     """The optimizer and its schedule."""
 
-    kind: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW (momentum is its first beta)")
     lr0: float = option(0.01, "peak learning rate", low=0)
     lrf: float = option(0.1, "final learning rate as a fraction of lr0", low=0, high=1)
     momentum: float = option(0.937, "Nesterov momentum", low=0, high=1)
@@ -26,6 +25,7 @@ class OptimizerConfig:
     warmup_momentum: float = option(0.8, "momentum at iteration 0", low=0, high=1)
     warmup_bias_lr: float = option(0.1, "learning rate of the biases at iteration 0", low=0)
     clip_grad: float = option(0.0, "largest norm of the gradient of a step, 0 = not clipped", low=0)
+    kind: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW (momentum is its first beta)")
 
 
 @dataclass(frozen=True)
