@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_records import ImageRecord, ObjectRecord, build_image_set
 from PIL import Image
 
-from yolov7.data.image_set import ImageRecord, ImageSet, ObjectRecord, build_image_set, no_outline
+from yolov7.data.image_set import ImageSet, no_outline
 
 COLOURS = ((220, 30, 30), (30, 200, 40), (40, 60, 230))  # one by class: told apart in any mosaic
 BACKGROUND = (0, 0, 0)
@@ -81,12 +82,12 @@ def squares(tmp_path: Path) -> Callable[..., ImageSet]:
                 corners = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], np.float32)
                 has_outline = outlined == "all" or (outlined == "mixed" and i % 2 == 0)
                 outline = corners if has_outline else no_outline()
-                objects.append(ObjectRecord((x, y, x + w, y + h), label, outline, f"object {slot}"))
+                objects.append(ObjectRecord((x, y, x + w, y + h), label, outline))
             path = tmp_path / f"squares_{i}.png"
             Image.fromarray(pixels).save(path)
             records.append(ImageRecord(str(path), i, (height, width), objects))
         return build_image_set(
-            records, ("red", "green", "blue"), (1, 2, 3), [], annotation_file=None, split="train", source="squares"
+            records, ("red", "green", "blue"), (1, 2, 3), [], annotation_file=None, split="train"
         )
 
     return make

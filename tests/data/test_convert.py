@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_records import ImageRecord, ObjectRecord, build_image_set
 from PIL import Image
 
 from yolov7 import cli
@@ -17,7 +18,7 @@ from yolov7.config import InputError
 from yolov7.data import convert as module
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.convert import convert, flat_names, outline_area
-from yolov7.data.image_set import ImageRecord, ImageSet, ObjectRecord, build_image_set, no_outline
+from yolov7.data.image_set import ImageSet, no_outline
 from yolov7.data.yolo_txt import scan_labels
 from yolov7.options import ConvertOptions
 
@@ -127,9 +128,9 @@ def test_large_pictures_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shapes = [no_outline(), *(rng.uniform(0, side, (12, 2)).astype(np.float32) for _ in range(20))]
     boxes = [*corners.reshape(-1, 4).tolist(), *((*o.min(0).tolist(), *o.max(0).tolist()) for o in shapes[1:])]
     outlines = [no_outline()] * len(corners) + shapes[1:]
-    items = [ObjectRecord(tuple(b), 0, o, "") for b, o in zip(boxes, outlines, strict=True)]
+    items = [ObjectRecord(tuple(b), 0, o) for b, o in zip(boxes, outlines, strict=True)]
     records = [ImageRecord("a.jpg", 1, (side, side), items)]
-    large = build_image_set(records, ("a",), (1,), [], annotation_file=None, split="train", source="")
+    large = build_image_set(records, ("a",), (1,), [], annotation_file=None, split="train")
     file = tmp_path / "a.txt"
     file.write_text("\n".join(module._rows(large, 0, ConvertOptions(), module._Tally())))
     monkeypatch.setattr("yolov7.data.yolo_txt.read_headers", lambda paths: (large.sizes, []))
@@ -227,9 +228,9 @@ def test_label_files_have_no_keypoints(coco_folder: Write, tmp_path: Path, caplo
 def test_keypoints_in_the_json(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     points = np.array(NOSE["keypoints"], np.float32).reshape(2, 3)
-    items = [ObjectRecord((1, 2, 31, 42), 0, no_outline(), "", points), ObjectRecord((1, 2, 3, 4), 0, no_outline(), "")]
+    items = [ObjectRecord((1, 2, 31, 42), 0, no_outline(), points), ObjectRecord((1, 2, 3, 4), 0, no_outline())]
     records = [ImageRecord(str(tmp_path / "a.png"), 1, (48, 64), items)]
-    image_set = build_image_set(records, ("cat",), (3,), [], annotation_file=None, split="train", source="",
+    image_set = build_image_set(records, ("cat",), (3,), [], annotation_file=None, split="train",
                                 keypoint_names=("nose", "tail"))
     module._write_coco(image_set, tmp_path / "out", ConvertOptions(to="coco"), module._Tally())
     found = opened(tmp_path / "out")

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_records import ImageRecord, ObjectRecord, build_image_set
 
 from yolov7 import cli
 from yolov7.data.catalog import DataSource
-from yolov7.data.image_set import ImageRecord, ImageSet, ObjectRecord, build_image_set, no_outline
+from yolov7.data.image_set import ImageSet, no_outline
 from yolov7.data.synthetic import generate
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.setup import RunConfig, resolve
@@ -28,9 +29,9 @@ def slim(name: str) -> ModelSpec:
 
 def objects(*sizes: tuple[float, float]) -> ImageSet:
     """One picture of 640 px with objects of these sizes."""
-    items = [ObjectRecord((0.0, 0.0, w, h), 0, no_outline(), "") for w, h in sizes]
+    items = [ObjectRecord((0.0, 0.0, w, h), 0, no_outline()) for w, h in sizes]
     return build_image_set([ImageRecord("a.png", 0, (640, 640), items)], ("thing",), (1,), [], annotation_file=None,
-                           split="train", source="test")
+                           split="train")
 
 
 def config_of(spec: ModelSpec) -> RunConfig:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from yolov7.config import InputError
 from yolov7.data.coco_shapes import ShapeError, are_numbers, read_keypoints, read_outline
 from yolov7.data.entries import SOURCE, Entries, Finding, RawObjects, tidy
+from yolov7.data.image_set import no_outline
 
 Row = dict[str, Any]
 
@@ -122,14 +123,19 @@ def _outlines(
         if are_numbers(single) and len(single) >= 6 and len(single) % 2 == 0:
             numbers.extend(single)  # most are like this: no array is made of each
         elif usable[owner] and segmentation:
-            try:
-                outline = read_outline(segmentation, (int(sizes[owner, 0]), int(sizes[owner, 1])))
-                numbers.frombytes(outline.tobytes())
-            except ShapeError as error:
-                reason = f"{_where(row)}: {error}; the object is a box only"
-                findings.append(Finding(owner, False, reason, skipped=False, kept=True))
+            numbers.frombytes(_outline(row, owner, sizes, findings).tobytes())
         lengths.append((len(numbers) - start) // 2)
     return np.array(numbers).reshape(-1, 2), np.array(lengths, np.int64)
+
+
+def _outline(row: Row, owner: int, sizes: np.ndarray, findings: list[Finding]) -> np.ndarray:
+    """The outline of one object, float32 ``[K, 2]``; none, and the reason, where it cannot be used."""
+    try:
+        return read_outline(row["segmentation"], (int(sizes[owner, 0]), int(sizes[owner, 1])))
+    except ShapeError as error:
+        reason = f"{_where(row)}: {error}; the object is a box only"
+        findings.append(Finding(owner, False, reason, skipped=False, kept=True))
+        return no_outline()
 
 
 def _keypoints(

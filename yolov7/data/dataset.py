@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
-from yolov7.data.objects import objects_of
+from yolov7.data.objects import objects_of, sample_of
 from yolov7.data.paste import CutOutPool
 from yolov7.data.pipeline import Composer, make_steps
 from yolov7.data.reader import PictureReader
@@ -53,7 +53,7 @@ def load_sample(image_set: ImageSet, reader: PictureReader, index: int) -> Sampl
     objects = objects_of(image_set, index).placed(reader.ratio(index), np.zeros(2))
     gain = float(reader.ratio(index)[1])  # the height's for both axes: quirk D9, in published numbers
     meta = ImageMeta(image_set.paths[index], image_set.image_ids[index], (height, width), (gain, gain))
-    return Sample(image, objects.boxes, objects.labels, objects.segments(), objects.keypoints, meta)
+    return sample_of(image, objects, meta)
 
 
 class TrainingDataset(Dataset[Sample]):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from yolov7.data.image_set import ImageSet
-from yolov7.structures import Sample
+from yolov7.structures import ImageMeta, Sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,11 @@ def objects_in(sample: Sample) -> Objects:
     counts = np.array([len(points) for points in sample.segments], np.int64)
     points = np.concatenate([np.zeros((0, 2), np.float32), *sample.segments])
     return Objects(sample.boxes, sample.labels, points, counts, sample.keypoints)
+
+
+def sample_of(image: np.ndarray, objects: Objects, meta: ImageMeta) -> Sample:
+    """A picture with its objects."""
+    return Sample(image, objects.boxes, objects.labels, objects.segments(), objects.keypoints, meta)
 
 
 def with_objects(sample: Sample, objects: Objects) -> Sample:

@@ -13,7 +13,7 @@ from yolov7.data.colour import COLOUR_CHANGES, Sometimes
 from yolov7.data.geometry import RandomPerspective, Warp, crop, warp_objects
 from yolov7.data.image_set import ImageSet
 from yolov7.data.mosaic import Tile, draw_mosaic, render, tile_corners
-from yolov7.data.objects import concatenate, objects_of
+from yolov7.data.objects import concatenate, objects_of, sample_of
 from yolov7.data.paste import CutOutPool, PasteIn, draw_mirrored, paste_mirrored
 from yolov7.data.reader import PictureReader
 from yolov7.data.transforms import Cutout, Flip, HSVJitter, Step, mirrored_order, mixup
@@ -64,9 +64,7 @@ class Composer:
         image = render(tiles, side, warp, read)
         if outlines:
             paste_mirrored(image, tiles, side, warp, read, outlines)
-        objects = warp_objects(objects, warp)
-        meta = replace(self._meta(index), mosaic=True)
-        return Sample(image, objects.boxes, objects.labels, objects.segments(), objects.keypoints, meta)
+        return sample_of(image, warp_objects(objects, warp), replace(self._meta(index), mosaic=True))
 
     def single(self, index: int, rng: np.random.Generator) -> Sample:
         """One picture, letterboxed."""
@@ -80,8 +78,7 @@ class Composer:
         warp = self._draw_warp(shape, 0, rng)
         tile = Tile(index, (height, width), (spare[0] // 2, spare[1] // 2))
         image = render([tile], max(shape), warp, self.reader.read)
-        objects = warp_objects(objects, warp)
-        return Sample(image, objects.boxes, objects.labels, objects.segments(), objects.keypoints, self._meta(index))
+        return sample_of(image, warp_objects(objects, warp), self._meta(index))
 
     def _draw_warp(self, shape: tuple[int, int], border: int, rng: np.random.Generator) -> Warp:
         if "perspective" in self.config.pipeline:

@@ -59,6 +59,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, boxes: Tensor, classes: Tensor, own: Tensor,
                  *objectness: Tensor) -> tuple[Tensor | None, ...]:
+        """Add the gradients of slots and objectness into one buffer a level."""
         count, labels = len(ctx.levels), ctx.saved_tensors[0]
         indices, inside = ctx.saved_tensors[1 : count + 1], ctx.saved_tensors[count + 1 :]
         result: list[Tensor | None] = [None, None]
