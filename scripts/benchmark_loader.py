@@ -49,8 +49,8 @@ def memory() -> dict[str, float]:
 def batches(image_set: ImageSet, size: int, batch_size: int, count: int) -> Iterator[Batch]:
     """``count`` batches over as many epochs as that takes."""
     dataset = TrainingDataset(image_set, size, read_recipe("p5").augment)
-    sampler = EpochSampler(len(dataset), 0)
-    loader = training_loader(dataset, sampler, batch_size, WORKERS)
+    sampler = EpochSampler(len(dataset), batch_size, 0)
+    loader = training_loader(dataset, sampler, WORKERS)
     made = epoch = 0
     while made < count:
         sampler.set_epoch(epoch)

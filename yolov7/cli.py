@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -141,13 +142,14 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     verbose = "--verbose" in arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.raiseExceptions = verbose  # a reader that goes away (`| head`) is no news
-    logging.getLogger("yolov7").setLevel(logging.DEBUG if verbose else logging.INFO)
+    rank = os.environ.get("RANK", "0")  # of several processes only the first one talks
+    logging.getLogger("yolov7").setLevel(logging.DEBUG if verbose else logging.INFO if rank == "0" else logging.ERROR)
     try:
         return function(parse_arguments(options_type, arguments, program, str(function.__doc__)))
     except InputError as error:
         return _fail(str(error), BAD_INPUT, verbose)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", getattr(interrupt, "code", INTERRUPTED))
     except Exception as error:
         hint = "" if verbose else " (--verbose shows where)"
         return _fail(f"{type(error).__name__}: {error}{hint}", FAILED, verbose)
@@ -160,7 +162,8 @@ def _say(text: str) -> None:
 def _fail(message: str, code: int, verbose: bool = False) -> int:
     if verbose:
         traceback.print_exc()
-    sys.stderr.write(f"error: {message}\n")
+    process = os.environ.get("RANK", "0")
+    sys.stderr.write(f"error: {f'process {process}: ' if process != '0' else ''}{message}\n")
     return code
 
 

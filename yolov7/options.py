@@ -153,6 +153,9 @@ class TrainOptions:
     rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized pictures in memory or on the disk, "
                                                   "shared by all loader processes")
+    sync_bn: bool = option(False, "norms over the pictures of all processes (CUDA, several processes)")
+    compile: bool = option(False, "compile network and loss: minutes at the start, faster steps then")
+    dry_run: bool = option(False, "one batch through everything, then say what memory and time the run would take")
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
     set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
     verbose: bool = option(False, "tracebacks and debug messages")

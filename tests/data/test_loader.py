@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,13 +55,13 @@ def test_collate_pads_objects(counts: tuple[int, ...], padded: int) -> None:
 
 
 def loader_of(dataset: TrainingDataset, batch_size: int, workers: int, seed: int = 0) -> BatchLoader:
-    return training_loader(dataset, EpochSampler(len(dataset), seed), batch_size, workers)
+    return training_loader(dataset, EpochSampler(len(dataset), batch_size, seed), workers)
 
 
 def stream(image_set: ImageSet, workers: int, epochs: int = 3) -> list[Batch]:
     dataset = TrainingDataset(image_set, 64, AugmentConfig(paste_in=0.3, mixup=0.3), seed=3)
-    sampler = EpochSampler(len(dataset), 3)
-    loader, batches = training_loader(dataset, sampler, 4, workers), []
+    sampler = EpochSampler(len(dataset), 4, 3)
+    loader, batches = training_loader(dataset, sampler, workers), []
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         assert len(loader) == math.ceil(len(image_set) / 4)
@@ -85,7 +87,7 @@ def test_the_stream_does_not_depend_on_the_workers(squares: Squares, monkeypatch
 
 
 def test_another_seed_is_another_order() -> None:
-    orders = [list(EpochSampler(6, seed)) for seed in (0, 0, 1)]
+    orders = [[key for keys in EpochSampler(6, 4, seed) for key in keys] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert [key[:2] for key in orders[0]] == [(0, position) for position in range(6)]
 
@@ -181,17 +183,64 @@ def test_rectangular_training_shuffles_batches(squares: Squares) -> None:
     order, shapes = rectangular_batches(image_set.sizes, 64, 4, 32, pad=0)
     batches = [order[start : start + 4] for start in range(0, 10, 4)]
     dataset = TrainingDataset(image_set, 64, AugmentConfig(), batch_shapes=shapes)
-    sampler = EpochSampler(10, 0, batches)
+    sampler = EpochSampler(10, 4, 0, batches)
     passes = []
     for epoch in range(6):
         sampler.set_epoch(epoch)
-        indices = [index for _, _, index in sampler]
+        indices = [index for keys in sampler for _, _, index in keys]
         assert sorted(indices) == list(range(10))
         assert sorted(indices[8:]) == sorted(batches[2].tolist())  # the smaller batch stays behind
         passes.append(indices)
     assert len({tuple(indices) for indices in passes}) > 1
-    found = [tuple(batch.images.shape[2:]) for batch in training_loader(dataset, sampler, 4, 0)]
+    found = [tuple(batch.images.shape[2:]) for batch in training_loader(dataset, sampler, 0)]
     assert sorted(found) == sorted(tuple(shapes[batch[0]].tolist()) for batch in batches)
+
+
+@pytest.mark.parametrize(("length", "batch_size", "processes"), [(10, 4, 2), (9, 4, 3), (13, 6, 4), (3, 8, 2)])
+def test_processes_share_every_batch(length: int, batch_size: int, processes: int) -> None:
+    alone = list(EpochSampler(length, batch_size, 5))
+    parts = [EpochSampler(length, batch_size, 5, part=(rank, processes)) for rank in range(processes)]
+    shares = [list(part) for part in parts]
+    for index, whole in enumerate(alone):
+        joined = [key for share in shares for key in share[index]]
+        assert joined[: len(whole)] == whole
+        assert len(joined) == parts[0].images(index) == max(len(whole), processes)
+        assert all(share[index] for share in shares)  # nobody is without a picture
+
+
+def test_an_epoch_can_begin_in_its_middle() -> None:
+    sampler = EpochSampler(10, 4, 0)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    sampler.set_epoch(3, start=2)
+    assert list(sampler) == whole[2:]
+    assert (len(sampler), sampler.epoch_batches) == (1, 3)
+
+
+def test_processes_share_an_evaluation(squares: Squares) -> None:
+    image_set = squares(7, long_side=96)
+    parts = [list(evaluation_loader(image_set, 96, 2, 32, 0, part=(rank, 5))) for rank in range(5)]
+    assert [len(part) for part in parts] == [1, 1, 1, 1, 0]
+    found = [meta.image_id for part in parts for batch in part for meta in batch.metas]
+    assert found == [meta.image_id for batch in evaluation_loader(image_set, 96, 2, 32, 0) for meta in batch.metas]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="needs sigwaitinfo: Linux")
+def test_signals_to_all_processes_do_not_end_the_workers(squares: Squares, number: int) -> None:
+    dataset = TrainingDataset(squares(8), 64, AugmentConfig())
+    loader = training_loader(dataset, EpochSampler(8, 2, 0), 2)
+    batches = iter(loader)
+    next(batches)
+    workers = loader._iterator._workers
+    stranger = "import os, sys; [os.kill(int(pid), int(sys.argv[1])) for pid in sys.argv[2:]]"
+    pids = [str(worker.pid) for worker in workers]
+    subprocess.run([sys.executable, "-c", stranger, str(int(number)), *pids], check=True)
+    assert len(list(batches)) == 3
+    assert all(worker.is_alive() for worker in workers)
+    workers[0].terminate()  # by the run itself
+    workers[0].join(10)
+    assert not workers[0].is_alive()
 
 
 def test_batches_are_in_the_memory_order_of_convolutions() -> None:

@@ -53,7 +53,7 @@ def test_the_same_samples_without_reading_again(
     for position, sample in enumerate(expected):
         np.testing.assert_array_equal(cached[0, position, position].image, sample.image)
         np.testing.assert_array_equal(cached[0, position, position].boxes, sample.boxes)
-    batches = list(training_loader(cached, EpochSampler(6, 0), 2, workers))
+    batches = list(training_loader(cached, EpochSampler(6, 2, 0), workers))
     assert len(batches) == 3
     assert cached.replaced == 0
 

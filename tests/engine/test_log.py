@@ -42,11 +42,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_results_csv_grows_epoch_by_epoch(tmp_path: Path) -> None:
     with RunLog(tmp_path) as run:
-        assert run.csv_path.read_text() == "epoch,box,objectness,classification,AP,AP50,AP75,lr,seconds\n"
+        assert run.csv_path.read_text() == "epoch,box,objectness,classification,AP,AP50,AP75,lr,seconds,skipped\n"
         run.add_epoch(record(0))
-        run.add_epoch(EpochRecord(1, 0.04, 0.015, 1 / 3, None, None, None, 1e-5, 6.25))
+        run.add_epoch(EpochRecord(1, 0.04, 0.015, 1 / 3, None, None, None, 1e-5, 6.25, 2))
         lines = run.csv_path.read_text().splitlines()
-    assert lines[1:] == ["0,0.05,0.02,0.01,0,0,0,0.01,7.5", "1,0.04,0.015,0.333333,,,,1e-05,6.25"]
+    assert lines[1:] == ["0,0.05,0.02,0.01,0,0,0,0.01,7.5,0", "1,0.04,0.015,0.333333,,,,1e-05,6.25,2"]
     assert read_results(tmp_path / "results.csv")[0] == record(0)
     assert read_results(tmp_path / "results.csv")[1].AP50 is None
 
@@ -63,6 +63,7 @@ def test_tensorboard_holds_every_scalar(tmp_path: Path) -> None:
         "metrics/AP50": {1: 0.2},
         "metrics/AP75": {1: 0.05},
         "x/lr": {1: 0.009, 2: 0.008},
+        "x/skipped_steps": {1: 0, 2: 0},
     }
     assert set(events(tmp_path).Tags()["scalars"]) == set(expected)
     for tag, values in expected.items():
@@ -79,10 +80,23 @@ def test_events_are_on_disk_after_every_epoch(tmp_path: Path) -> None:
 def test_pictures_come_back_from_tensorboard(tmp_path: Path) -> None:
     picture = np.random.RandomState(0).randint(0, 256, (24, 32, 3)).astype(np.uint8)
     with RunLog(tmp_path) as run:
-        run.add_image("val/predictions", picture, 4)
+        run.add_picture("predictions.png", lambda: picture, "val/predictions", 4)
     (event,) = events(tmp_path).Images("val/predictions")
     assert (event.step, event.width, event.height) == (4, 32, 24)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "predictions.png")), picture)
+
+
+def test_a_picture_that_cannot_be_drawn_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> np.ndarray:
+        raise cv2.error("no such font")
+
+    with RunLog(tmp_path) as run:
+        run.add_picture("batch.jpg", fail, "train/batch", 1)
+        run.add_epoch(record(1))
+    (warning,) = warnings(caplog)
+    assert "batch.jpg: cannot be written (error: no such font); the run goes on" in warning
+    assert "images" not in events(tmp_path).Tags() or not events(tmp_path).Tags()["images"]
 
 
 def test_resume_drops_what_came_after(tmp_path: Path) -> None:
@@ -125,7 +139,7 @@ def test_an_epoch_recorded_twice_stands_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", ["4,0.05,0.0", "4,0.05,0.02,0.01,0.4,0.8,0.2,0.006,", "4,0.05,0.02,0.01,0.4,0.8,0.2,x,7"]
+    "torn", ["4,0.05,0.0", "4,0.05,0.02,0.01,0.4,0.8,0.2,0.006,", "4,0.05,0.02,0.01,0.4,0.8,0.2,x,7,0"]
 )
 def test_a_torn_line_spoils_nothing(tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture) -> None:
     with RunLog(tmp_path) as run:
@@ -172,7 +186,7 @@ def test_a_broken_event_writer_is_told_once(
     with RunLog(tmp_path) as run:
         for epoch in range(2):
             run.add_epoch(record(epoch))
-            run.add_image("a", np.zeros((4, 4, 3), np.uint8), epoch)
+            run.add_picture(None, lambda: np.zeros((4, 4, 3), np.uint8), "a", epoch)
     assert len(warnings(caplog)) == 1
     assert "TensorBoard: cannot be written (RuntimeError: worker died)" in warnings(caplog)[0]
     assert len(read_results(run.csv_path)) == 2
@@ -184,7 +198,7 @@ def test_without_tensorboard_the_rest_works(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with RunLog(tmp_path) as run:
         run.add_epoch(record(0))
-        run.add_image("a", np.zeros((4, 4, 3), np.uint8), 0)
+        run.add_picture(None, lambda: np.zeros((4, 4, 3), np.uint8), "a", 0)
     assert len(warnings(caplog)) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"results.csv", "results.png"}
 

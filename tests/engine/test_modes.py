@@ -124,11 +124,11 @@ def test_rare_and_badly_found_classes_are_drawn_more_often(shapes: Path) -> None
     counts = np.bincount(image_set.labels, minlength=len(scores))
     expected = [sum((1 - scores[label]) ** 2 / counts[label] for label in image_set.objects(i)[1]) for i in range(12)]
     np.testing.assert_allclose(weights, np.array(expected) / sum(expected))
-    sampler = EpochSampler(12, 0)
+    sampler = EpochSampler(12, 4, 0)
     drawn = []
     for epoch in range(400):
         sampler.set_epoch(epoch, weights)
-        drawn += [index for _, _, index in sampler]
+        drawn += [index for keys in sampler for _, _, index in keys]
     np.testing.assert_allclose(np.bincount(drawn, minlength=12) / len(drawn), weights, atol=0.02)
     assert image_weights(image_set, np.ones(len(scores))).tolist() == [1 / 12] * 12  # nothing left to improve
 
@@ -136,17 +136,18 @@ def test_rare_and_badly_found_classes_are_drawn_more_often(shapes: Path) -> None
 def test_image_weights_resume_as_they_were(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(shapes, tmp_path / "whole", "--image-weights", epochs=3)
     assert not same(whole, train(shapes, tmp_path / "plain", epochs=3))
-    record = Trainer._record
+    end_epoch = Trainer._end_epoch
 
-    def interrupted(self: Trainer, log: object, epoch: int, *rest: object) -> None:
-        record(self, log, epoch, *rest)  # type: ignore[arg-type]
-        if epoch == 1:
+    def interrupted(self: Trainer, *arguments: object) -> bool:
+        over = end_epoch(self, *arguments)  # type: ignore[arg-type]
+        if self.state.epoch == 2:
             raise KeyboardInterrupt
+        return over
 
-    monkeypatch.setattr(Trainer, "_record", interrupted)
+    monkeypatch.setattr(Trainer, "_end_epoch", interrupted)
     arguments = ["train", "--data", str(shapes), "--project", str(tmp_path / "part"), *BASE, "--image-weights"]
     assert cli.main([*arguments, "--epochs", "3"]) == 130
-    monkeypatch.setattr(Trainer, "_record", record)
+    monkeypatch.setattr(Trainer, "_end_epoch", end_epoch)
     assert cli.main(["train", "--resume", str(tmp_path / "part" / "exp"), "--workers", "0"]) == 0
     assert same(whole, tmp_path / "part" / "exp")
 
@@ -192,7 +193,7 @@ def test_pace_tells_waiting_from_working() -> None:
     assert pace.images == 6
     assert 0.09 <= pace.waited < pace.seconds - 0.02
     shown = pace.text(torch.device("cpu"))
-    assert set(shown) == {"img/s", "data"}
+    assert set(shown) == {"img/s", "data", "mem"}
     assert 50 <= int(shown["data"].rstrip("%")) <= 90
 
 

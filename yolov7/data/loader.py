@@ -6,7 +6,9 @@ import ctypes
 import math
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ from yolov7.structures import Batch, Sample, Targets
 LOW_PRIORITY = 19
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _NEVER = 2**30
+Key = tuple[int, int, int]
 OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
 
@@ -46,33 +49,51 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(images, Targets(boxes, labels, valid, counts), tuple(sample.meta for sample in samples))
 
 
-class EpochSampler(Sampler[tuple[int, int, int]]):
-    """Keys (epoch, position, index) of an epoch, shuffled by (seed, epoch).
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of keys (epoch, position, index), shuffled by (seed, epoch); each of ``part`` = (rank, processes) takes
+    its share of every batch.
 
     The epoch travels in the key: a worker that lives through all epochs cannot lag behind. With ``batches`` (arrays
     of indices, the last of which may be smaller) it is these that are shuffled, and the smaller one stays behind.
-    With ``weights`` pictures are drawn by them, and may repeat.
+    With weights pictures are drawn by them, and may repeat. A last batch of fewer pictures than processes is filled
+    up with others, so that everyone has one.
     """
 
-    def __init__(self, length: int, seed: int, batches: Sequence[np.ndarray] = ()) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    def __init__(self, length: int, batch_size: int, seed: int, batches: Sequence[np.ndarray] = (),
+                 part: tuple[int, int] = (0, 1)) -> None:
+        self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
         self.batches = list(batches)
+        self.rank, self.processes = part
         self.weights: np.ndarray | None = None  # float64 [I], sum 1
+        self.start = 0
 
-    def set_epoch(self, epoch: int, weights: np.ndarray | None = None) -> None:
-        """Choose the epoch of the next pass: to be called before the loader is iterated over."""
-        self.epoch, self.weights = epoch, weights
+    def set_epoch(self, epoch: int, weights: np.ndarray | None = None, start: int = 0) -> None:
+        """Choose the epoch of the next pass and its first batch: to be called before the loader is iterated over."""
+        self.epoch, self.weights, self.start = epoch, weights, start
+
+    @property
+    def epoch_batches(self) -> int:
+        """Batches of a whole epoch."""
+        return -(-self.length // self.batch_size)
+
+    def images(self, batch: int) -> int:
+        """Pictures in a batch, of all processes together."""
+        return max(min(self.batch_size, self.length - batch * self.batch_size), self.processes)
 
     def __len__(self) -> int:
-        return self.length
+        return self.epoch_batches - self.start
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self._order(np.random.default_rng([self.seed, self.epoch]))
+        for batch in range(self.start, self.epoch_batches):
+            first = batch * self.batch_size
+            own = np.array_split(np.arange(first, first + self.images(batch)), self.processes)[self.rank]
+            yield [(self.epoch, position, int(order[position % self.length])) for position in own.tolist()]
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
         if self.weights is not None:
-            order = rng.choice(self.length, self.length, p=self.weights)
-        else:
-            order = self._shuffled_batches(rng) if self.batches else rng.permutation(self.length)
-        return iter([(self.epoch, position, index) for position, index in enumerate(order.tolist())])
+            return rng.choice(self.length, self.length, p=self.weights)
+        return self._shuffled_batches(rng) if self.batches else rng.permutation(self.length)
 
     def _shuffled_batches(self, rng: np.random.Generator) -> np.ndarray:
         whole = sum(len(batch) == len(self.batches[0]) for batch in self.batches)
@@ -128,20 +149,25 @@ def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
     return collate(good)
 
 
-def training_loader(dataset: TrainingDataset, sampler: EpochSampler, batch_size: int, workers: int) -> BatchLoader:
+def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
     """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller."""
-    return _loader(dataset, sampler, batch_size, workers)
+    return _loader(dataset, sampler, min(workers, sampler.batch_size))
 
 
 def evaluation_loader(
     image_set: ImageSet, image_size: int, batch_size: int, stride: int, workers: int, rectangular: bool = True,
-    cache: str = "off",
+    cache: str = "off", part: tuple[int, int] = (0, 1),
 ) -> BatchLoader:
-    """Batches of pictures as they are, in the order of their aspect ratio (or unchanged and square)."""
+    """Batches of pictures as they are, in the order of their aspect ratio (or unchanged and square).
+
+    Of ``part`` = (rank, processes) it is every so-manieth batch.
+    """
     order, shapes = np.arange(len(image_set)), None
     if rectangular:
         order, shapes = rectangular_batches(image_set.sizes, image_size, batch_size, stride)
-    return _loader(EvaluationDataset(image_set, image_size, shapes, cache), order.tolist(), batch_size, workers)
+    batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
+    return _loader(EvaluationDataset(image_set, image_size, shapes, cache), batches[part[0] :: part[1]],
+                   min(workers, batch_size))
 
 
 def rectangular_batches(
@@ -162,8 +188,9 @@ def rectangular_batches(
     return order, shapes
 
 
-def _loader(dataset: TrainingDataset | EvaluationDataset, sampler: Any, batch_size: int, workers: int) -> BatchLoader:
-    workers = min(available_cores(), batch_size, len(dataset), workers)
+def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int) -> BatchLoader:
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, as torchrun says
+    workers = min(-(-available_cores() // sharing), len(dataset), workers)
     settings: dict[str, Any] = {}
     if workers:
         fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time and shares the arrays
@@ -174,8 +201,7 @@ def _loader(dataset: TrainingDataset | EvaluationDataset, sampler: Any, batch_si
         }
     return BatchLoader(
         _Guarded(dataset),
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
@@ -189,6 +215,22 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     keep_freed_memory()
+    _leave_signals_to_the_run()
+
+
+def _leave_signals_to_the_run() -> None:
+    """Ctrl-C and job systems signal all processes at once: this one goes on until the run that reads it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigwaitinfo"):  # Linux tells who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_run_says_so, daemon=True).start()
+
+
+def _end_when_the_run_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def keep_freed_memory() -> None:

@@ -9,12 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.optim import Optimizer
-
 from yolov7.config import InputError, to_mapping
-from yolov7.engine.ema import ModelEMA
 from yolov7.engine.setup import RunConfig
+from yolov7.engine.state import RunState, check_content
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 
@@ -56,45 +53,26 @@ def find_best(given: str, project: str = "runs/train") -> Path:
     return found[-1]
 
 
-def save_last(path: Path, model: Detector, ema: ModelEMA, optimizer: Optimizer, config: RunConfig,
-              progress: dict[str, Any]) -> None:
-    """Everything that a run needs to go on; ``progress`` holds plain values (epoch, best fitness, names)."""
-    content = _describe(model, config, progress)
-    content |= {key: value for key, value in progress.items() if key != "names"}
-    content |= {
-        "model": model.state_dict(), "ema": ema.model.state_dict(), "ema_updates": ema.updates,
-        "optimizer": optimizer.state_dict(), "config": to_mapping(config),
-    }
-    weights.save(content, path)
+def save_last(path: Path, state: RunState, config: RunConfig, names: tuple[str, ...]) -> None:
+    """Everything that a run needs to go on."""
+    finished = {"epoch": state.epoch - 1, "config": to_mapping(config)}
+    weights.save(_describe(state.model, config, names) | state.content() | finished, path)
 
 
-def save_best(path: Path, ema: ModelEMA, config: RunConfig, progress: dict[str, Any]) -> None:
+def save_best(path: Path, state: RunState, config: RunConfig, names: tuple[str, ...]) -> None:
     """The averaged weights alone, for evaluation, detection, export and fine-tuning."""
-    content = _describe(ema.model, config, progress)
-    content |= {"model": ema.model.state_dict(), "epoch": progress["epoch"]}
-    weights.save(content, path)
+    content = _describe(state.ema.model, config, names)
+    weights.save(content | {"model": state.ema.model.state_dict(), "epoch": state.epoch}, path)
 
 
-def _describe(model: Detector, config: RunConfig, progress: dict[str, Any]) -> dict[str, Any]:
+def _describe(model: Detector, config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
     merged = config.classes if config.single_cls else ()
-    return weights.describe(model, progress["names"], config.test_size, config.data, merged)
+    return weights.describe(model, names, config.test_size, config.data, merged)
 
 
 def read_last(path: Path) -> dict[str, Any]:
     """A checkpoint to go on from."""
-    content = weights.read(path)
-    if not isinstance(content, dict) or "optimizer" not in content or "config" not in content:
-        raise InputError(f"--resume {str(path)!r}: holds weights only; accepted: last.pt of a run")
-    return content
-
-
-def restore(content: dict[str, Any], model: Detector, ema: ModelEMA, optimizer: Optimizer) -> None:
-    """Copy a checkpoint into freshly built objects of the same run."""
-    state: dict[str, Tensor] = content["model"]
-    model.load_state_dict(state)
-    ema.model.load_state_dict(content["ema"])
-    ema.updates = content["ema_updates"]
-    optimizer.load_state_dict(content["optimizer"])
+    return check_content(weights.read(path), path)
 
 
 def remove_leftovers(folder: Path) -> None:

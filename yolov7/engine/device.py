@@ -7,14 +7,20 @@ import torch
 from yolov7.config import InputError
 
 
-def select_device(name: str = "") -> torch.device:
-    """``cpu``, ``0``, ``cuda:0``, ``mps``; nothing is the first accelerator, else the CPU."""
+def select_device(name: str = "", local_rank: int = 0) -> torch.device:
+    """``cpu``, ``0``, ``cuda:0``, ``mps``; nothing is the first accelerator, else the CPU.
+
+    Of several processes on a machine each takes the CUDA device of its ``local_rank``. Raises `InputError` for a
+    device that is not there.
+    """
+    if name in ("", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
+    elif local_rank and name not in ("", "cpu"):
+        raise InputError(f"--device {name!r}: several processes cannot share it; accepted with torchrun: cuda, cpu")
     if not name:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+        return torch.device("mps" if _has_mps() else "cpu")
     text = f"cuda:{name}" if name.isdigit() else name
     accepted = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if _has_mps() else [])]
-    if text == "cuda" and len(accepted) > 1:
-        text = "cuda:0"
     if text not in accepted:
         raise InputError(f"--device {name!r}: not on this machine; accepted: {', '.join(accepted)}")
     return torch.device(text)

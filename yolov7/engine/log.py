@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from yolov7.config import write_atomically
+from yolov7.engine.pictures import write_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,7 @@ class EpochRecord:
     AP75: float | None
     lr: float
     seconds: float  # of the whole epoch, evaluation included
+    skipped: int = 0  # steps that were left out, as loss or gradient was not finite
 
 
 COLUMNS = tuple(field.name for field in fields(EpochRecord))
@@ -49,6 +51,7 @@ TAGS = {  # TensorBoard's names of the columns
     "AP50": "metrics/AP50",
     "AP75": "metrics/AP75",
     "lr": "x/lr",
+    "skipped": "x/skipped_steps",
 }
 
 
@@ -98,11 +101,16 @@ class RunLog:
                 self._writer.add_scalar(tag, values[tag], record.epoch)
             self._writer.flush()
 
-    def add_image(self, tag: str, image: np.ndarray, epoch: int) -> None:
-        """Show a picture in TensorBoard: uint8 ``[H, W, 3]`` RGB."""
+    def add_picture(self, name: str | None, make: Callable[[], np.ndarray], tag: str | None, epoch: int) -> None:
+        """Draw a picture (uint8 ``[H, W, 3]`` RGB) into the file ``name``, and into TensorBoard under ``tag``."""
+        picture: np.ndarray | None = None
+        with self._isolated(name or "pictures"):
+            picture = make()
+            if name:
+                write_picture(self.folder / name, picture)
         with self._isolated("TensorBoard"):
-            if self._writer is not None:
-                self._writer.add_image(tag, image, epoch, dataformats="HWC")
+            if self._writer is not None and tag and picture is not None:
+                self._writer.add_image(tag, picture, epoch, dataformats="HWC")
 
     def close(self) -> None:
         """Draw the curves and close the event file; more calls do nothing."""
@@ -159,6 +167,7 @@ def read_results(path: str | Path) -> list[EpochRecord]:
 def _record(row: dict[str, str]) -> EpochRecord:
     optional = ("AP", "AP50", "AP75")
     values = {name: None if name in optional and row[name] == "" else float(row[name]) for name in COLUMNS[1:]}
+    values["skipped"] = int(row["skipped"])
     return EpochRecord(int(row["epoch"]), **values)  # type: ignore[arg-type]  # None only where optional
 
 
@@ -187,7 +196,7 @@ def plot_results(csv_path: str | Path, png_path: str | Path) -> None:
     rate.set_title("Learning rate", loc="left")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 4))
     _curves(seconds, records, {"seconds": GREY})
-    seconds.set_title(f"Seconds per epoch, {_duration(sum(r.seconds for r in records))} in all", loc="left")
+    seconds.set_title(f"Seconds per epoch, {duration_text(sum(r.seconds for r in records))} in all", loc="left")
     image = io.BytesIO()
     figure.savefig(image, format="png")
     write_atomically(png_path, image.getvalue())
@@ -221,7 +230,8 @@ def _mark_best(axes: Axes, records: Sequence[EpochRecord]) -> None:
         axes.legend(frameon=False)
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """A time for people: seconds, minutes or hours."""
     if not seconds < 3600:  # hours, or not a number
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -30,6 +33,7 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 def make_optimizer(model: Detector, config: OptimizerConfig, batch_size: int, nominal_batch: int) -> Optimizer:
     """SGD with Nesterov momentum, or AdamW, as the recipe says.
 
+    Both run as one fused kernel that can be told on the device to do nothing (see `step`).
     SGD's weight decay holds for a nominal batch, as the gradients are sums over a batch; AdamW divides by their size.
     Raises ``ValueError`` for a re-parameterized model.
     """
@@ -45,5 +49,9 @@ def make_optimizer(model: Detector, config: OptimizerConfig, batch_size: int, no
         {"params": biases, "weight_decay": 0.0},
     ]
     if config.kind == "adamw":
-        return AdamW(groups, lr=config.lr0, betas=(config.momentum, 0.999))
-    return SGD(groups, lr=config.lr0, momentum=config.momentum, nesterov=config.momentum > 0)
+        return AdamW(groups, lr=config.lr0, betas=(config.momentum, 0.999), fused=True)
+    optimizer = SGD(groups, lr=config.lr0, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    if config.momentum:  # else the first step would make the buffers, even where the device leaves that step out
+        for parameter in itertools.chain(norms, weights, biases):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

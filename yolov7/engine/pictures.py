@@ -19,18 +19,18 @@ TILE = 320  # pixels
 SHOWN_SCORE = 0.25
 
 
-def draw_batch(batch: Batch, names: tuple[str, ...], path: Path) -> None:
-    """The first pictures of a training batch with their boxes, as the model sees them."""
+def batch_sheet(batch: Batch, names: tuple[str, ...]) -> np.ndarray:
+    """The first pictures of a training batch with their boxes, as the model sees them: uint8 ``[H, W, 3]`` RGB."""
     tiles = []
     for image, boxes, labels, valid in zip(batch.images[:PICTURES].numpy(), batch.targets.boxes, batch.targets.labels,
                                            batch.targets.valid, strict=False):
         picture = np.ascontiguousarray(image.transpose(1, 2, 0))
         tiles.append(draw_boxes(picture, boxes[valid].numpy(), labels[valid].numpy(), names))
-    _write(path, tiles, COLUMNS)
+    return mosaic_of(tiles, COLUMNS, TILE)
 
 
-def draw_predictions(samples: Sequence[tuple[str, Detections]], image_set: ImageSet, path: Path) -> None:
-    """Pairs of ground truth (left) and detections (right) of the first pictures."""
+def prediction_sheet(samples: Sequence[tuple[str, Detections]], image_set: ImageSet) -> np.ndarray:
+    """Pairs of ground truth (left) and detections (right) of some pictures: uint8 ``[H, W, 3]`` RGB."""
     index_of = {name: index for index, name in enumerate(image_set.paths)}
     tiles = []
     for name, detections in samples:
@@ -39,10 +39,10 @@ def draw_predictions(samples: Sequence[tuple[str, Detections]], image_set: Image
         sure = detections.scores > SHOWN_SCORE
         shown = Detections(detections.boxes[sure], detections.scores[sure], detections.labels[sure], detections.names)
         tiles += [draw_boxes(image, boxes, labels, image_set.names), draw_detections(image, shown, image_set.names)]
-    _write(path, tiles, COLUMNS)
+    return mosaic_of(tiles, COLUMNS, TILE)
 
 
-def _write(path: Path, tiles: list[np.ndarray], columns: int) -> None:
-    sheet = mosaic_of(tiles, columns, TILE)
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture uint8 ``[H, W, 3]`` RGB in the format that the suffix names."""
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     write_atomically(path, data.tobytes())

@@ -20,11 +20,17 @@ from yolov7.engine import checkpoint
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.classes import open_for
 from yolov7.engine.device import select_device
+from yolov7.engine.distributed import Processes, connected, environment
+from yolov7.engine.elastic import after_restart, forget_run, note_run
+from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.freeze import nodes_to_freeze
-from yolov7.engine.pictures import draw_predictions
+from yolov7.engine.guard import TrainingError
+from yolov7.engine.memory import is_out_of_memory
+from yolov7.engine.pictures import prediction_sheet, write_picture
 from yolov7.engine.precision import choose_precision
-from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, resolve, settings_text
-from yolov7.engine.trainer import Trainer, TrainingResult
+from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_processes, resolve, settings_text
+from yolov7.engine.state import TrainingResult
+from yolov7.engine.trainer import Trainer
 from yolov7.evaluation.coco import write_predictions
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
 from yolov7.model.detector import Detector
@@ -36,68 +42,104 @@ from yolov7.options import TestOptions, TrainOptions
 logger = logging.getLogger(__name__)
 
 
-def train(options: TrainOptions) -> TrainingResult:
-    """Train a model, or go on with an interrupted run; returns the best epoch."""
-    trainer = _new_run(options) if options.resume is None else _resumed_run(options)
-    result = trainer.fit()
-    _say_what_comes_next(trainer, result)
+def train(options: TrainOptions) -> TrainingResult | None:
+    """Train a model, or go on with an interrupted run; returns the best epoch (nothing after ``--dry-run``)."""
+    device = select_device(options.device, environment().local_rank)
+    with connected(device) as processes:
+        if not options.dry_run:
+            options = processes.tell(after_restart(options))
+        trainer = (_new_run if options.resume is None else _resumed_run)(options, device, processes)
+        if options.dry_run:
+            if processes.first:
+                dry_run(trainer)
+            return None
+        result = _fit(trainer)
+        if processes.first:
+            forget_run(options.project)
+            _say_what_comes_next(trainer, result)
     return result
 
 
-def _new_run(options: TrainOptions) -> Trainer:
-    device = select_device(options.device)
+def _fit(trainer: Trainer) -> TrainingResult:
+    try:
+        return trainer.fit()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # here, the frames of the error with all that they hold are gone
+    raise TrainingError(explain_lack_of_memory(trainer))
+
+
+def _new_run(options: TrainOptions, device: torch.device, processes: Processes) -> Trainer:
     spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or not options.weights else spec_of(options.weights)
-    source = open_data(options.data)
+    with processes.first_before_others():
+        source = open_data(options.data)
     torch.manual_seed(options.seed)
     model = Detector(spec, len(class_names(source.names, options.classes or (), options.single_cls)))
     config = resolve(options, spec, source, model.stride)
     config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
+    check_processes(config, processes, device)
     if config.weights:
         report = initialize_from(model, config.weights)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
         settle_anchors(model, named=bool(options.cfg))
-    splits = _open_splits(source, config)
+    splits = _open_splits(source, config, processes)
     if options.autoanchor:
         improve_anchors(model, splits[0], config)
-    folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
-    write_atomically(folder / "config.yaml", settings_text(config))
+        processes.spread([model.head.anchors])
+    folder = Path()
+    if processes.first and not options.dry_run:
+        folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
+        note_run(options.project, folder)
+        write_atomically(folder / "config.yaml", settings_text(config))
     logger.info("%s", settings_text(config).rstrip())
-    return _make_trainer(config, model, splits, folder, device)
+    return _make_trainer(config, model, splits, processes.tell(folder), device, processes, not options.dry_run)
 
 
-def _resumed_run(options: TrainOptions) -> Trainer:
+def _resumed_run(options: TrainOptions, device: torch.device, processes: Processes) -> Trainer:
     """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
-    path = checkpoint.find_last(options.resume or "", options.project)
+    path = processes.tell(checkpoint.find_last(options.resume or "", options.project))
     content = checkpoint.read_last(path)
     config = from_mapping(RunConfig, content["config"], str(path))
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
                                  device=options.device or config.device)
-    source = open_data(config.data)
+    if not options.device:
+        device = select_device(config.device, processes.local_rank)
+    check_processes(config, processes, device)
+    with processes.first_before_others():
+        source = open_data(config.data)
     names = class_names(source.names, config.classes, config.single_cls)
     if list(names) != list(content["names"]):
         raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(names)}")
     folder = path.parent.parent
-    checkpoint.remove_leftovers(folder)
+    if processes.first and not options.dry_run:
+        checkpoint.remove_leftovers(folder)
+        note_run(options.project, folder)
     model = Detector(parse_spec(content["definition"], str(path)), len(names))
-    trainer = _make_trainer(config, model, _open_splits(source, config), folder, select_device(config.device))
+    splits = _open_splits(source, config, processes)
+    trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
     trainer.resume(content)
-    logger.info("%s: going on after epoch %d", path, content["epoch"] + 1)
+    place = content["place"]
+    logger.info("%s: going on in epoch %d%s", path, place["epoch"] + 1,
+                f" after {place['batch']} batches" if place["batch"] else "")
     return trainer
 
 
-def _open_splits(source: DataSource, config: RunConfig) -> tuple[ImageSet, ImageSet]:
-    train_set, val_set = open_split(source, "train", training=True), open_split(source, "val")
+def _open_splits(source: DataSource, config: RunConfig, processes: Processes) -> tuple[ImageSet, ImageSet]:
+    with processes.first_before_others():  # the first one indexes what is new
+        train_set, val_set = open_split(source, "train", training=True), open_split(source, "val")
     return (choose_classes(train_set, config.classes, config.single_cls),
             choose_classes(val_set, config.classes, config.single_cls))
 
 
 def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,
-                  device: torch.device) -> Trainer:
-    for split in splits:
-        report_faults(split, folder)
+                  device: torch.device, processes: Processes, report: bool) -> Trainer:
+    if report and processes.first:
+        for split in splits:
+            report_faults(split, folder)
     check_anchors(model, splits[0], config)
-    return Trainer(config, model, splits, folder, device)
+    return Trainer(config, model, splits, folder, device, processes)
 
 
 def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
@@ -142,5 +184,5 @@ def _report(evaluation: Evaluation, image_set: ImageSet, folder: Path) -> None:
     logger.info("milliseconds a picture: %s", times)
     write_predictions(folder / "predictions.json", evaluation.predictions)
     write_atomically(folder / "results.json", json.dumps(dataclasses.asdict(evaluation.result), indent=1))
-    draw_predictions(evaluation.samples, image_set, folder / "predictions.jpg")
+    write_picture(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set))
     logger.info("%d pictures; written to %s", len(image_set), folder)

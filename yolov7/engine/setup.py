@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+import torch
 import yaml
 
 from yolov7.config import InputError, override, to_mapping
 from yolov7.data.catalog import DataSource
 from yolov7.data.classes import class_names
 from yolov7.data.pipeline import check_pipeline
+from yolov7.engine.distributed import Processes
 from yolov7.model.spec import ModelSpec
 from yolov7.options import Recipe, RunSettings, TrainOptions, read_recipe
 
@@ -50,6 +52,8 @@ class RunConfig:
     cache: str = "off"
     classes: tuple[str, ...] = ()  # names; () is all
     single_cls: bool = False
+    sync_bn: bool = False
+    compile: bool = False
 
 
 def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int) -> RunConfig:
@@ -64,6 +68,10 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
     if options.rect and options.image_weights:
         raise InputError("--image-weights: draws pictures one by one, --rect whole batches; accepted: one of them")
+    for flag in ("rect", "multi_scale"):
+        if options.compile and getattr(options, flag):
+            name = flag.replace("_", "-")
+            raise InputError(f"--compile: is for batches of one shape, --{name} makes many; accepted: one of them")
     recipe = override(read_recipe(hyp), changes)
     check_pipeline(recipe.augment.pipeline)
     return RunConfig(
@@ -91,7 +99,19 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         cache=options.cache,
         classes=_classes(options, source),
         single_cls=options.single_cls,
+        sync_bn=options.sync_bn,
+        compile=options.compile,
     )
+
+
+def check_processes(config: RunConfig, processes: Processes, device: torch.device) -> None:
+    """Raise `InputError` for what so many processes, or a single one, cannot do on this device."""
+    if config.batch_size < processes.count:
+        raise InputError(f"--batch-size {config.batch_size}: is shared by {processes.count} processes; accepted: at "
+                         f"least {processes.count}")
+    if config.sync_bn and (device.type != "cuda" or processes.count == 1):
+        where = f"one process on {device}" if processes.count == 1 else str(device)
+        raise InputError(f"--sync-bn: found {where}; accepted: several processes on CUDA (torchrun)")
 
 
 def _classes(options: TrainOptions, source: DataSource) -> tuple[str, ...]:

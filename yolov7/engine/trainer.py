@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,22 @@ from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
 from yolov7.engine import checkpoint
+from yolov7.engine.distributed import Processes
 from yolov7.engine.ema import ModelEMA
 from yolov7.engine.freeze import freeze, hold_statistics
+from yolov7.engine.guard import StepGuard, TrainingError
 from yolov7.engine.image_weights import class_scores, image_weights
 from yolov7.engine.log import EpochRecord, RunLog
-from yolov7.engine.multi_scale import draw_size, resize_batch
 from yolov7.engine.optim import make_optimizer
 from yolov7.engine.pace import Pace
-from yolov7.engine.pictures import draw_batch, draw_predictions
+from yolov7.engine.pictures import batch_sheet, prediction_sheet
 from yolov7.engine.precision import autocast, gradient_scaler
-from yolov7.engine.schedule import Schedule, apply
+from yolov7.engine.schedule import Schedule, StepSettings, apply
 from yolov7.engine.setup import RunConfig
-from yolov7.evaluation.evaluate import Evaluation, evaluate, network_input
+from yolov7.engine.state import RunState, TrainingResult
+from yolov7.engine.step import TrainingStep
+from yolov7.engine.stop import Interrupted, StopSignal
+from yolov7.evaluation.evaluate import Evaluation, evaluate
 from yolov7.loss.criterion import Criterion, scale_gains
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import reparameterize
@@ -38,58 +42,54 @@ from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
 
-POSTFIX_EVERY = 10  # iterations between readings of the loss
-
-
-class TrainingError(RuntimeError):
-    """The run itself failed (exit code 1)."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """The best epoch of a run."""
-
-    epoch: int
-    AP: float  # noqa: N815  # the field's name for it
-    AP50: float
-    best: Path  # weight file
+POSTFIX_EVERY = 10  # batches between readings of the loss
+SHOWN_BATCHES = 3  # epochs whose first batch is shown
+SHOWN_PREDICTIONS = 10  # times a run that predictions go to TensorBoard
 
 
 class Trainer:
     """One training run in ``folder``: model, data and state; `fit` is the story."""
 
     def __init__(self, config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,
-                 device: torch.device) -> None:
-        self.config, self.folder, self.device = config, folder, device
-        freeze(model, config.freeze)
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = ModelEMA(self.model)
+                 device: torch.device, processes: Processes = Processes()) -> None:  # noqa: B008  # frozen
+        self.config, self.folder, self.device, self.processes = config, folder, device, processes
         self.train_set, self.val_set = splits
-        self.loader, self.sampler = self._training_loader()
-        self.val_loader = evaluation_loader(self.val_set, config.test_size, 2 * config.batch_size, model.stride,
-                                            config.workers, cache=config.cache)
-        self.optimizer = make_optimizer(model, config.recipe.optimizer, config.batch_size, config.nominal_batch)
-        self.scaler = gradient_scaler(config.precision, device)
-        self.schedule = Schedule(config.recipe.optimizer, config.epochs, len(self.loader), config.batch_size,
+        freeze(model, config.freeze)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.state = RunState(
+            model, ModelEMA(model), make_optimizer(model, config.recipe.optimizer, config.batch_size,
+                                                   config.nominal_batch),
+            gradient_scaler(config.precision, device), torch.zeros(4, device=device), np.zeros(model.num_classes),
+        )
+        self.loader, self.sampler = self._training_loader(model.stride)
+        own = -(-config.batch_size // processes.count)
+        self.val_loader = evaluation_loader(self.val_set, config.test_size, 2 * own, model.stride, config.workers,
+                                            cache=config.cache, part=(processes.rank, processes.count))
+        self.schedule = Schedule(config.recipe.optimizer, config.epochs, self.sampler.epoch_batches, config.batch_size,
                                  config.nominal_batch, config.linear_lr)
-        head = model.head
-        gains = scale_gains(config.recipe.loss, len(head.strides), model.num_classes, config.train_size)
-        self.criterion = Criterion(gains, head.anchors, head.strides, model.num_classes)
-        self.scores = np.zeros(model.num_classes)  # AP of each class in the last evaluation
-        self.start_epoch = 0
-        self.best: TrainingResult | None = None
+        self.step = TrainingStep(self.state, config, self.make_criterion(processes), device, processes)
+        self.guard = StepGuard(self.state, folder, self.train_set.names, processes.rank)
+        self.stop = StopSignal()
+        self.log: RunLog | None = None  # of the first process, while it runs
 
-    def _training_loader(self) -> tuple[BatchLoader, EpochSampler]:
+    def make_criterion(self, processes: Processes) -> Criterion:
+        """The loss of this run, with means over the batches of these processes."""
+        config, model, head = self.config, self.state.model, self.state.model.head
+        gains = scale_gains(config.recipe.loss, len(head.strides), model.num_classes, config.train_size)
+        return Criterion(gains, head.anchors, head.strides, model.num_classes,
+                         processes.sum if processes.count > 1 else None)
+
+    def _training_loader(self, stride: int) -> tuple[BatchLoader, EpochSampler]:
         config, train_set = self.config, self.train_set
         batches, shapes = [], None
         if config.rect:
-            order, shapes = rectangular_batches(train_set.sizes, config.train_size, config.batch_size,
-                                                self.model.stride, pad=0)
+            order, shapes = rectangular_batches(train_set.sizes, config.train_size, config.batch_size, stride, pad=0)
             batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
-        dataset = TrainingDataset(train_set, config.train_size, config.recipe.augment, config.seed, shapes,
-                                  config.cache, config.epochs - config.close_mosaic)
-        sampler = EpochSampler(len(dataset), config.seed, batches)
-        return training_loader(dataset, sampler, config.batch_size, config.workers), sampler
+        sampler = EpochSampler(len(train_set), config.batch_size, config.seed, batches,
+                               (self.processes.rank, self.processes.count))
+        self.train_data = TrainingDataset(train_set, config.train_size, config.recipe.augment, config.seed, shapes,
+                                          config.cache, config.epochs - config.close_mosaic)
+        return training_loader(self.train_data, sampler, config.workers), sampler
 
     @property
     def weights_folder(self) -> Path:
@@ -98,138 +98,174 @@ class Trainer:
 
     def resume(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run."""
-        checkpoint.restore(content, self.model, self.ema, self.optimizer)
-        self.scores = np.array(content.get("scores", self.scores))
-        if content.get("scaler"):
-            self.scaler.load_state_dict(content["scaler"])
-        self.start_epoch = content["epoch"] + 1
-        if content["best"] is not None:
-            epoch, ap, ap50 = content["best"]
-            self.best = TrainingResult(epoch, ap, ap50, self.weights_folder / "best.pt")
+        self.state.restore(content, self.weights_folder)
 
     def fit(self) -> TrainingResult:
-        """Train to the last epoch; returns the best one."""
-        if self.start_epoch >= self.config.epochs:
+        """Train to the last epoch; returns the best one.
+
+        A signal ends it with a checkpoint and `Interrupted`, a run that cannot go on with `TrainingError`.
+        """
+        state = self.state
+        if state.epoch >= self.config.epochs:
             raise InputError(f"--resume: the run has finished its {self.config.epochs} epochs; more: --epochs N")
-        self.weights_folder.mkdir(parents=True, exist_ok=True)
-        self._announce()
-        with RunLog(self.folder, self.start_epoch or None) as log:
-            for epoch in range(self.start_epoch, self.config.epochs):
+        with self._running():
+            while state.epoch < self.config.epochs:
                 started = time.perf_counter()
-                losses = self._train_epoch(epoch)
+                losses = self._train_epoch()
                 evaluation = self._evaluate()
-                self.scores = class_scores(evaluation.result)
-                self._keep(epoch, evaluation)
-                seconds = time.perf_counter() - started
-                self._record(log, epoch, losses, evaluation, seconds)
-                if self._is_over(epoch):
+                state.scores = class_scores(evaluation.result)
+                over = self._end_epoch(evaluation, losses, started)
+                if over:
                     break
-        assert self.best is not None
-        return self.best
+        assert state.best is not None
+        return state.best
 
-    def _evaluate(self) -> Evaluation:
-        with autocast(self.config.precision, self.device):
-            return evaluate(reparameterize(self.ema.model), self.val_loader, self.val_set, self.device)
-
-    def _is_over(self, epoch: int) -> bool:
-        """Whether so many epochs brought nothing better that the run's patience is at its end."""
-        assert self.best is not None
-        patience = self.config.patience
-        if not patience or epoch - self.best.epoch < patience:
-            return False
-        logger.info("no better epoch since %d: stopped after epoch %d (--patience %d)", self.best.epoch + 1, epoch + 1,
-                    patience)
-        return True
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The record of the run, and what happens when a signal ends it."""
+        with ExitStack() as stack:
+            self.stop = stack.enter_context(StopSignal())
+            if self.processes.first:
+                self.weights_folder.mkdir(parents=True, exist_ok=True)
+                self._announce()
+                self.log = stack.enter_context(RunLog(self.folder, self.state.epoch or None))
+            try:
+                yield
+            except Interrupted as interrupted:
+                self._save("last.pt", required=True)
+                raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: python train.py --resume "
+                                  f"{self.folder}", interrupted.code) from None
 
     # --- one epoch ---------------------------------------------------------------------------------------------------
 
-    def _train_epoch(self, epoch: int) -> list[float]:
-        """Every batch once; returns the mean box, objectness and class terms."""
-        self.model.train()
-        hold_statistics(self.model, self.config.freeze)
-        weights = image_weights(self.train_set, self.scores) if self.config.image_weights else None
-        self.sampler.set_epoch(epoch, weights)
-        batches = self.schedule.batches
-        total = torch.zeros(3, device=self.device)
-        pending = 0
-        title = f"epoch {epoch + 1}/{self.config.epochs}"
-        pace = Pace(self.loader)
-        progress = tqdm(pace, desc=title, total=batches, unit="batch", leave=False, disable=None)
-        for index, batch in enumerate(progress):
-            if index == 0 and epoch == 0:
-                draw_batch(batch, self.train_set.names, self.folder / "train_batch.jpg")
-            settings = self.schedule.at(epoch * batches + index)
-            apply(settings, self.optimizer)
-            total += self._accumulate_gradients(batch, (self.config.seed, epoch, index))
-            pending += 1
-            if pending >= settings.accumulate or index == batches - 1:  # the end of an epoch drops nothing
-                self._optimizer_step()
-                pending = 0
-            if index % POSTFIX_EVERY == 0:
-                means = (total / (index + 1)).tolist()  # waits for the device: once in many steps
-                self._check_finite(means, epoch)
-                shown = {name: f"{mean:.4f}" for name, mean in zip(("box", "obj", "cls"), means, strict=True)}
-                progress.set_postfix({**shown, "lr": f"{settings.lr:.2g}", **pace.text(self.device)})
-        means = (total / batches).tolist()
-        self._check_finite(means, epoch)
-        return means
+    def _train_epoch(self) -> tuple[float, float, float]:
+        """Every batch that is not done yet; returns the mean box, objectness and class terms."""
+        state, config, batches = self.state, self.config, self.schedule.batches
+        state.model.train()
+        hold_statistics(state.model, config.freeze)
+        weights = image_weights(self.train_set, state.scores) if config.image_weights else None
+        self.sampler.set_epoch(state.epoch, weights, state.batch)
+        pace = Pace(self.loader, self.processes.count)
+        progress = tqdm(pace, desc=f"epoch {state.epoch + 1}/{config.epochs}", total=batches, initial=state.batch,
+                        unit="batch", leave=False, disable=None if self.processes.first else True)
+        group: list[Batch] = []  # the batches of the step, and their terms
+        terms: list[Tensor] = []
+        for batch in progress:
+            self._show_batch(batch)
+            settings = self.schedule.at(state.epoch * batches + state.batch)
+            apply(settings, state.optimizer)
+            last = len(group) + 1 >= settings.accumulate or state.batch == batches - 1  # an epoch's end drops nothing
+            group.append(batch)
+            terms.append(self._one_batch(batch, last))
+            if state.batch % POSTFIX_EVERY == 1 or batches == 1:
+                self._show_progress(progress, settings, pace)
+            if last:
+                self.guard.note(self.step.update(stop=bool(self.stop.received)), group, terms)
+                group, terms = [], []
+                self._stop_if_told()
+        self.guard.settle()
+        losses = self._mean_losses()
+        if not state.losses[3]:
+            raise TrainingError(f"no batch of epoch {state.epoch + 1} had a finite loss; a smaller learning rate "
+                                "(--set optimizer.lr0=0.001) or --precision fp32 may help")
+        return losses
 
-    def _accumulate_gradients(self, batch: Batch, key: tuple[int, int, int]) -> Tensor:
-        """Forward, loss, backward; returns the detached terms ``[3]``."""
-        images, targets = network_input(batch.images, self.device), batch.targets
-        if self.config.multi_scale:
-            size = draw_size(self.config.train_size, self.model.stride, key)
-            images, targets = resize_batch(images, targets, size, self.model.stride)
-        with autocast(self.config.precision, self.device):
-            output = self.model(images)
-        terms = self.criterion(output, targets)
-        loss = terms.total * len(images)  # a sum over the batch, as the recipe's learning rate expects
-        self.scaler.scale(loss).backward()
-        return torch.stack((terms.box, terms.objectness, terms.classification)).detach()
+    def _one_batch(self, batch: Batch, last: bool) -> Tensor:
+        state = self.state
+        terms = self.step.backward(batch, (self.config.seed, state.epoch, state.batch),
+                                   self.sampler.images(state.batch), last)
+        counted = torch.cat((terms, torch.ones_like(terms[:1])))
+        state.losses += torch.where(terms.isfinite().all(), counted, 0.0)
+        state.batch += 1
+        return terms
 
-    def _optimizer_step(self) -> None:
-        if self.config.recipe.optimizer.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.recipe.optimizer.clip_grad)
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.get_scale() >= scale:  # a smaller one: the step was left out (fp16 waits for the device here)
-            self.ema.update()
+    def _stop_if_told(self) -> None:
+        """End the epoch here where any process was told to stop: all of them see it at the same step."""
+        if self.guard.stop:
+            self.guard.settle()
+            raise Interrupted("interrupted", self.stop.code)
 
-    def _check_finite(self, means: list[float], epoch: int) -> None:
-        if not all(math.isfinite(value) for value in means):
-            raise TrainingError(
-                f"the loss is not finite in epoch {epoch + 1} (box {means[0]}, objectness {means[1]}, class {means[2]})"
-                "; a smaller learning rate may help: --set optimizer.lr0=0.001"
-            )
+    def _mean_losses(self) -> tuple[float, float, float]:
+        """Box, objectness and class terms, means over the batches so far; waits for the device."""
+        box, objectness, classification, count = self.processes.sum(self.state.losses.clone()).tolist()
+        count = max(count / self.processes.count, 1)
+        return box / count, objectness / count, classification / count
+
+    def _show_progress(self, progress: tqdm[Batch], settings: StepSettings, pace: Pace) -> None:
+        names = ("box", "obj", "cls")  # reading them waits for the device: once in many batches
+        shown = {name: f"{mean:.4f}" for name, mean in zip(names, self._mean_losses(), strict=True)}
+        skipped = {"skipped": self.state.skipped} if self.state.skipped else {}
+        progress.set_postfix({**shown, **skipped, "lr": f"{settings.lr:.2g}", **pace.text(self.device)})
+
+    def _show_batch(self, batch: Batch) -> None:
+        if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
+            name = f"train_batch{self.state.epoch + 1}.jpg"
+            self.log.add_picture(name, lambda: batch_sheet(batch, self.train_set.names), "train/batch",
+                                 self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 
-    def _keep(self, epoch: int, evaluation: Evaluation) -> None:
-        """Write ``last.pt``, and ``best.pt`` with its pictures if this epoch is the best so far."""
-        result = evaluation.result
-        better = self.best is None or _fitness(result.AP, result.AP50) > _fitness(self.best.AP, self.best.AP50)
-        progress = {"epoch": epoch, "names": self.train_set.names}
-        if better:
-            self.best = TrainingResult(epoch, result.AP, result.AP50, self.weights_folder / "best.pt")
-            checkpoint.save_best(self.best.best, self.ema, self.config, progress)
-            draw_predictions(evaluation.samples, self.val_set, self.folder / "val_predictions.jpg")
-        assert self.best is not None
-        progress["best"] = [self.best.epoch, self.best.AP, self.best.AP50]
-        progress["scaler"] = self.scaler.state_dict()
-        progress["scores"] = self.scores.tolist()
-        last = self.weights_folder / "last.pt"
-        checkpoint.save_last(last, self.model, self.ema, self.optimizer, self.config, progress)
+    def _evaluate(self) -> Evaluation:
+        state = self.state
+        buffers = [buffer for buffer in state.ema.model.buffers() if buffer.is_floating_point()]
+        self.processes.spread(buffers)  # the others differ: each has seen its own pictures
+        with autocast(self.config.precision, self.device):
+            return evaluate(reparameterize(state.ema.model), self.stop.guard(self.val_loader), self.val_set,
+                            self.device, processes=self.processes)
 
-    def _record(self, log: RunLog, epoch: int, losses: list[float], evaluation: Evaluation, seconds: float) -> None:
-        result, lr = evaluation.result, self.optimizer.param_groups[0]["lr"]
-        box, objectness, classification = losses
-        log.add_epoch(EpochRecord(epoch + 1, box, objectness, classification, result.AP, result.AP50, result.AP75, lr,
-                                  seconds))
-        logger.info("epoch %3d/%d  box %.4f  obj %.4f  cls %.4f  AP %.3f  AP50 %.3f  %.1f s", epoch + 1,
-                    self.config.epochs, box, objectness, classification, result.AP, result.AP50, seconds)
+    def _end_epoch(self, evaluation: Evaluation, losses: tuple[float, float, float], started: float) -> bool:
+        """Keep and record what came out; returns whether the run is over."""
+        state, result = self.state, evaluation.result
+        better = state.best is None or _fitness(result.AP, result.AP50) > _fitness(state.best.AP, state.best.AP50)
+        if better:
+            state.best = TrainingResult(state.epoch, result.AP, result.AP50, self.weights_folder / "best.pt")
+            self._save("best.pt")
+        epoch, skipped, lr = state.epoch, state.skipped, state.optimizer.param_groups[0]["lr"]
+        state.begin_epoch(epoch + 1)
+        over = self._is_over(epoch)
+        self._save("last.pt", required=over)
+        if self.log:
+            record = EpochRecord(epoch + 1, *losses, result.AP, result.AP50, result.AP75, lr,
+                                 time.perf_counter() - started, skipped)
+            self.log.add_epoch(record)
+            logger.info("epoch %3d/%d  box %.4f  obj %.4f  cls %.4f  AP %.3f  AP50 %.3f  %.1f s", record.epoch,
+                        self.config.epochs, *losses, result.AP, result.AP50, record.seconds)
+            self._show_predictions(evaluation, epoch, better)
+        return over
+
+    def _save(self, name: str, required: bool = False) -> None:
+        """Write a checkpoint; one that cannot be written leaves the one before it and, unless it is ``required``, the
+        run goes on."""
+        if not self.processes.first:
+            return
+        path, names = self.weights_folder / name, self.train_set.names
+        save = checkpoint.save_last if name == "last.pt" else checkpoint.save_best
+        try:
+            save(path, self.state, self.config, names)
+        except OSError as error:
+            kept = f"the one before it is whole ({path})" if path.exists() else "there is none before it"
+            message = f"{path}: the checkpoint cannot be written: {error.strerror or error}; {kept}"
+            if required:
+                raise TrainingError(message) from None
+            logger.error("%s; the run goes on and tries again after the next epoch", message)
+
+    def _is_over(self, epoch: int) -> bool:
+        """Whether this was the last epoch, or so many brought nothing better that the run's patience is at its end."""
+        assert self.state.best is not None
+        best, patience = self.state.best.epoch, self.config.patience
+        if patience and epoch - best >= patience:
+            logger.info("no better epoch since %d: stopped after epoch %d (--patience %d)", best + 1, epoch + 1,
+                        patience)
+            return True
+        return epoch + 1 >= self.config.epochs
+
+    def _show_predictions(self, evaluation: Evaluation, epoch: int, better: bool) -> None:
+        assert self.log is not None
+        every = max(self.config.epochs // SHOWN_PREDICTIONS, 1)
+        tag = "val/predictions" if (epoch + 1) % every == 0 else None
+        if better or tag:
+            name = "val_predictions.jpg" if better else None
+            self.log.add_picture(name, lambda: prediction_sheet(evaluation.samples, self.val_set), tag, epoch + 1)
 
     def _announce(self) -> None:
         schedule = self.schedule

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, to
 from yolov7.model.detector import Detector
 from yolov7.structures import Batch, Detections
 
+T = TypeVar("T")
 PROTOCOL = NMSOptions(confidence=0.001, iou=0.65, max_detections=300, multi_label=True)  # the paper's
 PICTURES = 16  # pictures whose detections are kept for drawing
 
@@ -31,18 +33,40 @@ class Evaluation:
     milliseconds: dict[str, float] = field(default_factory=dict)  # per picture and stage
 
 
+class Sharing(Protocol):
+    """What an evaluation needs of the processes that share it (see `yolov7.engine.distributed.Processes`)."""
+
+    @property
+    def first(self) -> bool: ...
+
+    def gather(self, value: T) -> list[T]: ...
+
+    def tell(self, value: T) -> T: ...
+
+
+class _Alone:
+    first = True
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def tell(self, value: T) -> T:
+        return value
+
+
 @torch.inference_mode()
 def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, device: torch.device,
-             options: NMSOptions = PROTOCOL) -> Evaluation:
+             options: NMSOptions = PROTOCOL, processes: Sharing = _Alone()) -> Evaluation:  # noqa: B008  # has no state
     """Run ``model`` (in evaluation mode, on ``device``) over the batches of a split and score it with pycocotools.
 
-    With ``options.classes`` class ``i`` of the split is class ``options.classes[i]`` of the model.
+    With ``options.classes`` class ``i`` of the split is class ``options.classes[i]`` of the model. Where several
+    processes have a part of the batches each, all of them get the result, and the first one all predictions.
     """
     predictions: list[dict[str, Any]] = []
     samples: list[tuple[str, Detections]] = []
     clock = StageClock(device)
-    evaluated = []
-    for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None):
+    evaluated: list[int | str] = []
+    for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if processes.first else True):
         clock.start()
         images = network_input(batch.images, device)
         clock.stop("input")
@@ -57,8 +81,15 @@ def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, devi
             if len(samples) < PICTURES:
                 samples.append((meta.path, native))
         clock.stop("nms")
-    result = score_detections(image_set.ground_truth(), predictions, evaluated)
-    return Evaluation(result, predictions, tuple(samples), clock.per_picture(len(evaluated)))
+    milliseconds = clock.per_picture(len(evaluated))
+    parts = processes.gather((predictions, evaluated))
+    result = None
+    if parts:
+        predictions, evaluated = (list(chain.from_iterable(part)) for part in zip(*parts, strict=True))
+        result = score_detections(image_set.ground_truth(), predictions, evaluated)
+    result = processes.tell(result)
+    assert result is not None
+    return Evaluation(result, predictions, tuple(samples), milliseconds)
 
 
 def _labels_of_split(labels: Tensor, classes: tuple[int, ...] | None) -> Tensor:

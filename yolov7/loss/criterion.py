@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,6 +43,14 @@ class Prepared:
     candidates: Candidates
 
 
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """What sums of a head are divided by, of all processes together."""
+
+    positives: tuple[Tensor, ...]  # L times [], at least 1
+    share: Tensor  # [], of all images, those of this process: the weight of its mean over cells
+
+
 class Criterion:
     """``criterion(output, targets) -> LossTerms``: assignment, then the terms of the lead and auxiliary heads.
 
@@ -50,10 +58,14 @@ class Criterion:
     targets))``, with the targets still on the host. ``anchors`` is ``[L, A, 2]`` in pixels, on the device of the
     predictions; the gains of ``config`` are used as they are (see `scale_gains`). With ``loss_ota`` off every
     candidate is a positive. Raises `InputError` where the class weights are not one for each of ``num_classes``.
+
+    ``across`` adds a tensor up over all processes of a distributed training. The means are then those of the whole
+    batch, and the terms are this process's share of them: their sum over the processes is what one process would get.
     """
 
-    def __init__(self, config: LossConfig, anchors: Tensor, strides: Sequence[int], num_classes: int) -> None:
-        self.config = config
+    def __init__(self, config: LossConfig, anchors: Tensor, strides: Sequence[int], num_classes: int,
+                 across: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.config, self.across = config, across
         self.anchors, self.host_anchors = anchors, anchors.cpu()
         self.strides = tuple(strides)
         self.stride_values = anchors.new_tensor(self.strides)
@@ -81,12 +93,25 @@ class Criterion:
     def loss(self, output: HeadOutput, prepared: Prepared) -> LossTerms:
         """The terms of all heads."""
         with torch.autocast(output.levels[0].device.type, enabled=False):  # costs and terms in float32
-            lead, *auxiliary = self.assign(output, prepared)
-            terms = self.terms(output, prepared.targets, lead)
-            for head, assignment in zip(output.auxiliary, auxiliary, strict=True):
-                extra = self.terms(head, prepared.targets, assignment, REACH[self.config.aux_decode])
+            assignments = self.assign(output, prepared)
+            lead, *auxiliary = assignments
+            means, *further = self._means(assignments, len(prepared.targets.labels))
+            terms = self.terms(output, prepared.targets, lead, means)
+            for head, assignment, own in zip(output.auxiliary, auxiliary, further, strict=True):
+                extra = self.terms(head, prepared.targets, assignment, own, REACH[self.config.aux_decode])
                 terms = terms.plus(extra, AUXILIARY_WEIGHT)
         return terms
+
+    def _means(self, assignments: Sequence[Assignment], images: int) -> list[Means]:
+        """What the sums of each head are divided by: one small reduction, of all heads and levels together."""
+        levels = range(len(self.strides))
+        counts = torch.stack([(a.positive & (a.level == index)).sum() for a in assignments for index in levels])
+        share = counts.new_ones((), dtype=torch.float32)
+        if self.across is not None:
+            *total, all_images = self.across(torch.cat((counts, counts.new_tensor([images])))).unbind()
+            counts, share = torch.stack(total), images / all_images
+        counts = counts.clamp(min=1).view(len(assignments), -1)
+        return [Means(tuple(own.unbind()), share) for own in counts]
 
     def assign(self, output: HeadOutput, prepared: Prepared) -> tuple[Assignment, ...]:
         """Which predictions learn which object: of the lead head, then of the auxiliary head where there is one."""
@@ -105,12 +130,12 @@ class Criterion:
         free = dataclasses.replace(matching, reach=REACH[config.aux_decode])
         return lead, *assign(output.auxiliary[0], targets, candidates, free)
 
-    def terms(self, output: HeadOutput, targets: Targets, assignment: Assignment,
+    def terms(self, output: HeadOutput, targets: Targets, assignment: Assignment, means: Means,
               reach: float = CONSTRAINED) -> LossTerms:
         """The terms of one head for a given assignment."""
         inside = [assignment.positive & (assignment.level == index) for index in range(len(self.strides))]
-        counts = [mask.sum().clamp(min=1) for mask in inside]
-        weight = torch.stack([mask / count for mask, count in zip(inside, counts, strict=True)]).sum(dim=0)  # [S]
+        positives = zip(inside, means.positives, strict=True)
+        weight = torch.stack([mask / count for mask, count in positives]).sum(dim=0)  # [S]
         places = places_in_levels(assignment.image, assignment.cell, inside, output.levels)
         indices = [_spread(row_index(level, *place), mask, level) for level, place, mask in
                    zip(output.levels, places, inside, strict=True)]
@@ -123,7 +148,7 @@ class Criterion:
         balanced = [self._bce(logits.float(), target, self.config.obj_pw).mean() * balance
                     for logits, target, balance in zip(rows.objectness, wanted, self.balance, strict=False)]
         gains = self.config
-        return LossTerms(gains.box * ((1 - ciou) * weight).sum(), gains.obj * torch.stack(balanced).sum(),
+        return LossTerms(gains.box * ((1 - ciou) * weight).sum(), gains.obj * torch.stack(balanced).sum() * means.share,
                          gains.cls * (self._classification(rows, labels) * weight).sum())
 
     def _ciou(self, logits: Tensor, boxes: Tensor, assignment: Assignment, inside: Sequence[Tensor],

@@ -1,0 +1,189 @@
+"""One step: left out on the device where it is not finite, guarded, the same however it is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from yolov7.data.synthetic import generate
+from yolov7.engine import run
+from yolov7.engine.distributed import Processes
+from yolov7.engine.guard import MOST_IN_A_ROW, StepGuard, TrainingError
+from yolov7.engine.trainer import Trainer
+from yolov7.options import TrainOptions
+from yolov7.structures import Batch
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    generate(folder, train=12, val=4)
+    return folder
+
+
+def make_trainer(shapes: Path, folder: Path, **changes: object) -> Trainer:
+    options = TrainOptions(data=str(shapes), img_size=(64,), batch_size=4, nominal_batch=4, epochs=3, device="cpu",
+                           workers=0, project=str(folder), seed=1)
+    return run._new_run(dataclasses.replace(options, **changes), torch.device("cpu"), Processes())  # type: ignore[arg-type]
+
+
+def batches_of(trainer: Trainer) -> list[Batch]:
+    trainer.sampler.set_epoch(0)
+    return list(trainer.loader)
+
+
+def one_step(trainer: Trainer, batch: Batch, number: int = 0) -> Tensor:
+    trainer.state.model.train()
+    trainer.step.backward(batch, (0, 0, number), len(batch.images), last=True)
+    return trainer.step.update()
+
+
+def snapshot(trainer: Trainer) -> dict[str, Tensor]:
+    """Every tensor that a step may change."""
+    content = trainer.state.content()
+    found = {f"{part}.{key}": value for part in ("model", "ema") for key, value in content[part].items()
+             if "num_batches_tracked" not in key}
+    for index, state in content["optimizer"]["state"].items():
+        found |= {f"optimizer.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+    return {key: value.clone() for key, value in found.items()} | {"updates": trainer.state.ema.updates.clone()}
+
+
+@pytest.mark.parametrize("recipe", [(), ("optimizer.kind=adamw", "optimizer.lr0=0.001"), ("optimizer.clip_grad=1",)],
+                         ids=["sgd", "adamw", "clipped"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_step_that_is_not_finite_changes_nothing(shapes: Path, tmp_path: Path, recipe: tuple[str, ...],
+                                                   first: bool) -> None:
+    trainer = make_trainer(shapes, tmp_path, set=recipe)
+    good, other, _ = batches_of(trainer)
+    if not first:
+        assert one_step(trainer, other).tolist() == [0, 0, 0]
+    before = snapshot(trainer)
+    spoiled = trainer.step.loss
+    trainer.step.compiled_loss = lambda output, prepared: _times(spoiled(output, prepared), float("nan"))
+    assert one_step(trainer, good, 1).tolist() == [1, 0, 1]
+    after = snapshot(trainer)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    trainer.step.compiled_loss = spoiled
+    assert one_step(trainer, good, 1).tolist() == [0, 0, 0]
+    healthy = make_trainer(shapes, tmp_path, set=recipe)
+    for number, batch in enumerate([good] if first else [other, good]):
+        one_step(healthy, batch, number)
+    expected = snapshot(healthy)
+    assert all(torch.equal(value, expected[key]) for key, value in snapshot(trainer).items())
+
+
+def _times(terms: object, factor: float) -> object:
+    return dataclasses.replace(terms, box=terms.box * factor)  # type: ignore[type-var, attr-defined]
+
+
+def test_activations_that_are_not_finite_leave_the_statistics(shapes: Path, tmp_path: Path) -> None:
+    """Not only the loss: the running statistics of the norms have seen them, too."""
+    trainer = make_trainer(shapes, tmp_path)
+    batch = batches_of(trainer)[0]
+    before = snapshot(trainer)
+    stem = trainer.state.model.nodes["stem"]
+    hook = stem.register_forward_hook(lambda module, inputs, output: output * float("inf"))
+    assert one_step(trainer, batch).tolist() == [1, 0, 1]
+    hook.remove()
+    assert all(torch.equal(value, before[key]) for key, value in snapshot(trainer).items())
+
+
+def test_a_gradient_that_is_not_finite_is_found(shapes: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(shapes, tmp_path)
+    batch = batches_of(trainer)[0]
+    before = snapshot(trainer)
+    weight = trainer.state.model.nodes["stem"].conv.weight
+    hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+    assert one_step(trainer, batch).tolist() == [1, 0, 0]
+    hook.remove()
+    assert all(torch.equal(value, before[key]) for key, value in snapshot(trainer).items())
+
+
+# --- guard -----------------------------------------------------------------------------------------------------
+
+
+def note(guard: StepGuard, batch: Batch, flags: list[float], terms: list[float]) -> None:
+    guard.state.batch += 1
+    guard.note(torch.tensor(flags), [batch], [torch.tensor(terms)])
+
+
+def test_the_offending_batch_is_kept_one_step_late(shapes: Path, tmp_path: Path,
+                                                   caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(shapes, tmp_path)
+    batch, other, _ = batches_of(trainer)
+    guard = StepGuard(trainer.state, tmp_path / "run", ("a",) * 6)
+    note(guard, batch, [1, 0, 1], [float("nan"), 0.1, 0.2])
+    assert trainer.state.skipped == 0  # not looked at before the next step is under way
+    note(guard, other, [0, 0, 0], [0.1, 0.1, 0.2])
+    assert (trainer.state.skipped, trainer.state.skipped_in_a_row) == (1, 1)
+    assert "epoch 1, batch 1: the loss is not finite, the step is left out (1 in this epoch)" in caplog.text
+    found = torch.load(tmp_path / "run" / "nonfinite_1_1.pt", weights_only=True)
+    assert torch.equal(found["images"], batch.images)
+    assert found["paths"] == [meta.path for meta in batch.metas]
+    assert (tmp_path / "run" / "nonfinite_1_1.jpg").stat().st_size > 1000
+    guard.settle()
+    assert (trainer.state.skipped, trainer.state.skipped_in_a_row) == (1, 0)
+    for number in range(2, 9):
+        note(guard, batch, [1, 0, 0], [0.1, 0.1, 0.2])
+        note(guard, batch, [0, 0, 0], [0.1, 0.1, 0.2])
+        assert "the gradient is not finite" in caplog.text or number == 2
+    assert len(list((tmp_path / "run").glob("nonfinite_*.pt"))) == 3  # the disk is not filled with them
+
+
+def test_twenty_in_a_row_end_the_run(shapes: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(shapes, tmp_path)
+    batch = batches_of(trainer)[0]
+    guard = StepGuard(trainer.state, tmp_path / "run", ("a",) * 6)
+    for _ in range(MOST_IN_A_ROW):
+        note(guard, batch, [1, 0, 1], [float("nan"), 0.1, 0.2])
+    with pytest.raises(TrainingError, match=f"not finite in {MOST_IN_A_ROW} steps in a row, up to epoch 1, batch 20"):
+        guard.settle()
+
+
+def test_looking_for_the_scale_of_fp16_is_no_news(shapes: Path, tmp_path: Path,
+                                                  caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(shapes, tmp_path)
+    trainer.state.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    guard = StepGuard(trainer.state, tmp_path / "run", ("a",) * 6)
+    caplog.clear()
+    note(guard, batches_of(trainer)[0], [1, 0, 0], [0.1, 0.1, 0.2])
+    guard.settle()
+    assert trainer.state.skipped == 1
+    assert not caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scaler_takes_its_scale_back_and_the_step_with_it(shapes: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(shapes, tmp_path)
+    state = trainer.state
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, enabled=True)  # overflows at once
+    batch = batches_of(trainer)[0]
+    before = snapshot(trainer)
+    flags = one_step(trainer, batch)
+    assert flags[0] == 1
+    assert state.scaler.get_scale() == 2.0**126
+    assert all(torch.equal(value, before[key]) for key, value in snapshot(trainer).items())
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=True)
+    assert one_step(trainer, batch)[0] == 0
+    plain = make_trainer(shapes, tmp_path)
+    one_step(plain, batch)
+    for key, value in snapshot(plain).items():
+        torch.testing.assert_close(snapshot(trainer)[key], value, rtol=1e-4, atol=1e-6)
+
+
+# --- compiled --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+def test_a_compiled_run_learns_the_same(shapes: Path, tmp_path: Path) -> None:
+    plain, compiled = (make_trainer(shapes, tmp_path, compile=flag, batch_size=5) for flag in (False, True))
+    for trainer in (plain, compiled):
+        for number, batch in enumerate(batches_of(trainer)):  # the last one is smaller
+            assert one_step(trainer, batch, number).tolist() == [0, 0, 0]
+    for key, value in snapshot(plain).items():
+        torch.testing.assert_close(snapshot(compiled)[key], value, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,166 @@
+"""What a run will take: ``--dry-run``, and the batch size that would have fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from yolov7.data.loader import collate
+from yolov7.engine.distributed import Processes
+from yolov7.engine.log import duration_text
+from yolov7.engine.memory import free_memory, is_out_of_memory, needed_memory
+from yolov7.engine.precision import autocast
+from yolov7.engine.step import TrainingStep
+from yolov7.engine.trainer import Trainer
+from yolov7.evaluation.evaluate import evaluate
+from yolov7.model.reparam import reparameterize
+from yolov7.structures import Batch
+
+logger = logging.getLogger(__name__)
+
+SPARE = 0.05  # of the free memory: fragments, and batches with more objects than those that were measured
+STEPS = 3  # that are timed, behind one that is not
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Memory of a training step as a line over the pictures in its batch, in bytes."""
+
+    fixed: float
+    picture: float
+    free: int
+
+    def at(self, images: int) -> float:
+        """Of a batch of so many pictures."""
+        return self.fixed + self.picture * images
+
+    @property
+    def largest_batch(self) -> int:
+        """The most pictures that fit; 0 if not even one does."""
+        left = self.free * (1 - SPARE) - self.fixed
+        return max(int(left / max(self.picture, 1)), 0)
+
+
+def measure_memory(trainer: Trainer, sizes: tuple[int, int] = (2, 6)) -> MemoryNeed | None:
+    """Run steps with small batches, of this process alone; None where not even those fit."""
+    step = _step_alone(trainer)
+    found = []
+    try:
+        for size in sizes:
+            work = partial(_one_step, step, _batch(trainer, size))
+            work()  # what the first one makes stays
+            found.append(needed_memory(work, trainer.device))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    picture = max(found[1] - found[0], 0) / (sizes[1] - sizes[0])
+    return MemoryNeed(max(found[0] - sizes[0] * picture, 0), picture, free_memory(trainer.device))
+
+
+def explain_lack_of_memory(trainer: Trainer) -> str:
+    """One sentence: the batch size that would fit."""
+    trainer.state.optimizer.zero_grad(set_to_none=True)
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()
+    config, count = trainer.config, trainer.processes.count
+    need = measure_memory(trainer, (1, 3))
+    largest = need.largest_batch * count if need else 0
+    start = f"out of memory on {trainer.device} with --batch-size {config.batch_size} at {config.train_size} px"
+    if not largest or largest >= config.batch_size:
+        return f"{start}; a smaller --img-size, or a smaller model would fit"
+    return (f"{start}; --batch-size {largest} would fit (optimizer steps stay at {config.nominal_batch} pictures: "
+            "gradients are accumulated)")
+
+
+def dry_run(trainer: Trainer) -> None:
+    """One batch through everything; says what the run would take in memory, time and disk space. Writes nothing."""
+    config, device = trainer.config, trainer.device
+    need = measure_memory(trainer)
+    local = -(-config.batch_size // trainer.processes.count)
+    if need is None or need.largest_batch < local:
+        logger.warning("%s", explain_lack_of_memory(trainer))
+        return
+    data = _data_seconds(trainer)
+    step = _step_alone(trainer)
+    batch = _batch(trainer, local)
+    work = _seconds(lambda: _one_step(step, batch), device)
+    evaluation = _evaluation_seconds(trainer)
+    batches = trainer.schedule.batches
+    epoch = batches * max(work, data) + evaluation
+    state = sum(p.numel() * p.element_size() for p in trainer.state.model.state_dict().values())
+    logger.info(
+        "dry run: one batch went through data, network, loss, backward, optimizer, average and evaluation\n"
+        "memory of a step: %.2f GiB with --batch-size %d (%.2f GiB and %.3f GiB a picture), %.1f GiB free: up to "
+        "--batch-size %d fits\n"
+        "time: %.2f s a step, %.2f s to make its data (both at once), %.0f s to evaluate; %s an epoch, %s for %d "
+        "epochs\n"
+        "disk: %.0f MiB for last.pt, %.0f MiB for best.pt\n"
+        "nothing was written", need.at(local) / GIB, config.batch_size, need.fixed / GIB, need.picture / GIB,
+        need.free / GIB, need.largest_batch * trainer.processes.count, work, data, evaluation, duration_text(epoch),
+        duration_text(epoch * config.epochs), config.epochs, 3 * state / 2**20, state / 2**20)
+
+
+def _step_alone(trainer: Trainer) -> TrainingStep:
+    """A step that asks no other process."""
+    config = dataclasses.replace(trainer.config, sync_bn=False)
+    return TrainingStep(trainer.state, config, trainer.make_criterion(Processes()), trainer.device, Processes())
+
+
+def _one_step(step: TrainingStep, batch: Batch) -> None:
+    step.state.model.train()
+    step.backward(batch, (0, 0, 0), len(batch.images), last=True)
+    step.update()
+
+
+def _batch(trainer: Trainer, images: int) -> Batch:
+    dataset = trainer.train_data
+    return collate([dataset[0, position, position % len(dataset)] for position in range(images)])
+
+
+def _data_seconds(trainer: Trainer) -> float:
+    """Of a batch, by all loader processes together."""
+    trainer.sampler.set_epoch(0)
+    start = 0.0
+    counted = 0
+    for index, _ in enumerate(itertools.islice(trainer.loader, STEPS + 2)):
+        if index == 1:  # the first one waits for the processes to start
+            start = time.perf_counter()
+        counted = index
+    return (time.perf_counter() - start) / max(counted - 1, 1) if counted > 1 else 0.0
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of one call, the first one left out."""
+    work()
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        work()
+    _wait(device)
+    return (time.perf_counter() - start) / STEPS
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # a time needs the work to be done
+
+
+def _evaluation_seconds(trainer: Trainer) -> float:
+    """Of the whole split, from its first batch."""
+    batches = list(itertools.islice(trainer.val_loader, 1))
+    model = reparameterize(trainer.state.ema.model)
+    started = time.perf_counter()
+    with autocast(trainer.config.precision, trainer.device):
+        evaluate(model, batches, trainer.val_set, trainer.device)
+    share = sum(len(batch.images) for batch in batches) / max(len(trainer.val_set), 1)
+    return (time.perf_counter() - started) / max(share * trainer.processes.count, 1e-9)
+

@@ -1,0 +1,88 @@
+"""How much memory there is, what is used of it, and what a piece of work needs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")  # of version 2, where containers are limited
+STATUS = Path("/proc/self/status")
+RESET_PEAK = "5"  # see proc(5), clear_refs
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory is short, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def used_memory(device: torch.device) -> int:
+    """Bytes: on CUDA the most that tensors took so far, on a CPU what the process has now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return torch.mps.driver_allocated_memory() if device.type == "mps" else _status("VmRSS")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still take."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return min(_of_system(), _of_container(), _of_process())
+
+
+def needed_memory(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes that the work takes at its worst moment, beyond what is taken now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)  # the measurement needs the work to be done
+        return torch.cuda.max_memory_allocated(device) - before
+    if STATUS.exists() and device.type == "cpu":
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
+        before = _status("VmRSS")
+        work()
+        return max(_status("VmHWM") - before, 0)
+    before = used_memory(device)
+    work()
+    return max(used_memory(device) - before, 0)
+
+
+def _status(name: str) -> int:
+    """A size from what the system says of this process, in bytes."""
+    if STATUS.exists():
+        found = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(encoding="ascii"), re.MULTILINE)
+        return 1024 * int(found.group(1)) if found else 0
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _of_system() -> int:
+    path = Path("/proc/meminfo")
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", path.read_text(encoding="ascii"), re.M) if path.exists() else None
+    return 1024 * int(found.group(1)) if found else sys.maxsize
+
+
+def _of_container() -> int:
+    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    if not limit.exists() or not limit.read_text(encoding="ascii").strip().isdigit():
+        return sys.maxsize
+    return int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii"))
+
+
+def _of_process() -> int:
+    if sys.platform == "win32":
+        return sys.maxsize
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - _status("VmSize")

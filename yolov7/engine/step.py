@@ -1,0 +1,134 @@
+"""One step of the training: forward, loss, backward of some batches, then optimizer and average (spec, section 9).
+
+Nothing here waits for the device. A step whose loss or gradient is not finite leaves everything as it was before,
+which the device decides by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from yolov7.engine.distributed import Processes
+from yolov7.engine.multi_scale import draw_size, resize_batch
+from yolov7.engine.precision import autocast
+from yolov7.engine.setup import RunConfig
+from yolov7.engine.state import RunState
+from yolov7.evaluation.evaluate import network_input
+from yolov7.loss.criterion import Criterion
+from yolov7.structures import Batch, HeadOutput
+
+
+class TrainingStep:
+    """``backward`` for every batch of a step, then ``update``."""
+
+    def __init__(self, state: RunState, config: RunConfig, criterion: Criterion, device: torch.device,
+                 processes: Processes) -> None:
+        self.state, self.config, self.criterion = state, config, criterion
+        self.device, self.processes = device, processes
+        self.network, self.loss = _distributed(state.model, config, device, processes), criterion.loss
+        self.compiled: Callable[[Tensor], HeadOutput] = self.network
+        self.compiled_loss = self.loss
+        if config.compile:
+            self.compiled = torch.compile(self.network, dynamic=False)
+            self.compiled_loss = torch.compile(self.loss, dynamic=True)  # lists of candidates have many lengths
+        self._statistics = Statistics(state.model)
+        self._parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        self._bad = torch.zeros((), dtype=torch.bool, device=device)
+
+    def backward(self, batch: Batch, key: tuple[int, int, int], images: int, last: bool) -> Tensor:
+        """Add the gradients of a batch; returns this process's share of the loss terms, detached: ``[3]``.
+
+        ``key`` is (seed, epoch, batch), on which all that is random depends; ``images`` counts those of all
+        processes. The processes add up their gradients with the ``last`` batch of a step.
+        """
+        self._statistics.keep()
+        _seed(key, self.processes.rank)
+        pictures, targets = network_input(batch.images, self.device), batch.targets
+        if self.config.multi_scale:
+            size = draw_size(self.config.train_size, self.state.model.stride, key)
+            pictures, targets = resize_batch(pictures, targets, size, self.state.model.stride)
+        usual = images == self.config.batch_size  # compiled for one shape; the last batch of an epoch may be smaller
+        network, loss = (self.compiled, self.compiled_loss) if usual else (self.network, self.loss)
+        together = nullcontext() if last or self.processes.count == 1 else self.network.no_sync()  # type: ignore[operator]
+        with together:
+            with autocast(self.config.precision, self.device):
+                output = network(pictures)
+            terms = loss(output, self.criterion.prepare(output, targets))
+            # a sum over the batch, as the recipe's learning rate expects; gradients are averaged over the processes
+            total = terms.total * (images * self.processes.count)
+            self.state.scaler.scale(total).backward()
+        self._bad |= ~total.detach().isfinite()
+        return torch.stack((terms.box, terms.objectness, terms.classification)).detach()
+
+    def update(self, stop: bool = False) -> Tensor:
+        """Apply the gradients and move the average.
+
+        Returns float ``[3]`` on the device, the same for all processes: 1 if the step was left out, 1 if any of them
+        is to ``stop``, 1 if a loss was not finite.
+        """
+        optimizer, scaler, limit = self.state.optimizer, self.state.scaler, self.config.recipe.optimizer.clip_grad
+        if scaler.is_enabled():
+            scaler.unscale_(optimizer)
+        norm = get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        loss, gradient = self._bad.float(), (~norm.isfinite()).float()
+        flags = torch.stack((torch.maximum(loss, gradient), torch.full_like(loss, float(stop)), loss))
+        flags = self.processes.largest(flags)
+        if limit:
+            clip_grads_with_norm_(self._parameters, limit, norm)
+        optimizer.found_inf = flags[0]  # type: ignore[attr-defined]  # the fused kernels then leave all as it is
+        optimizer.step()
+        if scaler.is_enabled():
+            scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        self._statistics.restore_if(flags[0])
+        self.state.ema.update(flags[0])
+        self._bad = torch.zeros_like(self._bad)
+        return flags
+
+
+class Statistics:
+    """The running statistics of a model's norms, which every forward moves: those before a step, to go back to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._sizes = [buffer.numel() for buffer in self._buffers]
+        self._kept: Tensor | None = None
+
+    def keep(self) -> None:
+        """Copy them, unless those of this step are kept already."""
+        if self._kept is None:
+            self._kept = self._now()
+
+    @torch.no_grad()
+    def restore_if(self, skipped: Tensor) -> None:
+        """Back to the kept ones where ``skipped`` (float ``[]`` on the device) is 1; ends the step."""
+        if self._kept is None:
+            return
+        chosen = torch.where(skipped > 0, self._kept, self._now()).split(self._sizes)
+        torch._foreach_copy_(self._buffers, [c.view_as(b) for c, b in zip(chosen, self._buffers, strict=True)])
+        self._kept = None
+
+    def _now(self) -> Tensor:
+        return torch.cat([buffer.flatten() for buffer in self._buffers])
+
+
+def _seed(key: tuple[int, int, int], rank: int) -> None:
+    """What a batch draws (dropout, say) follows from its key: there is no state of a generator to save."""
+    torch.manual_seed(int(np.random.SeedSequence((*key, rank), spawn_key=(3,)).generate_state(1)[0]))
+
+
+def _distributed(model: nn.Module, config: RunConfig, device: torch.device, processes: Processes) -> nn.Module:
+    """What the forward goes through: the model, or what adds up its gradients over all processes."""
+    if processes.count == 1:
+        return model
+    if config.sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # shares the tensors of the model's own norms
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None,
+                                   broadcast_buffers=False)  # statistics that count are those of the first process
