@@ -20,15 +20,15 @@ from yolov7.engine.log import read_results
 
 RESULTS = Path(__file__).parent / "results"
 FLAGS = ["--cfg", "yolov7-tiny", "--weights", "", "--data", "bccd.yaml", "--hyp", "data/hyp.scratch.tiny.yaml",
-         "--img-size", "320", "--batch-size", "16", "--nominal-batch", "16", "--epochs", "30", "--device", "cpu"]
+         "--img-size", "320", "--batch-size", "16", "--nominal-batch", "16", "--device", "cpu"]
 
 
-def run(seed: int, project: Path, precision: str) -> dict[str, float]:
+def run(seed: int, project: Path, more: list[str]) -> dict[str, float]:
     """Train with one seed, or read a finished run; the best epoch by the run's own fitness."""
     folder = project / f"bccd{seed}"
     if not (folder / "results.png").exists():
         where = ["--project", str(project), "--name", folder.name, "--exist-ok"]
-        if code := cli.main(["train", *FLAGS, "--precision", precision, "--seed", str(seed), *where]):
+        if code := cli.main(["train", *FLAGS, *more, "--seed", str(seed), *where]):
             sys.exit(code)
     records = read_results(folder / "results.csv")
     best = max(records, key=lambda record: 0.9 * (record.AP or 0) + 0.1 * (record.AP50 or 0))
@@ -41,15 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--project", type=Path, default=Path("runs/bccd"))
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args()
-    suffix = "" if options.precision == "fp32" else f"_{options.precision}"
-    rows = [run(seed, options.project.with_name(options.project.name + suffix), options.precision)
-            for seed in options.seeds]
-    mean = {key: statistics.mean(row[key] for row in rows) for key in ("AP", "AP50", "epoch_seconds")}
+    suffix = "" if options.precision == "auto" and options.epochs == 60 else f"_{options.precision}_{options.epochs}"
+    more = ["--precision", options.precision, "--epochs", str(options.epochs)]
+    rows = [run(seed, options.project.with_name(options.project.name + suffix), more) for seed in options.seeds]
+    mean = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key not in ("seed", "epoch")}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    content = {"machine": describe_machine(), "flags": [*FLAGS, "--precision", options.precision], "runs": rows,
-               "mean": mean}
+    content = {"machine": describe_machine(), "flags": [*FLAGS, *more], "runs": rows, "mean": mean}
     write_atomically(RESULTS / f"bccd{suffix}.json", json.dumps(content, indent=1) + "\n")
     sys.stdout.write(json.dumps(content["runs"], indent=1) + f"\nmean {mean}\n")
 

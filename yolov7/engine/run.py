@@ -28,7 +28,7 @@ from yolov7.engine.guard import TrainingError
 from yolov7.engine.memory import is_out_of_memory
 from yolov7.engine.pictures import prediction_sheet, write_picture
 from yolov7.engine.precision import choose_precision
-from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_processes, resolve, settings_text
+from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_compiler, check_processes, resolve, settings_text
 from yolov7.engine.state import TrainingResult
 from yolov7.engine.trainer import Trainer
 from yolov7.evaluation.coco import write_predictions
@@ -115,7 +115,6 @@ def _resumed_run(options: TrainOptions, device: torch.device, processes: Process
     folder = path.parent.parent
     if processes.first and not options.dry_run:
         checkpoint.remove_leftovers(folder)
-        note_run(options.project, folder)
     model = Detector(parse_spec(content["definition"], str(path)), len(names))
     splits = _open_splits(source, config, processes)
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
@@ -139,6 +138,8 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
         for split in splits:
             report_faults(split, folder)
     check_anchors(model, splits[0], config)
+    if config.compile:
+        check_compiler(device)
     return Trainer(config, model, splits, folder, device, processes)
 
 

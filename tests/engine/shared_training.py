@@ -1,0 +1,48 @@
+"""A few epochs with norms in evaluation mode, by one process or by one of several: run by ``test_distributed.py``.
+
+``python shared_training.py DATA FOLDER`` (under torchrun, or alone) writes ``result<rank>.pt``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from yolov7.engine import run
+from yolov7.engine.distributed import connected
+from yolov7.model.detector import Detector
+from yolov7.options import TrainOptions
+
+EPOCHS, BATCH = 7, 5
+
+
+def train(data: str, folder: Path) -> None:
+    """21 steps; what every process saw and where the weights went."""
+    device = torch.device("cpu")
+    options = TrainOptions(data=data, img_size=(64,), batch_size=BATCH, nominal_batch=BATCH, epochs=EPOCHS,
+                           device="cpu", workers=0, project=str(folder), exist_ok=True, cfg=str(folder / "model.yaml"),
+                           set=("augment.mosaic=0", "augment.mixup=0", "optimizer.warmup_epochs=1"))
+    with connected(device) as processes:
+        trainer = run._new_run(options, device, processes)
+        trainer.state.model.eval()
+        losses, counts = [], []
+        for epoch in range(EPOCHS):
+            trainer.state.begin_epoch(epoch)
+            trainer.sampler.set_epoch(epoch)
+            counts.append([sum(batch.targets.counts) for batch in trainer.loader])
+            losses.append(trainer._train_epoch())
+        model = trainer.state.model.state_dict()
+        torch.save({"losses": losses, "objects": counts, "model": model, "ema": trainer.state.ema.model.state_dict()},
+                   folder / f"result{processes.rank}.pt")
+
+
+def hold_norms() -> None:
+    """``model.train()`` changes nothing: norms use their running statistics, which do not depend on the batch."""
+    Detector.train = lambda self, mode=True: torch.nn.Module.train(self, False)  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    hold_norms()
+    train(sys.argv[1], Path(sys.argv[2]))

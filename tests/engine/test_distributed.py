@@ -1,0 +1,210 @@
+"""Real processes, started by torchrun: the same training as by one, the end of all when one fails, restarts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from yolov7.config import InputError
+from yolov7.data.synthetic import generate
+from yolov7.engine.distributed import Processes, environment
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0"]
+
+
+def environment_of_processes() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+
+
+def launch(*command: str, wait: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=environment_of_processes(), capture_output=True, text=True, timeout=wait,
+                          check=False)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    generate(folder, train=12, val=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Objects in a third of the pictures only: some processes get none."""
+    folder = tmp_path_factory.mktemp("data") / "sparse"
+    generate(folder, train=12, val=4)
+    path = folder / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    kept = {image["id"] for image in content["images"][:4]}
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+MODELS = {
+    "tiny": "scale_of: yolov7-tiny\nname: tiny-quarter\nscale: {width: 0.25, hidden_width: 0.25}\n",
+    "auxiliary": "scale_of: yolov7-w6\nname: w6-eighth\nscale: {width: 0.125, hidden_width: 0.125}\n",
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str) -> None:
+    script = str(Path(__file__).with_name("shared_training.py"))
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder, launcher in ((alone, [sys.executable]), (shared, TORCHRUN)):
+        folder.mkdir()
+        (folder / "model.yaml").write_text(MODELS[model])
+        done = launch(*launcher, script, str(sparse), str(folder))
+        assert done.returncode == 0, done.stderr
+    one, first, second = (torch.load(path, weights_only=True) for path in
+                          (alone / "result0.pt", shared / "result0.pt", shared / "result1.pt"))
+    pairs = [pair for epoch in zip(first["objects"], second["objects"], strict=True) for pair in zip(*epoch, strict=True)]
+    assert len(pairs) == 21
+    assert any(min(pair) == 0 < max(pair) for pair in pairs), "no step had a process without objects"
+    assert sum(a != b for a, b in pairs) > 10
+    torch.testing.assert_close(torch.tensor(first["losses"]), torch.tensor(one["losses"]), rtol=1e-5, atol=1e-7)
+    start = one["model"]
+    for key, value in first["model"].items():
+        assert torch.equal(value, second["model"][key]), key
+        torch.testing.assert_close(value, start[key], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(first["ema"][key], one["ema"][key], rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_of_two_processes(shapes: Path, tmp_path: Path) -> None:
+    flags = ["train.py", "--data", str(shapes), "--project", str(tmp_path), *BASE, "--epochs", "2"]
+    done = launch(*TORCHRUN, *[str(ROOT / flags[0]), *flags[1:]])
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "exp"
+    assert [row["epoch"] for row in results(folder)] == ["1", "2"]
+    assert done.stdout.count("best epoch") == 1  # the first process talks
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exp"]
+    best = torch.load(folder / "weights" / "best.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in best["model"].values())
+    test = launch(sys.executable, str(ROOT / "test.py"), "--weights", str(folder / "weights" / "best.pt"),
+                  "--project", str(tmp_path / "test"), "--batch-size", "4", "--device", "cpu", "--workers", "0")
+    assert test.returncode == 0, test.stderr
+    stats = json.loads((tmp_path / "test" / "exp" / "results.json").read_text())["stats"]
+    row = results(folder)[best["epoch"]]
+    assert (stats[0], stats[1]) == pytest.approx((float(row["AP"]), float(row["AP50"])), abs=1e-5)
+
+
+FAILING = """
+import os, sys
+from yolov7 import cli
+from yolov7.engine import step
+if os.environ["RANK"] == "1":
+    backward = step.TrainingStep.backward
+    def fail(self, batch, key, images, last):
+        if key[2] == 1:
+            raise RuntimeError("this process has a fault")
+        return backward(self, batch, key, images, last)
+    step.TrainingStep.backward = fail
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_one_that_fails_ends_all(shapes: Path, tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    started = time.monotonic()
+    done = launch(*TORCHRUN, str(script), "train", "--data", str(shapes), "--project", str(tmp_path / "runs"), *BASE,
+                  "--epochs", "2")
+    assert done.returncode != 0
+    assert "process 1: RuntimeError: this process has a fault" in done.stderr
+    assert time.monotonic() - started < 120  # nobody waits for a collective that never comes
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--batch-size", "1"], "--batch-size 1: is shared by 2 processes; accepted: at least 2"),
+    (["--sync-bn"], "--sync-bn: found cpu; accepted: several processes on CUDA (torchrun)"),
+    (["--data", "gone.yaml"], "--data 'gone.yaml'"),
+])
+def test_bad_input_is_bad_input_for_all(shapes: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    done = launch(*TORCHRUN, str(ROOT / "train.py"), "--data", str(shapes), "--project", str(tmp_path / "runs"), *BASE,
+                  *flags)
+    assert done.returncode != 0
+    assert f"error: {message}" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_variables_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment() == Processes(0, 1, 0)
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(InputError, match=r"\$RANK: found 3; accepted: 0 to 0"):
+        environment()
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(InputError, match=r"\$WORLD_SIZE: found 'many'; accepted: a whole number"):
+        environment()
+
+
+def children(process: int) -> list[int]:
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_torchrun_restarts_and_the_run_goes_on(shapes: Path, tmp_path: Path) -> None:
+    """One of two processes is killed in the second epoch: the restarted ones end as an undisturbed run does."""
+    flags = ["--data", str(shapes), *BASE, "--epochs", "4"]
+    whole = launch(*TORCHRUN, str(ROOT / "train.py"), "--project", str(tmp_path / "whole"), *flags)
+    assert whole.returncode == 0, whole.stderr
+    project = tmp_path / "part"
+    command = [*TORCHRUN, "--max-restarts", "2", str(ROOT / "train.py"), "--project", str(project), *flags]
+    agent = subprocess.Popen(command, env=environment_of_processes(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True)
+    wait_for(project / "exp" / "weights" / "last.pt", agent)
+    os.kill(children(agent.pid)[-1], signal.SIGKILL)
+    output, errors = agent.communicate(timeout=300)
+    assert agent.returncode == 0, errors
+    assert "going on in epoch" in output
+    assert [row["epoch"] for row in results(project / "exp")] == ["1", "2", "3", "4"]
+    assert sorted(path.name for path in project.iterdir()) == ["exp"]
+    ours, theirs = (torch.load(tmp_path / name / "exp" / "weights" / "last.pt", weights_only=True)
+                    for name in ("whole", "part"))
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, theirs[part][key]) for key, value in ours[part].items())
+
+
+def test_a_signal_to_torchrun_writes_a_checkpoint(shapes: Path, tmp_path: Path) -> None:
+    flags = ["--data", str(shapes), *BASE, "--epochs", "400"]
+    agent = subprocess.Popen([*TORCHRUN, str(ROOT / "train.py"), "--project", str(tmp_path), *flags],
+                             env=environment_of_processes(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    wait_for(last, agent)
+    written = last.stat().st_mtime_ns
+    time.sleep(1)
+    agent.send_signal(signal.SIGTERM)
+    _, errors = agent.communicate(timeout=120)
+    assert agent.returncode != 0
+    assert last.stat().st_mtime_ns > written
+    assert "go on: python train.py --resume" in errors
+    place = torch.load(last, weights_only=True)["place"]
+    resumed = launch(*TORCHRUN, str(ROOT / "train.py"), "--resume", str(tmp_path / "exp"), "--workers", "0", "--epochs",
+                     str(place["epoch"] + 1))
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(results(tmp_path / "exp")) == place["epoch"] + 1
