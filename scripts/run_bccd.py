@@ -12,11 +12,18 @@ import statistics
 import sys
 from pathlib import Path
 
+import torch
 from machine import describe_machine
 
 from yolov7 import cli
 from yolov7.config import write_atomically
+from yolov7.data.catalog import open_data, open_split
+from yolov7.data.loader import evaluation_loader
 from yolov7.engine.log import read_results
+from yolov7.engine.precision import autocast
+from yolov7.evaluation.evaluate import evaluate
+from yolov7.model.reparam import deployed
+from yolov7.model.weights import load_model
 
 RESULTS = Path(__file__).parent / "results"
 FLAGS = ["--cfg", "yolov7-tiny", "--weights", "", "--data", "bccd.yaml", "--hyp", "data/hyp.scratch.tiny.yaml",
@@ -30,10 +37,29 @@ def run(seed: int, project: Path, more: list[str]) -> dict[str, float]:
         where = ["--project", str(project), "--name", folder.name, "--exist-ok"]
         if code := cli.main(["train", *FLAGS, *more, "--seed", str(seed), *where]):
             sys.exit(code)
+    best = folder / "weights" / "best.pt"
     records = read_results(folder / "results.csv")
-    best = max(records, key=lambda record: 0.9 * (record.AP or 0) + 0.1 * (record.AP50 or 0))
+    chosen = max(records, key=lambda record: 0.9 * (record.AP or 0) + 0.1 * (record.AP50 or 0))
     seconds = statistics.median(record.seconds for record in records)
-    return {"seed": seed, "epoch": best.epoch, "AP": best.AP or 0, "AP50": best.AP50 or 0, "epoch_seconds": seconds}
+    return {"seed": seed, "epoch": chosen.epoch, "epoch_seconds": seconds, **score(best)}
+
+
+def score(best: Path) -> dict[str, float]:
+    """The weights on both splits by both metrics, and how far bfloat16 is from float32 on the same weights."""
+    device, loaded = torch.device("cpu"), load_model(best)
+    model = deployed(loaded.model).to(memory_format=torch.channels_last)
+    found: dict[str, float] = {}
+    for split in ("val", "test"):
+        image_set = open_split(open_data("bccd.yaml"), split)
+        loader = evaluation_loader(image_set, loaded.image_size, 32, model.stride, 2)
+        evaluation = evaluate(model, loader, image_set, device, v7=True)
+        assert evaluation.v7
+        found |= {f"{split}_AP": evaluation.result.AP, f"{split}_AP50": evaluation.result.AP50,
+                  f"{split}_v7_AP": evaluation.v7.AP, f"{split}_v7_AP50": evaluation.v7.AP50}
+        with autocast("bf16", device):
+            half = evaluate(model, loader, image_set, device).result
+        found[f"{split}_AP_bf16_minus_fp32"] = half.AP - evaluation.result.AP
+    return found
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ class TrainOptions:
     patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0)
     close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "fp32", "number format of the network; auto: half precision where the device has it natively")
+        "auto", "number format of the network; auto: half precision where the device has it natively")
     rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized pictures in memory or on the disk, "
                                                   "shared by all loader processes")
@@ -176,6 +176,7 @@ class TestOptions:
     conf_thres: float = option(0.001, "least score", low=0, high=1)
     iou_thres: float = option(0.65, "largest IoU of two detections of one class", low=0, high=1)
     max_det: int = option(300, "most detections in a picture", low=1)
+    metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the original's own metric")
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
     workers: int = option(8, "loader processes, at most", low=0)
     classes: tuple[str, ...] | None = option(None, "score these classes only (numbers or names); default: those "

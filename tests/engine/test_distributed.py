@@ -20,7 +20,8 @@ from yolov7.engine.distributed import Processes, environment
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0"]
+BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0",
+        "--precision", "fp32"]
 
 
 def environment_of_processes() -> dict[str, str]:
@@ -74,7 +75,8 @@ def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str) ->
         assert done.returncode == 0, done.stderr
     one, first, second = (torch.load(path, weights_only=True) for path in
                           (alone / "result0.pt", shared / "result0.pt", shared / "result1.pt"))
-    pairs = [pair for epoch in zip(first["objects"], second["objects"], strict=True) for pair in zip(*epoch, strict=True)]
+    epochs = zip(first["objects"], second["objects"], strict=True)
+    pairs = [pair for epoch in epochs for pair in zip(*epoch, strict=True)]
     assert len(pairs) == 21
     assert any(min(pair) == 0 < max(pair) for pair in pairs), "no step had a process without objects"
     assert sum(a != b for a, b in pairs) > 10

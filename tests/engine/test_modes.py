@@ -29,7 +29,8 @@ from yolov7.model.spec import read_spec
 from yolov7.options import AugmentConfig, OptimizerConfig
 from yolov7.structures import Batch, Targets
 
-BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0"]
+BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0",
+        "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 
 ROOT = Path(__file__).parents[2]
-BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0"]
+BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0",
+        "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")

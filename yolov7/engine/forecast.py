@@ -15,7 +15,7 @@ import torch
 from yolov7.data.loader import collate
 from yolov7.engine.distributed import Processes
 from yolov7.engine.log import duration_text
-from yolov7.engine.memory import free_memory, is_out_of_memory, needed_memory
+from yolov7.engine.memory import free_memory, is_out_of_memory, needed_memory, release_freed_memory
 from yolov7.engine.precision import autocast
 from yolov7.engine.step import TrainingStep
 from yolov7.engine.trainer import Trainer
@@ -69,6 +69,7 @@ def measure_memory(trainer: Trainer, sizes: tuple[int, int] = (2, 6)) -> MemoryN
 def explain_lack_of_memory(trainer: Trainer) -> str:
     """One sentence: the batch size that would fit."""
     trainer.state.optimizer.zero_grad(set_to_none=True)
+    release_freed_memory()
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
     config, count = trainer.config, trainer.processes.count

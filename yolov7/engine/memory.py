@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import torch
 
 CGROUP = Path("/sys/fs/cgroup")  # of version 2, where containers are limited
 STATUS = Path("/proc/self/status")
-RESET_PEAK = "5"  # see proc(5), clear_refs
+WATCH_EVERY = 0.001  # seconds
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -44,14 +47,41 @@ def needed_memory(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)  # the measurement needs the work to be done
         return torch.cuda.max_memory_allocated(device) - before
-    if STATUS.exists() and device.type == "cpu":
-        Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
-        before = _status("VmRSS")
-        work()
-        return max(_status("VmHWM") - before, 0)
+    release_freed_memory()
     before = used_memory(device)
-    work()
-    return max(used_memory(device) - before, 0)
+    with _Watch(device) as watch:
+        work()
+    return max(watch.most - before, 0)
+
+
+def release_freed_memory() -> None:
+    """Give memory that is free inside this process back to the system, where the C library is glibc."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+class _Watch(threading.Thread):
+    """Looks at the used memory again and again, and remembers the most."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(daemon=True)
+        self.device, self.most = device, 0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(WATCH_EVERY):
+            self.most = max(self.most, used_memory(self.device))
+
+    def __enter__(self) -> _Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.most = max(self.most, used_memory(self.device))
+        self._ended.set()
+        self.join()
 
 
 def _status(name: str) -> int:

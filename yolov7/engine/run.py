@@ -174,7 +174,7 @@ def test(options: TestOptions) -> Evaluation:
     loader = evaluation_loader(image_set, size, options.batch_size, model.stride, options.workers)
     nms = dataclasses.replace(PROTOCOL, confidence=options.conf_thres, iou=options.iou_thres,
                               max_detections=options.max_det, classes=scored)
-    evaluation = evaluate(model.to(device), loader, image_set, device, nms)
+    evaluation = evaluate(model.to(device), loader, image_set, device, nms, v7=options.metric == "v7")
     _report(evaluation, image_set, folder)
     return evaluation
 
@@ -182,8 +182,12 @@ def test(options: TestOptions) -> Evaluation:
 def _report(evaluation: Evaluation, image_set: ImageSet, folder: Path) -> None:
     times = ", ".join(f"{stage} {ms:.1f}" for stage, ms in evaluation.milliseconds.items())
     logger.info("%s", evaluation.result.text())
+    numbers = dataclasses.asdict(evaluation.result)
+    if own := evaluation.v7:
+        logger.info("\nthe original's own metric:\n%s", own.text(image_set.names))
+        numbers["v7"] = {"precision": own.precision, "recall": own.recall, "AP50": own.AP50, "AP": own.AP}
     logger.info("milliseconds a picture: %s", times)
     write_predictions(folder / "predictions.json", evaluation.predictions)
-    write_atomically(folder / "results.json", json.dumps(dataclasses.asdict(evaluation.result), indent=1))
+    write_atomically(folder / "results.json", json.dumps(numbers, indent=1))
     write_picture(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set))
     logger.info("%d pictures; written to %s", len(image_set), folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from yolov7.data.image_set import ImageSet
 from yolov7.evaluation.coco import CocoResult, score_detections, to_coco
+from yolov7.evaluation.v7_metric import V7Metric, V7Result
 from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, to_native
 from yolov7.model.detector import Detector
 from yolov7.structures import Batch, Detections
@@ -31,6 +31,7 @@ class Evaluation:
     predictions: list[dict[str, Any]]  # COCO results, ready to be written
     samples: tuple[tuple[str, Detections], ...]  # path and native detections of the first pictures
     milliseconds: dict[str, float] = field(default_factory=dict)  # per picture and stage
+    v7: V7Result | None = None  # the original's own metric, where it was asked for
 
 
 class Sharing(Protocol):
@@ -56,40 +57,66 @@ class _Alone:
 
 @torch.inference_mode()
 def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, device: torch.device,
-             options: NMSOptions = PROTOCOL, processes: Sharing = _Alone()) -> Evaluation:  # noqa: B008  # has no state
+             options: NMSOptions = PROTOCOL, processes: Sharing = _Alone(),  # noqa: B008  # has no state
+             v7: bool = False) -> Evaluation:
     """Run ``model`` (in evaluation mode, on ``device``) over the batches of a split and score it with pycocotools.
 
     With ``options.classes`` class ``i`` of the split is class ``options.classes[i]`` of the model. Where several
     processes have a part of the batches each, all of them get the result, and the first one all predictions.
+    ``v7`` adds the original's own metric.
     """
-    predictions: list[dict[str, Any]] = []
+    found = _Found(V7Metric() if v7 else None)
     samples: list[tuple[str, Detections]] = []
     clock = StageClock(device)
-    evaluated: list[int | str] = []
+    index_of = {image_id: index for index, image_id in enumerate(image_set.image_ids)}
     for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if processes.first else True):
         clock.start()
         images = network_input(batch.images, device)
         clock.stop("input")
         decoded = model.decode(model(images))
         clock.stop("network")
-        found = [d.to("cpu") for d in non_maximum_suppression(*decoded, options)]
-        for detections, meta in zip(found, batch.metas, strict=True):
+        kept = [d.to("cpu") for d in non_maximum_suppression(*decoded, options)]
+        for detections, meta in zip(kept, batch.metas, strict=True):
             labels = _labels_of_split(detections.labels, options.classes)
             native = replace(to_native(detections, meta), labels=labels, names=image_set.names)
-            predictions += to_coco(native, meta.image_id, image_set.category_ids)
-            evaluated.append(meta.image_id)
+            found.add(native, image_set, index_of[meta.image_id])
             if len(samples) < PICTURES:
                 samples.append((meta.path, native))
         clock.stop("nms")
-    milliseconds = clock.per_picture(len(evaluated))
-    parts = processes.gather((predictions, evaluated))
-    result = None
-    if parts:
-        predictions, evaluated = (list(chain.from_iterable(part)) for part in zip(*parts, strict=True))
-        result = score_detections(image_set.ground_truth(), predictions, evaluated)
-    result = processes.tell(result)
+    milliseconds = clock.per_picture(len(found.evaluated))
+    parts = processes.gather(found)
+    for other in parts[1:]:
+        found.merge(other)
+    result, own = processes.tell(found.score(image_set) if parts else None) or (None, None)
     assert result is not None
-    return Evaluation(result, predictions, tuple(samples), milliseconds)
+    return Evaluation(result, found.predictions, tuple(samples), milliseconds, own)
+
+
+@dataclass
+class _Found:
+    """What is collected of the pictures, by one process."""
+
+    v7: V7Metric | None
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    evaluated: list[int | str] = field(default_factory=list)
+
+    def add(self, detections: Detections, image_set: ImageSet, index: int) -> None:
+        image_id = image_set.image_ids[index]
+        self.predictions += to_coco(detections, image_id, image_set.category_ids)
+        self.evaluated.append(image_id)
+        if self.v7:
+            boxes, labels, _ = image_set.objects(index)
+            self.v7.add(detections.boxes, detections.scores, detections.labels, boxes, labels)
+
+    def merge(self, other: _Found) -> None:
+        self.predictions += other.predictions
+        self.evaluated += other.evaluated
+        if self.v7 and other.v7:
+            self.v7.merge(other.v7)
+
+    def score(self, image_set: ImageSet) -> tuple[CocoResult, V7Result | None]:
+        coco = score_detections(image_set.ground_truth(), self.predictions, self.evaluated)
+        return coco, self.v7.result() if self.v7 else None
 
 
 def _labels_of_split(labels: Tensor, classes: tuple[int, ...] | None) -> Tensor:

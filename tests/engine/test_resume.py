@@ -1,0 +1,213 @@
+"""Whatever ends a run, at whatever moment: it goes on to exactly what it would have become."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from yolov7 import cli
+from yolov7.data.synthetic import generate
+from yolov7.engine import checkpoint
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 8
+MODEL = "scale_of: yolov7-tiny\nname: tiny-quarter\nscale: {width: 0.25, hidden_width: 0.25}\n"
+NAMES = {"T": "training", "E": "evaluation", "C": "checkpoint", "-": "start or between"}
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+class Runs:
+    """Starts runs of one training and ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        generate(folder / "data", train=24, val=24)
+        (folder / "model.yaml").write_text(MODEL)
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("run_server.py"))], text=True,
+                                       env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.phase_file = folder / "phase"
+
+    def begin(self, name: str, resume: bool) -> int:
+        new = ["--data", str(self.folder / "data"), "--cfg", str(self.folder / "model.yaml"), "--project",
+               str(self.folder), "--name", name, "--exist-ok", "--img-size", "64", "--batch-size", "2",
+               "--nominal-batch", "4", "--device", "cpu", "--epochs", str(EPOCHS), "--multi-scale", "--image-weights"]
+        arguments = ["train", *(["--resume", str(self.folder / name)] if resume else new), "--workers", "0"]
+        self.phase_file.write_text("-")
+        return self._ask(json.dumps({"arguments": arguments, "log": str(self.folder / f"{name}.log"),
+                                     "phase": str(self.phase_file)}))
+
+    def end(self) -> int:
+        return self._ask("")
+
+    def _ask(self, line: str) -> int:
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.write(line + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    @property
+    def phase(self) -> str:
+        return self.phase_file.read_text()[:1]
+
+    def stop(self, process: int, wanted: str, delay: float, number: int) -> str:
+        """Send a signal ``delay`` seconds into a phase; returns the phase that it fell into."""
+        deadline = time.monotonic() + 60
+        while self.phase != wanted:
+            assert Path(f"/proc/{process}").exists() and time.monotonic() < deadline, "the run ended by itself"
+            time.sleep(0.0005)
+        time.sleep(delay)
+        os.kill(process, number)
+        if number == signal.SIGKILL:
+            code = self.end()
+            assert code == -signal.SIGKILL
+        return self.phase
+
+    def last(self, name: str) -> Path:
+        return self.folder / name / "weights" / "last.pt"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    runs = Runs(tmp_path_factory.mktemp("runs"))
+    yield runs
+    assert runs.server.stdin
+    runs.server.stdin.close()
+    runs.server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Runs) -> Path:
+    runs.begin("whole", resume=False)
+    assert runs.end() == 0, (runs.folder / "whole.log").read_text()
+    return runs.folder / "whole"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """A hash of the bits of weights, average and optimizer state at the end of a run."""
+    content = torch.load(folder / "weights" / "last.pt", weights_only=True)
+    found = {}
+    for part in ("model", "ema", "optimizer"):
+        tensors = content[part] if part != "optimizer" else {
+            f"{index}.{key}": value for index, state in content["optimizer"]["state"].items()
+            for key, value in state.items()}
+        digest = hashlib.sha256()
+        for key in sorted(tensors):
+            digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
+        found[part] = digest.hexdigest()
+    return found | {key: str(content[key]) for key in ("ema_updates", "place", "best", "scores")}
+
+
+def rows(folder: Path) -> list[list[str]]:
+    with open(folder / "results.csv", newline="") as stream:
+        return [[value for key, value in row.items() if key != "seconds"] for row in csv.DictReader(stream)]
+
+
+def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> None:
+    """14 times SIGKILL: 4 aimed at evaluations, 4 at the writing of checkpoints, the others anywhere."""
+    rng = random.Random(0)
+    aims = [*"EEEECCCC", *"TTTTTT"]
+    rng.shuffle(aims)
+    places: Counter[str] = Counter()
+    for aim in aims:
+        process = runs.begin("killed", resume=runs.last("killed").exists())
+        delay = rng.uniform(0, 1.0) if aim == "T" else rng.uniform(0, 0.004)
+        places[NAMES[runs.stop(process, aim, delay, signal.SIGKILL)]] += 1
+        if runs.last("killed").exists():
+            checkpoint.read_last(runs.last("killed"))  # whole
+    sys.stdout.write(f"kills fell into: {dict(places)}\n")
+    assert sum(places.values()) >= 10
+    assert places["evaluation"] >= 3 and places["checkpoint"] >= 3, places
+    runs.begin("killed", resume=runs.last("killed").exists())
+    assert runs.end() == 0, (runs.folder / "killed.log").read_text()[-2000:]
+    assert hashes(runs.folder / "killed") == hashes(whole)
+    assert rows(runs.folder / "killed") == rows(whole)
+    assert not list((runs.folder / "killed").rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_leaves_a_checkpoint_of_that_very_step(runs: Runs, whole: Path, number: signal.Signals) -> None:
+    rng = random.Random(int(number))
+    name, inside = f"told{int(number)}", 0
+    for aim in "TTTTE":
+        process = runs.begin(name, resume=runs.last(name).exists())
+        before = runs.last(name).stat().st_mtime_ns if runs.last(name).exists() else 0
+        runs.stop(process, aim, rng.uniform(0.01, 0.1) if aim == "T" else 0.001, number)
+        assert runs.end() == 128 + number
+        assert runs.last(name).stat().st_mtime_ns > before
+        place = checkpoint.read_last(runs.last(name))["place"]
+        inside += 0 < place["batch"] < 12
+    log = (runs.folder / f"{name}.log").read_text()
+    assert f"error: interrupted in epoch 1; go on: python train.py --resume {runs.folder / name}" in log
+    assert "going on in epoch 1 after" in log
+    assert inside >= 2, "no checkpoint inside an epoch"
+    assert place["batch"] == 12  # the last one fell into an evaluation: the epoch is trained, but not evaluated
+    runs.begin(name, resume=True)
+    assert runs.end() == 0, log
+    assert hashes(runs.folder / name) == hashes(whole)
+    assert rows(runs.folder / name) == rows(whole)
+
+
+# --- a disk that is full ---------------------------------------------------------------------------------------
+
+LIMITED = """
+import resource, signal, sys
+from yolov7 import cli
+from yolov7.engine.trainer import Trainer
+end_epoch = Trainer._end_epoch
+def limited(self, *arguments):
+    if self.state.epoch >= 1:  # from the second epoch on no file may grow beyond 200 kB
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    return end_epoch(self, *arguments)
+Trainer._end_epoch = limited
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(runs: Runs, tmp_path: Path) -> None:
+    flags = ["train", "--data", str(runs.folder / "data"), "--cfg", str(runs.folder / "model.yaml"), "--project",
+             str(tmp_path), "--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs",
+             "3"]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *flags], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    assert f"{last}: the checkpoint cannot be written: File too large; the one before it is whole" in done.stdout
+    assert "the run goes on and tries again after the next epoch" in done.stdout  # the second epoch
+    assert f"error: TrainingError: {last}: the checkpoint cannot be written" in done.stderr  # the last one
+    assert checkpoint.read_last(last)["place"]["epoch"] == 1
+    assert not list(last.parent.glob(".*.tmp"))
+    assert cli.main(["train", "--resume", str(tmp_path / "exp"), "--workers", "0"]) == 0
+    assert checkpoint.read_last(last)["place"]["epoch"] == 3
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_finished_run_can_be_extended(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["train", "--data", str(runs.folder / "data"), "--cfg", str(runs.folder / "model.yaml"), "--project",
+             str(tmp_path), "--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs",
+             "1"]
+    assert cli.main(flags) == 0
+    folder = tmp_path / "exp"
+    assert cli.main(["train", "--resume", str(folder)]) == 2
+    assert "the run has finished its 1 epochs; more: --epochs N" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(folder), "--workers", "0", "--epochs", "3"]) == 0
+    assert [row[0] for row in rows(folder)] == ["1", "2", "3"]
+    content = checkpoint.read_last(folder / "weights" / "last.pt")
+    assert content["config"]["epochs"] == 3
+    assert content["optimizer"]["param_groups"][0]["lr"] < 0.01  # the schedule of three epochs
