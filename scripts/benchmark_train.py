@@ -1,0 +1,263 @@
+"""A training step: ours against a plain loop, side by side in one run, with the share of each of its stages.
+
+The plain loop is what one writes first: assigner picture by picture, average tensor by tensor, memory in the order of
+the pictures (no channels_last), an optimizer without one kernel for all. On a CPU yolov7-tiny at 320 px, batch 16; on a
+GPU yolov7 at 640 px, batches 32, 64 and 128, fp16 and bf16, with and without compiling. Batches come from the loader,
+from pictures that are made for it. Modes run in turn, so that the noise of the machine meets all of them; figures are
+medians. Shares come from passes of their own, in which every stage is waited for.
+
+Writes ``scripts/results/train[-gpu].json``. The last line is the ratio of the main comparison: on a CPU the time of a
+step in fp32 over that in the precision of ``--precision auto``, on a GPU the best img/s over the plain loop's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import describe_machine
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "loss"), str(ROOT / "tests")]
+
+from simple_loss import SimpleCriterion  # noqa: E402
+
+from yolov7.config import write_atomically  # noqa: E402
+from yolov7.data.synthetic import generate  # noqa: E402
+from yolov7.engine import run  # noqa: E402
+from yolov7.engine.distributed import Processes  # noqa: E402
+from yolov7.engine.memory import needed_memory  # noqa: E402
+from yolov7.engine.optim import parameter_groups  # noqa: E402
+from yolov7.engine.precision import autocast, choose_precision, gradient_scaler  # noqa: E402
+from yolov7.engine.trainer import Trainer  # noqa: E402
+from yolov7.model.spec import read_spec  # noqa: E402
+from yolov7.model.summary import node_costs  # noqa: E402
+from yolov7.options import TrainOptions  # noqa: E402
+from yolov7.structures import Batch, HeadOutput  # noqa: E402
+
+STAGES = ("data", "forward", "loss", "backward", "optimizer", "average")
+DECAY = 0.9999
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """One way to train."""
+
+    precision: str
+    batch: int
+    compile: bool = False
+    plain: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{'plain' if self.plain else 'ours'} {self.precision}{' compiled' if self.compile else ''} {self.batch}"
+
+
+class Runner:
+    """A mode with everything that it needs, and the times of its steps."""
+
+    def __init__(self, mode: Mode, data: Path, model: str, size: int, device: torch.device) -> None:
+        options = TrainOptions(data=str(data), cfg=model, img_size=(size,), batch_size=mode.batch,
+                               nominal_batch=mode.batch, epochs=1, device=str(device), precision=mode.precision,
+                               compile=mode.compile, dry_run=True)
+        self.mode, self.device = mode, device
+        self.trainer: Trainer = run._new_run(options, device, Processes())
+        self.batches = self._endless()
+        self.step = self._plain_step() if mode.plain else self._our_step()
+        self.seconds: list[float] = []
+
+    def _endless(self) -> Iterator[Batch]:
+        for epoch in itertools.count():
+            self.trainer.sampler.set_epoch(epoch)
+            yield from (batch for batch in self.trainer.loader if len(batch.images) == self.mode.batch)
+
+    def _our_step(self) -> Callable[[Batch], None]:
+        trainer = self.trainer
+        trainer.state.model.train()
+
+        def step(batch: Batch) -> None:
+            trainer.step.backward(batch, (0, 0, 0), len(batch.images), last=True)
+            trainer.step.update()
+
+        return step
+
+    def _plain_step(self) -> Callable[[Batch], None]:
+        trainer, device = self.trainer, self.device
+        model = trainer.state.model.to(memory_format=torch.contiguous_format).train()  # type: ignore[call-overload]
+        average, head = copy.deepcopy(model).eval(), model.head
+        norms, weights, biases = parameter_groups(model)
+        groups = [{"params": norms}, {"params": weights, "weight_decay": 5e-4}, {"params": biases}]
+        optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.937, nesterov=True)
+        scaler = gradient_scaler(self.mode.precision, device)
+        criterion = SimpleCriterion(trainer.make_criterion(Processes()).config, head.anchors, head.strides)
+
+        def step(batch: Batch) -> None:
+            images = batch.images.to(device, non_blocking=True).contiguous().float() / 255
+            with autocast(self.mode.precision, device):
+                levels = tuple(level.float() for level in model(images).levels)
+            loss = criterion(HeadOutput(levels), batch.targets.to(device)).total * len(images)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                own = model.state_dict()
+                for key, value in average.state_dict().items():
+                    if value.is_floating_point():
+                        value.mul_(DECAY).add_(own[key], alpha=1 - DECAY)
+
+        return step
+
+    def take(self, steps: int) -> None:
+        """Time so many steps with their data as one, after one that is not timed: a device runs behind the host."""
+        self.step(next(self.batches))
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step(next(self.batches))
+        self._wait()
+        self.seconds.append((time.perf_counter() - start) / steps)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def memory(self) -> float:
+        """MiB that a step takes at its worst moment, above what is there before and after."""
+        batch = next(self.batches)
+        return needed_memory(lambda: self.step(batch), self.device) / 2**20
+
+    def shares(self, steps: int) -> dict[str, float]:
+        """Share of each stage of ours in a step, from steps of which every stage is waited for."""
+        spent = dict.fromkeys(STAGES, 0.0)
+        step, criterion = self.trainer.step, self.trainer.step.criterion
+        kept = (step.compiled, step.compiled_loss, criterion.prepare, step.update, step.state.ema.update)
+        step.compiled = self._timed("forward", spent, step.compiled)
+        step.compiled_loss = self._timed("loss", spent, step.compiled_loss)
+        criterion.prepare = self._timed("loss", spent, criterion.prepare)  # type: ignore[method-assign]
+        step.update = self._timed("optimizer", spent, step.update)  # type: ignore[method-assign]
+        step.state.ema.update = self._timed("average", spent, step.state.ema.update)  # type: ignore[method-assign]
+        start = time.perf_counter()
+        for _ in range(steps):
+            asked = time.perf_counter()
+            batch = next(self.batches)
+            spent["data"] += time.perf_counter() - asked
+            self.step(batch)
+            self._wait()
+        total = time.perf_counter() - start
+        step.compiled, step.compiled_loss, criterion.prepare, step.update, step.state.ema.update = kept  # type: ignore[method-assign]
+        spent["optimizer"] -= spent["average"]
+        spent["backward"] = total - sum(spent.values())
+        return {stage: seconds / total for stage, seconds in spent.items()}
+
+    def _timed(self, stage: str, spent: dict[str, float], work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self._wait()
+            start = time.perf_counter()
+            result = work(*arguments, **named)
+            self._wait()
+            spent[stage] += time.perf_counter() - start
+            return result
+
+        return timed
+
+
+def matrix_product_flops(device: torch.device) -> float:
+    """FLOP/s of an 8192-cubed product in bfloat16."""
+    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    times = []
+    for _ in range(12):
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        for _ in range(10):
+            a @ a
+        torch.cuda.synchronize(device)
+        times.append((time.perf_counter() - start) / 10)
+    return 2 * 8192**3 / statistics.median(times)
+
+
+def measure(modes: list[Mode], data: Path, model: str, size: int, device: torch.device,
+            options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The modes in turn, several rounds."""
+    runners = [Runner(mode, data, model, size, device) for mode in modes]
+    for runner in runners:
+        runner.step(next(runner.batches))  # compiles
+    for _ in range(options.rounds):
+        for runner in runners:
+            runner.take(options.steps)
+    rows = []
+    for runner in runners:
+        seconds = statistics.median(runner.seconds)
+        shares = None if runner.mode.plain else runner.shares(options.steps)
+        rows.append({"mode": runner.mode.name, "step_seconds": seconds, "step_memory_mib": runner.memory(),
+                     "images_per_second": runner.mode.batch / seconds, "shares": shares})
+        sys.stdout.write(f"{json.dumps(rows[-1])}\n")
+        sys.stdout.flush()
+    return rows
+
+
+def on_cpu(data: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], float, dict[str, Any]]:
+    """Rows, and how many times faster ``--precision auto`` is than fp32."""
+    device = torch.device("cpu")
+    best = choose_precision("auto", device)
+    modes = [Mode("fp32", 16, plain=True), Mode("fp32", 16), Mode(best, 16)]
+    if options.compile:
+        modes.append(Mode(best, 16, compile=True))
+    rows = measure(modes, data, "yolov7-tiny", 320, device, options)
+    return rows, rows[1]["step_seconds"] / rows[2]["step_seconds"], {"model": "yolov7-tiny", "size": 320}
+
+
+def on_gpu(data: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], float, dict[str, Any]]:
+    """Rows, and how many times faster the fastest mode is than the plain loop at its best."""
+    device = torch.device("cuda:0")
+    rows: list[dict[str, Any]] = []
+    for batch, precision in itertools.product(options.batches, ("fp16", "bf16")):
+        modes = [Mode(precision, batch, plain=True), Mode(precision, batch)]
+        if options.compile:
+            modes.append(Mode(precision, batch, compile=True))
+        rows += measure(modes, data, "yolov7", 640, device, options)
+        torch.cuda.empty_cache()
+    fastest = max(row["images_per_second"] for row in rows if not row["mode"].startswith("plain"))
+    plain = max(row["images_per_second"] for row in rows if row["mode"].startswith("plain"))
+    product = matrix_product_flops(device)
+    forward = 1e9 * sum(cost.gflops for cost in node_costs(read_spec("yolov7"), 640, 640, fused=False))
+    achieved = 3 * forward * fastest  # forward, and twice that backward
+    facts = {"model": "yolov7", "size": 640, "product_flops": product, "achieved_flops": achieved,
+             "share_of_product": achieved / product}
+    return rows, fastest / plain, facts
+
+
+def main() -> None:
+    """Measure, write the file, print the rows and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128], help="on a GPU")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "shapes"
+        generate(data, train=512 if gpu else 128, val=4)
+        rows, ratio, facts = (on_gpu if gpu else on_cpu)(data, options)
+    content = {"machine": describe_machine(), **facts, "rows": rows, "ratio": ratio}
+    if gpu:
+        content["machine"] += f", {torch.cuda.get_device_name()}"
+    name = "train-gpu.json" if gpu else "train.json"
+    write_atomically(ROOT / "scripts" / "results" / name, json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(f"{json.dumps(facts)}\nratio {ratio:.2f}\n")
+
+
+if __name__ == "__main__":
+    main()
