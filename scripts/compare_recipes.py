@@ -24,13 +24,13 @@ from yolov7.engine.log import read_results
 
 PICTURES, SIZE = 60, 256
 RECIPES: dict[str, list[str]] = {  # name -> flags
-    "scratch.tiny": ["--hyp", "tiny"],
-    "scratch.custom": ["--hyp", "custom"],
-    "custom, lr0 0.003": ["--hyp", "custom", "--set", "optimizer.lr0=0.003"],
-    "custom, tiny gains": ["--hyp", "custom", "--set", "loss.cls=0.5", "loss.obj=1.0"],
+    "custom": ["--hyp", "custom"],
     "custom, nominal 16": ["--hyp", "custom", "--nominal-batch", "16"],
     "custom, nominal 16, lr0 0.003": ["--hyp", "custom", "--nominal-batch", "16", "--set", "optimizer.lr0=0.003"],
-    "custom, nominal 16, no mosaic at the end": ["--hyp", "custom", "--nominal-batch", "16", "--close-mosaic", "8"],
+    "custom, nominal 16, gains of tiny": ["--hyp", "custom", "--nominal-batch", "16", "--set", "loss.cls=0.5",
+                                          "loss.obj=1.0"],
+    "custom, nominal 16, less scale": ["--hyp", "custom", "--nominal-batch", "16", "--set", "augment.scale=0.3",
+                                       "augment.translate=0.1"],
     "finetune": ["--hyp", "finetune"],
 }
 
@@ -67,8 +67,8 @@ def run(name: str, flags: list[str], weights: str, data: str, options: argparse.
         folder = options.project / label
         if not (folder / "results.png").exists():
             common = ["--weights", weights, "--cfg", "yolov7-tiny", "--data", data, "--img-size", str(SIZE), "--epochs",
-                      str(options.epochs), "--batch-size", "16", "--device", "cpu", "--seed", str(seed), "--cache", "ram",
-                      "--project", str(options.project), "--name", label, "--exist-ok"]
+                      str(options.epochs), "--batch-size", "16", "--device", "cpu", "--seed", str(seed), "--cache",
+                      "ram", "--project", str(options.project), "--name", label, "--exist-ok"]
             if code := cli.main(["train", *common, *flags]):
                 sys.exit(code)
         records = read_results(folder / "results.csv")
@@ -80,8 +80,8 @@ def run(name: str, flags: list[str], weights: str, data: str, options: argparse.
 def main() -> None:
     """All recipes on both transfers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes-weights", required=True, help="best.pt of a run on the built-in shapes")
-    parser.add_argument("--cells-weights", required=True, help="best.pt of a run on BCCD")
+    parser.add_argument("--shapes-weights", default="", help="best.pt of a run on the built-in shapes")
+    parser.add_argument("--cells-weights", default="", help="best.pt of a run on BCCD")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=25)
@@ -90,6 +90,7 @@ def main() -> None:
     options.project.mkdir(parents=True, exist_ok=True)
     transfers = {"shapes to cells": (options.shapes_weights, small_set("bccd", options.project)),
                  "cells to shapes": (options.cells_weights, small_set("shapes", options.project))}
+    transfers = {name: pair for name, pair in transfers.items() if pair[0]}
     table: dict[str, Any] = {}
     for name in options.recipes:
         table[name] = {"flags": RECIPES[name]}

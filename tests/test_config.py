@@ -78,7 +78,7 @@ def test_nearest_names() -> None:
     for name in ("/gone/yolov7.yaml", "cfg/yolov7.yaml", "../yolov7"):
         with pytest.raises(InputError, match=f"--cfg {name!r}: no such file.*did you mean 'yolov7'"):
             find_yaml(name, "cfg", "--cfg")
-    assert find_yaml("hyp.scratch.p5.yaml", "data", "--hyp", "hyp.scratch.").name == "hyp.scratch.p5.yaml"
+    assert find_yaml("hyp.scratch.p5.yaml", "data", "--hyp", ("hyp.scratch.", "hyp.")).name == "hyp.scratch.p5.yaml"
 
 
 def test_override() -> None:

@@ -71,31 +71,36 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def shipped_files(folder: str, prefix: str = "") -> dict[str, Path]:
-    """Names of the YAML files that travel with the package in ``cfg`` or ``data``, without suffix."""
-    files = sorted((SHIPPED / folder).rglob(f"{prefix}*.yaml"))
-    return {path.stem.removeprefix(prefix): path for path in files}
+def short_name(path: str | Path, prefixes: Sequence[str] = ()) -> str:
+    """The name that a shipped file goes by: without folder, suffix, and the first of the prefixes that it has."""
+    name = Path(path).name.removesuffix(".yaml")
+    return next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
 
 
-def shipped_file(name: str, shipped: dict[str, Path], prefix: str = "") -> Path | None:
+def shipped_files(folder: str, prefixes: Sequence[str] = ()) -> dict[str, Path]:
+    """Names of the YAML files that travel with the package in ``cfg`` or ``data``: all, or those with a prefix."""
+    files = sorted((SHIPPED / folder).rglob("*.yaml"))
+    return {short_name(path, prefixes): path for path in files if path.name.startswith(tuple(prefixes) or "")}
+
+
+def shipped_file(name: str, shipped: dict[str, Path], prefixes: Sequence[str] = ()) -> Path | None:
     """The shipped file that is meant by ``yolov7``, ``yolov7.yaml`` or ``cfg/paper/yolov7.yaml``; None for a path
     that leads elsewhere: a wrong path is an error, not another file of that name."""
-    path = shipped.get(Path(name).name.removesuffix(".yaml").removeprefix(prefix))
+    path = shipped.get(short_name(name, prefixes))
     folder = Path(name).parent
     return path if path and (folder == Path() or SHIPPED / folder == path.parent) else None
 
 
-def find_yaml(name: str, folder: str, flag: str, prefix: str = "") -> Path:
+def find_yaml(name: str, folder: str, flag: str, prefixes: Sequence[str] = ()) -> Path:
     """The file that a flag names: an existing path first, then a shipped file by its name."""
     if Path(name).is_file():
         return Path(name)
-    shipped = shipped_files(folder, prefix)
-    key = Path(name).name.removesuffix(".yaml").removeprefix(prefix)
-    if path := shipped_file(name, shipped, prefix):
+    shipped = shipped_files(folder, prefixes)
+    if path := shipped_file(name, shipped, prefixes):
         return path
     raise InputError(
         f"{flag} {name!r}: no such file, and none is shipped under that name; shipped: "
-        f"{', '.join(shipped)}{nearest(key, shipped)}"
+        f"{', '.join(shipped)}{nearest(short_name(name, prefixes), shipped)}"
     )
 
 

@@ -13,6 +13,7 @@ import torch
 
 from yolov7 import cli
 from yolov7.data.synthetic import generate
+from yolov7.engine import memory
 from yolov7.engine.forecast import MemoryNeed
 from yolov7.engine.memory import free_memory, is_out_of_memory, needed_memory, used_memory
 
@@ -50,6 +51,17 @@ def test_memory_of_a_piece_of_work() -> None:
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    everything = free_memory(CPU)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(CPU) == pytest.approx(everything, rel=0.2)
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("2500000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 1000000\n")
+    assert free_memory(CPU) == 1500000
 
 
 @pytest.mark.parametrize(("need", "largest"), [(MemoryNeed(10, 2, 100), 42), (MemoryNeed(99, 2, 100), 0),

@@ -98,15 +98,18 @@ def _status(name: str) -> int:
 
 def _of_system() -> int:
     path = Path("/proc/meminfo")
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", path.read_text(encoding="ascii"), re.M) if path.exists() else None
+    text = path.read_text(encoding="ascii") if path.exists() else ""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     return 1024 * int(found.group(1)) if found else sys.maxsize
 
 
 def _of_container() -> int:
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    limit, used, parts = (CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
     if not limit.exists() or not limit.read_text(encoding="ascii").strip().isdigit():
         return sys.maxsize
-    return int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii"))
+    cached = re.search(r"^inactive_file (\d+)", parts.read_text(encoding="ascii"), re.MULTILINE)  # given up on demand
+    taken = int(used.read_text(encoding="ascii")) - (int(cached.group(1)) if cached else 0)
+    return int(limit.read_text(encoding="ascii")) - taken
 
 
 def _of_process() -> int:

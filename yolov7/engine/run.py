@@ -99,7 +99,7 @@ def _new_run(options: TrainOptions, device: torch.device, processes: Processes) 
 
 def _resumed_run(options: TrainOptions, device: torch.device, processes: Processes) -> Trainer:
     """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
-    path = processes.tell(checkpoint.find_last(options.resume or "", options.project))
+    path = processes.tell(checkpoint.find_last(options.resume or "", options.project) if processes.first else Path())
     content = checkpoint.read_last(path)
     config = from_mapping(RunConfig, content["config"], str(path))
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,

@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "yolov7-tiny"
 PAPER_EPOCHS = 300
 PAPER_BATCH = 16  # of the original's command line
-NOMINAL_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         recipe=recipe,
         epochs=options.epochs or suggested.epochs or PAPER_EPOCHS,
         batch_size=options.batch_size or suggested.batch_size or PAPER_BATCH,
-        nominal_batch=options.nominal_batch or suggested.nominal_batch or NOMINAL_BATCH,
+        nominal_batch=options.nominal_batch or suggested.nominal_batch or recipe.optimizer.nominal_batch,
         train_size=train_size,
         test_size=test_size,
         linear_lr=options.linear_lr,
