@@ -26,6 +26,7 @@ class OptimizerConfig:
     warmup_bias_lr: float = option(0.1, "learning rate of the biases at iteration 0", low=0)
     clip_grad: float = option(0.0, "largest norm of the gradient of a step, 0 = not clipped", low=0)
     kind: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW (momentum is its first beta)")
+    nominal_batch: int = option(64, "pictures in an optimizer step, where neither flag nor data set says it", low=1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A hyper-parameter file: ``data/hyp.scratch.{tiny,p5,p6,custom}.yaml``."""
+    """A hyper-parameter file: ``data/hyp.scratch.{tiny,p5,p6,custom}.yaml``, ``data/hyp.finetune.yaml``."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -100,7 +101,7 @@ def read_recipe(name: str) -> Recipe:
 
     The original's flat files are read too: a key outside a section goes to the section that has it.
     """
-    path = find_yaml(name, "data", "--hyp", prefix="hyp.scratch.")
+    path = find_yaml(name, "data", "--hyp", ("hyp.scratch.", "hyp."))
     sections = {"optimizer": OptimizerConfig, "loss": LossConfig, "augment": AugmentConfig}
     owner = {f.name: section for section, cls in sections.items() for f in fields(cls)}
     nested: dict[str, Any] = {section: {} for section in sections}
@@ -128,7 +129,7 @@ class TrainOptions:
     batch_size: int | None = option(None, "pictures in a batch, over all processes; default: the data set's settings "
                                     "for the model, else 16", low=1)
     nominal_batch: int | None = option(None, "pictures in an optimizer step (gradients are accumulated); "
-                                       "default: the data set's settings for the model, else 64", low=1)
+                                       "default: the data set's settings for the model, else the recipe's", low=1)
     img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
                                               "numbers); default: the data set's settings, then the model's", low=32)
     resume: str | None = option(None, "go on with an interrupted run: its last.pt, its folder, or nothing for "
