@@ -329,15 +329,22 @@ def test_text_of_many_classes_lists_the_most_frequent_errors() -> None:
     confusion = ConfusionMatrix(80)
     confusion.matrix[5, 5] = 999  # right
     confusion.matrix[5, 6] = 7
-    confusion.matrix[80, 5] = 12
-    confusion.matrix[6, 80] = 7
+    confusion.matrix[6, 5] = 12
+    confusion.matrix[80, 5] = 3
     names = [f"class {index}" for index in range(80)]
+    title = "confusion matrix at confidence 0.25 and IoU 0.45: the most frequent errors"
     assert confusion.text(names).splitlines() == [
-        "confusion matrix at confidence 0.25 and IoU 0.45: the most frequent errors",
-        "12  class 5: missed",
-        " 7  class 6: taken for class 5",
-        " 7  class 6: found where nothing is",
+        title,
+        "",
+        "found as another class: 19",
+        "  12  class 5 as class 6",
+        "   7  class 6 as class 5",
+        "missed: 3",
+        "  3  class 5",
+        "found where nothing is: 0",
     ]
-    assert ConfusionMatrix(80).text(names).endswith("errors\nnone")
     confusion.matrix[:] = 1
-    assert len(confusion.text(names).splitlines()) == 21
+    lines = confusion.text(names).splitlines()
+    assert lines[2:5] == ["found as another class: 6320", "  1  class 1 as class 0", "  1  class 2 as class 0"]
+    assert lines[-9:-6] == ["found where nothing is: 80", "  1  class 0", "  1  class 1"]
+    assert len(lines) == 2 + 3 * 9

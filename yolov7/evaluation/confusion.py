@@ -7,7 +7,7 @@ objects or without detections included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from yolov7.boxes import pairwise_iou
 
 BACKGROUND = "background"
 TABLE_CLASSES = 10  # up to here the matrix is a table that a terminal can show
-LISTED_ERRORS = 20  # with more classes, the most frequent errors
+LISTED_ERRORS = 8  # with more classes, the most frequent ones of each kind
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -145,7 +145,7 @@ class ConfusionMatrix:
         """For people: a table of up to `TABLE_CLASSES` classes, else a list of the most frequent errors."""
         title = f"confusion matrix at confidence {self.confidence:g} and IoU {self.iou:g}"
         if self.num_classes > TABLE_CLASSES:
-            return "\n".join([f"{title}: the most frequent errors", *self._errors(names)])
+            return "\n".join([f"{title}: the most frequent errors", "", *self._errors(names)])
         return "\n".join([f"{title}: rows are predicted, columns true", "", *self._table(names)])
 
     def _check_classes(self, labels: Integers) -> None:
@@ -164,16 +164,20 @@ class ConfusionMatrix:
                 for name, row in rows]
 
     def _errors(self, names: Sequence[str]) -> list[str]:
-        wrong = self.matrix * ~np.eye(self.num_classes + 1, dtype=bool)
-        order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED_ERRORS]
-        entries = [(predicted, true) for predicted, true in zip(*np.unravel_index(order, wrong.shape), strict=True)
-                   if wrong[predicted, true]]
-        width = len(str(wrong.max()))
-        return [f"{wrong[entry]:>{width}}  {self._error(*entry, names)}" for entry in entries] or ["none"]
+        swapped = self.matrix[:-1, :-1].copy()
+        np.fill_diagonal(swapped, 0)
+        kinds: tuple[tuple[str, Integers, Callable[[int, int], str]], ...] = (
+            ("found as another class", swapped, lambda predicted, true: f"{names[true]} as {names[predicted]}"),
+            ("missed", self.matrix[-1:, :-1], lambda _, true: names[true]),
+            ("found where nothing is", self.matrix[:-1, -1:], lambda predicted, _: names[predicted]),
+        )
+        return [line for kind in kinds for line in _most_frequent(*kind)]
 
-    def _error(self, predicted: int, true: int, names: Sequence[str]) -> str:
-        if predicted == self.num_classes:
-            return f"{names[true]}: missed"
-        if true == self.num_classes:
-            return f"{names[predicted]}: found where nothing is"
-        return f"{names[true]}: taken for {names[predicted]}"
+
+def _most_frequent(kind: str, counts: Integers, name: Callable[[int, int], str]) -> list[str]:
+    """A heading and the largest of the counts ``[predicted, true]``; equal ones in the order of the matrix."""
+    order = np.argsort(-counts, axis=None, kind="stable")[:LISTED_ERRORS]
+    cells = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, counts.shape), strict=True)]
+    width = len(str(counts.max()))
+    listed = [f"  {counts[cell]:>{width}}  {name(*cell)}" for cell in cells if counts[cell]]
+    return [f"{kind}: {counts.sum()}", *listed]

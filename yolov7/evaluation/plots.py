@@ -1,0 +1,266 @@
+"""Curves and the confusion matrix as pictures, readable with one class and with many (spec of evaluation, section 11).
+
+Each function gives the bytes of a PNG and touches nothing else: no display, no state of matplotlib that a user may
+have set up.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolov7.config import write_atomically
+from yolov7.evaluation.confusion import BACKGROUND, ConfusionMatrix
+from yolov7.evaluation.v7_metric import V7Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+DPI = 120
+COLOURED_CLASSES = 20  # up to here each class has a line of its own look
+LOWEST_CLASSES = 5  # with more, the lowest ones have colour and name, the others are grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # told apart by colour-blind eyes, too
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+BLACK, GREY, PALE = "#000000", "#666666", "#c4c4c4"
+NUMBERED_CLASSES = 29  # up to here the cells of the matrix have numbers
+COUNTED_CLASSES = 10  # up to here counts, too
+HIDDEN_SHARE = 0.005  # smaller ones are not written
+LONGEST_NAME = 22  # characters
+
+Floats = NDArray[np.float64]
+
+
+def write_plots(
+    folder: str | Path, names: Sequence[str], result: V7Result | None = None, confusion: ConfusionMatrix | None = None
+) -> tuple[Path, ...]:
+    """Write what is given into a folder that exists: ``precision_recall.png`` and ``confidence.png`` of the curves,
+    ``confusion_matrix.png``; their paths. ``names[i]`` is the name of class ``i``."""
+    pictures = {}
+    if result is not None:
+        pictures["precision_recall.png"] = plot_precision_recall(result, names)
+        pictures["confidence.png"] = plot_confidence(result, names)
+    if confusion is not None:
+        pictures["confusion_matrix.png"] = plot_confusion(confusion, names)
+    for name, content in pictures.items():
+        write_atomically(Path(folder) / name, content)
+    return tuple(Path(folder) / name for name in pictures)
+
+
+# --- curves ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """Curves ``[K, 1000]`` of K classes over ``points [1000]``, with a value of each class for the legend."""
+
+    points: Floats
+    values: Floats
+    names: list[str]  # K
+    ranks: Floats  # [K] 0..1, higher is better
+
+
+def plot_precision_recall(result: V7Result, names: Sequence[str]) -> bytes:
+    """Precision over recall at IoU 0.50 with AP50 in the legend, by class and averaged: a PNG of 1080 x 720 pixels."""
+    curves = result.curves
+    figure, (axes,) = _figure(9, 6, 1)
+    drawn = _Curves(curves.points, curves.precision_at_recall, _shortened(names, result.classes), result.class_AP50)
+    lines = _draw_curves(axes, drawn, stop_at_zero=True)
+    _legend(figure, lines, drawn, "AP50")
+    axes.set_title("Precision over recall at IoU 0.50", loc="left")
+    _label(axes, "recall", "precision")
+    return _png(figure)
+
+
+def plot_confidence(result: V7Result, names: Sequence[str]) -> bytes:
+    """Precision, recall and F1 at IoU 0.50 over confidence, by class and averaged: a PNG of 1920 x 660 pixels.
+
+    The confidence where F1 averaged over classes is best is marked; the legend has each class's F1 there.
+    """
+    curves = result.curves
+    figure, panels = _figure(16, 5.5, 3)
+    shown = _shortened(names, result.classes)
+    means = (result.precision, result.recall, float(result.class_f1.sum()) / max(len(shown), 1))
+    values = (curves.precision, curves.recall, curves.f1)
+    for axes, name, mean, curve in zip(panels, ("precision", "recall", "F1"), means, values, strict=True):
+        drawn = _Curves(curves.points, curve, shown, result.class_f1)
+        lines = _draw_curves(axes, drawn, stop_at_zero=False)
+        axes.axvline(result.confidence, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        title = f"{name[0].upper()}{name[1:]}: {mean:.3f} at confidence {result.confidence:.3f}"
+        axes.set_title(title, loc="left", fontsize=11)
+        _label(axes, "confidence", name)
+    _legend(figure, lines, drawn, "F1 at best confidence")
+    return _png(figure)
+
+
+def _draw_curves(axes: Axes, curves: _Curves, stop_at_zero: bool) -> list[Line2D]:
+    """A line for each class and, if there are several, a bold one for their mean: K or K + 1 lines, the mean last."""
+    count = len(curves.names)
+    if not count:
+        axes.text(0.5, 0.5, "no objects: nothing to measure", ha="center", color=GREY)
+        return []
+    styles = {index: _style(place) for place, index in enumerate(_named(curves))}
+    drawn = [*curves.values, curves.values.mean(0)] if count > 1 else curves.values
+    styles[count] = {"color": BLACK, "linewidth": 2.8, "zorder": 3}
+    lines = []
+    for index, curve in enumerate(drawn):
+        shown = _until_zero(curve) if stop_at_zero else curve
+        lines += axes.plot(curves.points, shown, **styles.get(index, {"color": PALE, "linewidth": 0.7, "zorder": 1.9}))
+    return lines
+
+
+def _named(curves: _Curves) -> list[int]:
+    """The classes with colour and name, in order of their colours."""
+    count = len(curves.names)
+    return list(range(count)) if count <= COLOURED_CLASSES else _by_rank(curves)[-LOWEST_CLASSES:]
+
+
+def _by_rank(curves: _Curves) -> list[int]:
+    """All classes, from high to low."""
+    return np.argsort(-curves.ranks, kind="stable").tolist()
+
+
+def _style(place: int) -> dict[str, Any]:
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)], "linewidth": 1.6}
+
+
+def _until_zero(curve: Floats) -> Floats:
+    """A falling curve up to its first zero: no line along the axis."""
+    shown = curve.copy()
+    shown[int((curve > 0).sum()) + 1 :] = np.nan
+    return shown
+
+
+def _legend(figure: Figure, lines: list[Line2D], curves: _Curves, title: str) -> None:
+    """Beside the axes: the mean, then the classes that have colour, from high to low."""
+    if not lines:
+        return
+    named, count = set(_named(curves)), len(curves.names)
+    order = [index for index in _by_rank(curves) if index in named]
+    handles = [lines[index] for index in order]
+    texts = [f"{curves.ranks[index]:.3f}  {curves.names[index]}" for index in order]
+    if count > 1:
+        handles.insert(0, lines[-1])
+        texts.insert(0, f"{curves.ranks.mean():.3f}  mean of {count} classes")
+    if count > len(order):
+        title = f"{title}, the {len(order)} lowest classes"
+    legend = figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=9, title=title,
+                           alignment="left", title_fontsize=9, handlelength=3.2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, color=GREY)
+    axes.set_ylabel(y, color=GREY)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# --- confusion matrix ------------------------------------------------------------------------------------------
+
+
+def plot_confusion(confusion: ConfusionMatrix, names: Sequence[str]) -> bytes:
+    """A heat map of the shares of each true class (columns add up to 1): a PNG whose size grows with the classes.
+
+    Rows are predicted, columns true, as in `ConfusionMatrix`. Right ones are blue, wrong and missed ones orange; grey
+    is the last column, of detections where nothing is. Few classes have numbers in their cells.
+    """
+    side, font = _matrix_size(confusion.num_classes)
+    figure, (axes,) = _figure(side + 1.2, side, 1)
+    _draw_shares(figure, axes, confusion.shares())
+    if confusion.num_classes <= NUMBERED_CLASSES:
+        _write_numbers(axes, confusion, font)
+    _label_matrix(axes, _shortened(names, range(confusion.num_classes)), font)
+    axes.set_title(f"Confusion matrix at confidence {confusion.confidence:g} and IoU {confusion.iou:g}\n"
+                   "blue: right, orange: wrong or missed, grey: false", loc="left", fontsize=11)
+    return _png(figure)
+
+
+def _draw_shares(figure: Figure, axes: Axes, shares: Floats) -> None:
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, PowerNorm
+
+    norm = PowerNorm(0.6, 0, 1)  # small shares are to be seen, too
+    depth = norm(shares)
+    blue, orange, grey = (ListedColormap(colormaps[name](np.linspace(0.12, last, 256)))  # no colour is near white
+                          for name, last in (("Blues", 1), ("Oranges", 0.9), ("Greys", 0.75)))
+    heat = orange(depth)  # [C + 1, C + 1, 4]
+    diagonal = np.arange(len(shares) - 1)
+    heat[diagonal, diagonal] = blue(depth[diagonal, diagonal])
+    heat[:, -1] = grey(depth[:, -1])
+    heat[shares < HIDDEN_SHARE] = 1  # white
+    axes.imshow(heat, interpolation="nearest", aspect="auto")  # square cells would break the layout
+    for draw in (axes.axhline, axes.axvline):
+        draw(len(shares) - 1.5, color=GREY, linewidth=0.8)
+    bar = figure.colorbar(ScalarMappable(norm, grey), ax=axes, shrink=0.6, pad=0.02, aspect=30,
+                          ticks=[0, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label("share of the column, in any colour", color=GREY)
+
+
+def _matrix_size(num_classes: int) -> tuple[float, float]:
+    """Side in inches and font size in points."""
+    if num_classes <= COUNTED_CLASSES:
+        return max(4.75, 2.75 + 0.65 * num_classes), 9
+    if num_classes <= NUMBERED_CLASSES:
+        return 2.5 + 0.375 * num_classes, 8
+    return min(15.0, 2.25 + 0.155 * num_classes), 7
+
+
+def _label_matrix(axes: Axes, names: list[str], font: float) -> None:
+    step = 1 + len(names) // 90  # more names than this cannot be read
+    places = [*range(0, len(names), step), len(names)]
+    texts = [*names[::step], BACKGROUND]
+    axes.set_xticks(places, texts, rotation=90 if len(names) > 3 else 0, fontsize=font, parse_math=False)
+    axes.set_yticks(places, texts, fontsize=font, parse_math=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("true (background: false detections)", color=GREY)
+    axes.set_ylabel("predicted (background: missed)", color=GREY)
+
+
+def _write_numbers(axes: Axes, confusion: ConfusionMatrix, font: float) -> None:
+    shares = confusion.shares()
+    for row, column in zip(*np.nonzero(shares >= HIDDEN_SHARE), strict=True):
+        text = f"{shares[row, column]:.2f}"
+        if confusion.num_classes <= COUNTED_CLASSES:
+            text += f"\n{confusion.matrix[row, column]}"
+        colour = "white" if shares[row, column] > 0.4 else BLACK
+        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour).set_in_layout(False)
+
+
+# --- both ------------------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float, panels: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of so many inches with axes side by side, that draws without a display and leaves pyplot alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _png(figure: Figure) -> bytes:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=DPI)
+    return image.getvalue()
+
+
+def _shortened(names: Sequence[str], classes: Sequence[int] | NDArray[np.int64]) -> list[str]:
+    chosen = (names[index] for index in classes)
+    return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in chosen]
