@@ -1,0 +1,280 @@
+"""The worst pictures: judged by hand and by a plain restatement, kept in order, drawn with their errors in colour."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yolov7.config import InputError
+from yolov7.evaluation.worst import CAPTION, PAIRS, TILE, JudgedPicture, WorstPictures, worst_sheet
+from yolov7.inference.draw import class_colour
+
+Arguments = tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of `WorstPictures.add`
+NAMES = ("dog", "cat", "owl")
+A, B, C = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0)
+
+
+@pytest.fixture(autouse=True)
+def no_warning() -> Iterator[None]:
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        yield
+
+
+def boxes_of(*boxes: tuple[float, ...]) -> np.ndarray:
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def judged(*picture: object) -> JudgedPicture:
+    worst = WorstPictures()
+    worst.add("a.jpg", *picture)  # type: ignore[arg-type]
+    (only,) = worst.pictures
+    return only
+
+
+# --- the rules read aloud --------------------------------------------------------------------------------------
+
+
+def plain_iou(first: np.ndarray, second: np.ndarray) -> float:
+    width, height = (max(min(first[i + 2], second[i + 2]) - max(first[i], second[i]), 0.0) for i in (0, 1))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)]
+    return width * height / (sum(areas) - width * height)
+
+
+def plain_judgement(picture: Arguments, confidence: float, iou: float) -> tuple[float, int, int]:
+    """F1, false detections and missed objects; no two IoUs are equal."""
+    _, boxes, scores, labels, true_boxes, true_labels = picture
+    sure = [row for row in range(len(boxes)) if scores[row] > confidence]
+    pairs = [(plain_iou(boxes[row], true_boxes[column]), row, column)
+             for row in sure for column in range(len(true_boxes)) if labels[row] == true_labels[column]]
+    used: set[tuple[str, int]] = set()
+    right = 0
+    for overlap, row, column in sorted(pairs, reverse=True):
+        if overlap > iou and not used & {("found", row), ("true", column)}:
+            used |= {("found", row), ("true", column)}
+            right += 1
+    false, missed = len(sure) - right, len(true_boxes) - right
+    return 2 * right / (2 * right + false + missed) if sure or len(true_boxes) else 1.0, false, missed
+
+
+def random_pictures(seed: int, images: int = 30) -> list[Arguments]:
+    """Shaken, relabelled and missed objects, and false detections; paths in no order."""
+    r = np.random.RandomState(seed)
+    pictures: list[Arguments] = []
+    for number in r.permutation(images):
+        count = r.randint(0, 4)
+        low = r.uniform(0, 30, (count, 2))
+        true_boxes, true_labels = np.concatenate((low, low + r.uniform(5, 20, (count, 2))), 1), r.randint(0, 3, count)
+        found = r.randint(0, max(count, 1), r.randint(0, 6) if count else 0)
+        lost = np.cumsum(r.uniform(1, 20, (r.randint(0, 3), 2, 2)), 1).reshape(-1, 4)
+        boxes = np.concatenate((true_boxes[found] + r.uniform(-1, 1, (len(found), 4)), lost))
+        labels = np.concatenate((true_labels[found], r.randint(0, 3, len(lost))))
+        labels = np.where(r.random_sample(len(labels)) < 0.2, r.randint(0, 3, len(labels)), labels)
+        pictures.append((f"{number:03}.jpg", boxes, r.random_sample(len(boxes)), labels, true_boxes, true_labels))
+    return pictures
+
+
+def collected(pictures: list[Arguments], keep: int = 8, confidence: float = 0.25, iou: float = 0.5) -> WorstPictures:
+    worst = WorstPictures(keep, confidence, iou)
+    for picture in pictures:
+        worst.add(*picture)
+    return worst
+
+
+def assert_equal_pictures(first: WorstPictures, second: WorstPictures) -> None:
+    for one, other in zip(first.pictures, second.pictures, strict=True):
+        assert one.path == other.path
+        for name in ("boxes", "scores", "labels", "true_boxes", "true_labels"):
+            np.testing.assert_array_equal(getattr(one.picture, name), getattr(other.picture, name))
+        np.testing.assert_array_equal(one.false_mask, other.false_mask)
+        np.testing.assert_array_equal(one.missed_mask, other.missed_mask)
+
+
+# --- judgement -------------------------------------------------------------------------------------------------
+
+
+def test_by_hand() -> None:
+    """A dog found, a cat taken for an owl, an owl missed; a detection below the confidence does not count."""
+    found = boxes_of(B, A, (80, 80, 90, 90), C)
+    picture = judged(found, [0.9, 0.8, 0.7, 0.25], [2, 0, 1, 2], boxes_of(A, B, C), [0, 1, 2])
+    assert picture.picture.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert picture.picture.labels.tolist() == [2, 0, 1]
+    assert picture.picture.boxes.tolist() == found[:3].tolist()
+    assert picture.picture.true_labels.tolist() == [0, 1, 2]
+    assert picture.false_mask.tolist() == [True, False, True]
+    assert picture.missed_mask.tolist() == [False, True, True]
+    assert picture.errors == 4
+    assert picture.f1 == pytest.approx(2 / (2 + 2 + 2))
+
+
+@pytest.mark.parametrize(("confidence", "iou"), [(0.25, 0.5), (0.0, 0.75), (0.6, 0.3)])
+@pytest.mark.parametrize("seed", range(10))
+def test_judgement_and_order_follow_the_rules(seed: int, confidence: float, iou: float) -> None:
+    pictures = random_pictures(seed)
+    plain = []
+    for picture in pictures:
+        f1, false, missed = plain_judgement(picture, confidence, iou)
+        if false + missed:
+            plain.append((round(f1, 12), -(false + missed), picture[0], false, missed))
+    expected = sorted(plain)[:8]
+    worst = collected(pictures, 8, confidence, iou).pictures
+    assert [(round(j.f1, 12), -j.errors, j.path, j.false_mask.sum(), j.missed_mask.sum()) for j in worst] == expected
+
+
+def test_a_duplicate_is_false() -> None:
+    picture = judged(boxes_of(A, (0, 0, 10, 9)), [0.3, 0.9], [0, 0], boxes_of(A), [0])
+    assert picture.false_mask.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("width", "right"), [(10, False), (10.1, True)])
+def test_an_iou_that_equals_the_threshold_is_below_it(width: float, right: bool) -> None:
+    worst = WorstPictures()
+    worst.add("a.jpg", boxes_of((0, 0, width, 10)), [0.9], [0], boxes_of((0, 0, 20, 10)), [0])
+    assert (worst.pictures == ()) == right
+
+
+@pytest.mark.parametrize("picture", [
+    ([], [], [], [], []),
+    (boxes_of(A), [0.2], [0], boxes_of(), []),
+    (boxes_of(A, B), [0.9, 0.3], [0, 1], boxes_of(B, A), [1, 0]),
+], ids=["nothing", "nothing_sure", "all_right"])
+def test_pictures_without_error_are_not_kept(picture: tuple) -> None:
+    worst = WorstPictures()
+    worst.add("a.jpg", *picture)
+    assert worst.pictures == ()
+
+
+@pytest.mark.parametrize(("picture", "masks"), [
+    ((boxes_of(A), [0.9], [0], boxes_of(), []), ([True], [])),
+    ((boxes_of(), [], [], boxes_of(A), [0]), ([], [True])),
+    ((boxes_of(A), [0.9], [0], boxes_of(A), [1]), ([True], [True])),
+], ids=["no_objects", "no_detections", "other_class"])
+def test_all_wrong(picture: tuple, masks: tuple[list[bool], list[bool]]) -> None:
+    kept = judged(*picture)
+    assert (kept.false_mask.tolist(), kept.missed_mask.tolist()) == masks
+    assert kept.f1 == 0
+
+
+def test_among_equal_scores_more_errors_are_worse_and_then_the_path_decides() -> None:
+    worst = WorstPictures(keep=4)
+    missed = (boxes_of(), [], [], boxes_of(A), [0])
+    half = (boxes_of(A), [0.9], [0], boxes_of(A, B, C), [0, 0, 0])
+    for path, picture in (("c", missed), ("z", half), ("b", missed), ("d", missed)):
+        worst.add(path, *picture)
+    worst.add("y", boxes_of(), [], [], boxes_of(A, B), [0, 1])
+    assert [picture.path for picture in worst.pictures] == ["y", "b", "c", "d"]
+
+
+def test_arguments_are_left_alone_copied_and_may_be_tensors() -> None:
+    picture = next(p for p in random_pictures(2) if len(p[1]) and len(p[4]))
+    for array in picture[1:]:
+        array.setflags(write=False)  # type: ignore[union-attr]
+    tensors = [torch.tensor(array, dtype=torch.float64 if array.dtype == float else None)  # type: ignore[union-attr]
+               for array in picture[1:]]
+    kept = collected([picture, (picture[0], *tensors)])  # type: ignore[arg-type,list-item]
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.zero_()
+    assert_equal_pictures(kept, collected([picture, picture]))
+
+
+def test_unequal_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 boxes, 2 scores, 1 labels"):
+        WorstPictures().add("a.jpg", boxes_of(A), [0.9, 0.8], [0], boxes_of(), [])
+
+
+# --- merging ---------------------------------------------------------------------------------------------------
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(1, 40))
+def test_merged_shards_equal_all_at_once(seed: int, keep: int) -> None:
+    pictures = random_pictures(seed)
+    merged = WorstPictures(keep)
+    for shard in (2, 0, 1):
+        merged.merge(pickle.loads(pickle.dumps(collected(pictures[shard::3], keep))))
+    whole = collected(pictures, keep)
+    assert len(whole.pictures) <= keep
+    assert_equal_pictures(merged, whole)
+
+
+@pytest.mark.parametrize("other", [WorstPictures(3), WorstPictures(confidence=0.3), WorstPictures(iou=0.6)])
+def test_other_rules_do_not_merge(other: WorstPictures) -> None:
+    with pytest.raises(ValueError, match="accepted: \\(16, 0.25, 0.5\\)"):
+        WorstPictures().merge(other)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------
+
+GREY = 90
+
+
+def write_grey(path: Path, height: int, width: int) -> str:
+    assert cv2.imwrite(str(path), np.full((height, width, 3), GREY, np.uint8))
+    return str(path)
+
+
+def coloured(sheet: np.ndarray, label: int) -> np.ndarray:
+    return (sheet == class_colour(label)).all(-1)
+
+
+def test_errors_have_colour_and_the_rest_is_white(tmp_path: Path) -> None:
+    """A dog found, a cat missed, an owl where nothing is; twice the native size."""
+    path = write_grey(tmp_path / "ä $x.png", 150, 198)
+    worst = WorstPictures()
+    worst.add(path, boxes_of((20, 20, 60, 60), (140, 90, 180, 130)), [0.9, 0.8], [0, 2],
+              boxes_of((20, 20, 60, 60), (100, 40, 130, 80)), [0, 1])
+    sheet = worst_sheet(worst.pictures, NAMES)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape == (2 * CAPTION + 304, 2 * PAIRS * TILE, 3)
+    assert not coloured(sheet, 0).any()
+    for label, tile, (left, top, right, bottom) in ((1, 0, (100, 40, 130, 80)), (2, 1, (140, 90, 180, 130))):
+        rows, columns = np.nonzero(coloured(sheet, label))
+        assert columns.min() == pytest.approx(tile * TILE + 2 + 2 * left, abs=2)
+        assert columns.max() >= tile * TILE + 2 + 2 * right - 2
+        assert columns.max() < (tile + 1) * TILE
+        assert rows.min() < 2 * CAPTION + 2 + 2 * top  # the plate with the name
+        assert rows.max() == pytest.approx(2 * CAPTION + 2 + 2 * bottom, abs=2)
+    for tile in (0, 1):
+        edge = sheet[2 * CAPTION + 2 + 60 : 2 * CAPTION + 2 + 100, tile * TILE + 2 + 40]  # left side of the right box
+        assert (edge == 255).all()
+        middle = sheet[2 * CAPTION + 2 + 60 : 2 * CAPTION + 2 + 100, tile * TILE + 2 + 60]
+        assert (middle == GREY).all()
+
+
+@pytest.mark.parametrize("sizes", [[(150, 200)], [(200, 150), (150, 200)], [(10, 3000), (30, 30), (3000, 10)]])
+def test_pictures_of_any_size(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    worst = WorstPictures()
+    for number, (height, width) in enumerate(sizes):
+        path = write_grey(tmp_path / f"{number}{'x' * 200}.png", height, width)
+        worst.add(path, boxes_of((0, 0, width, height)), [0.9], [0], boxes_of((-9, -9, width / 2, height + 9)), [7])
+    sheet = worst_sheet(worst.pictures, NAMES)  # class 7 has no name
+    rows = -(-len(sizes) // PAIRS)
+    assert sheet.shape[1] == 2 * PAIRS * TILE
+    assert CAPTION * (1 + rows) < len(sheet) <= CAPTION * (1 + rows) + rows * TILE
+    assert coloured(sheet, 0).any()
+    assert coloured(sheet, 7).any()
+
+
+def test_no_picture_is_a_caption() -> None:
+    sheet = worst_sheet((), NAMES)
+    assert sheet.shape == (CAPTION, 2 * PAIRS * TILE, 3)
+    assert (sheet < 128).any()
+
+
+def test_a_lost_picture_is_named(tmp_path: Path) -> None:
+    worst = WorstPictures()
+    worst.add(str(tmp_path / "lost.png"), boxes_of(A), [0.9], [0], boxes_of(), [])
+    with pytest.raises(InputError, match="lost.png"):
+        worst_sheet(worst.pictures, NAMES)
