@@ -15,7 +15,7 @@ from yolov7.config import InputError, from_mapping, write_atomically
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.classes import choose_classes, class_names
 from yolov7.data.image_set import ImageSet, report_faults
-from yolov7.data.loader import evaluation_loader
+from yolov7.data.loader import evaluation_loader, keep_freed_memory
 from yolov7.engine import checkpoint
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.classes import open_for
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 def train(options: TrainOptions) -> TrainingResult | None:
     """Train a model, or go on with an interrupted run; returns the best epoch (nothing after ``--dry-run``)."""
     device = select_device(options.device, environment().local_rank)
+    if device.type == "cpu":
+        keep_freed_memory()  # here the network's memory comes from the C library, too
     with connected(device) as processes:
         if not options.dry_run:
             options = processes.tell(after_restart(options))
