@@ -14,12 +14,12 @@ from yolov7.structures import Detections
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 LEAST_TEXT = 0.35  # font scale; smaller letters cannot be read
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, never come close to each other
-_SHADES = ((0.95, 1.0), (0.55, 0.95), (0.9, 0.65))  # saturation, value
+_SHADES = ((0.95, 1.0), (0.55, 0.95), (0.9, 0.65), (0.45, 0.7), (0.75, 0.85))  # saturation, value
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
     """The colour of a class, 0 ... 255 RGB: the same in every run, far from those of its neighbours."""
-    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, *_SHADES[label // 8 % len(_SHADES)])
+    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, *_SHADES[label // 3 % len(_SHADES)])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
