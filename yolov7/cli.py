@@ -42,18 +42,22 @@ def test(options: TestOptions) -> int:
 
 
 def detect(options: DetectOptions) -> int:
-    """Detect in pictures, folders, globs and videos; writes pictures, and text and JSON on request."""
+    """Detect in pictures, videos, cameras and streams; writes pictures and videos, and text, JSON, CSV, crops."""
+    from yolov7.data.streams import StreamError
     from yolov7.engine import checkpoint
     from yolov7.engine.device import select_device
     from yolov7.inference.detect import detect as run_detection
     from yolov7.model.weights import load_model
 
     if not options.source:
-        raise InputError("--source is missing; accepted: a picture, a folder, a glob or a video")
+        raise InputError("--source is missing; accepted: a picture, video, folder, glob, camera or stream")
     device = select_device(options.device)
     loaded = load_model(checkpoint.find_best(options.weights), options.cfg)
     folder = partial(checkpoint.new_folder, options.project, options.name, options.exist_ok)
-    run_detection(options, loaded, device, folder)
+    try:
+        run_detection(options, loaded, device, folder)
+    except StreamError as error:
+        return _fail(str(error), FAILED, options.verbose)
     return 0
 
 

@@ -194,8 +194,11 @@ class DetectOptions:
     """Flags of ``detect.py``."""
 
     weights: str = option("", "weights, ours or the original's; default: best.pt of the latest run")
-    source: str = option("", "picture, folder, glob or video")
+    source: str = option("", "picture, video, folder (not those in it), glob, camera (its number), stream (rtsp://, "
+                         "rtmp://, http://, ...), or a text file with one of these a line")
     cfg: str | None = option(None, "model, for weights that hold no definition of their own")
+    batch_size: int = option(1, "pictures or frames read together, and run together where their shapes allow; of "
+                             "streams always the newest frame of each", low=1)
     img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
     conf_thres: float = option(0.25, "least score", low=0, high=1)
     iou_thres: float = option(0.45, "largest IoU of two detections of one class", low=0, high=1)
@@ -204,8 +207,15 @@ class DetectOptions:
     agnostic_nms: bool = option(False, "suppress across classes")
     save_txt: bool = option(False, "also write one text file a picture: class cx cy w h, normalised")
     save_conf: bool = option(False, "add the score to the text files")
-    save_json: bool = option(False, "also write detections.json")
+    save_json: bool = option(False, "also write detections.json: a list with one object a frame")
+    save_jsonl: bool = option(False, "also write detections.jsonl: the same, one line a frame as it comes")
+    save_coco: bool = option(False, "also write predictions.json: results as COCO has them")
+    save_csv: bool = option(False, "also write detections.csv: one line a detection")
+    save_crop: bool = option(False, "also write a picture of every detection, in a folder a class")
+    round_boxes: bool = option(False, "boxes in whole pixels, as the original writes them")
     nosave: bool = option(False, "write no pictures or videos")
+    view_img: bool = option(False, "show what is found in a window, where there is a screen (q ends the run)")
+    reconnects: int = option(10, "attempts in a row to reach a stream that has dropped, before the run ends", low=0)
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
     project: str = option("runs/detect", "results are folders below this one")
     name: str = option("exp", "name of the result; a number is added where it exists")

@@ -1,145 +1,168 @@
-"""The detection command: source -> `Predictor` -> pictures, videos, text and JSON."""
+"""The detection command: source -> frames -> batches -> `Predictor` -> `Result` -> writers.
+
+Reading, network and writing overlap: reading has a thread (a stream has its own), the network has one, and the main
+thread writes and shows.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
+import signal
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.config import write_atomically
 from yolov7.data.classes import class_indices
-from yolov7.data.images import cv2
-from yolov7.data.sources import Frame, Source, VideoWriter, open_source, open_video_writer
-from yolov7.inference.draw import draw_detections
+from yolov7.data.frames import Frame
+from yolov7.data.prefetch import prefetch
+from yolov7.data.sources import Files, open_source
+from yolov7.data.streams import StreamError, Streams
+from yolov7.inference.display import has_display, show
 from yolov7.inference.postprocess import NMSOptions
 from yolov7.inference.predictor import Predictor
+from yolov7.inference.writers import Result, Write, open_writers
 from yolov7.model.weights import LoadedModel
 from yolov7.options import DetectOptions
-from yolov7.structures import Detections
 
 logger = logging.getLogger(__name__)
+
+SHOWN_FAULTS = 10  # the others stand in faults.txt
 
 
 def detect(options: DetectOptions, loaded: LoadedModel, device: torch.device, make_folder: Callable[[], Path]) -> Path:
     """Detect in every picture and frame of ``--source``; returns the folder of the results.
 
-    ``make_folder`` is called when everything has been checked: bad input leaves nothing behind.
+    ``make_folder`` is called with the first result: bad input leaves nothing behind. Ctrl-C, SIGTERM and a stream
+    that stays away (`StreamError`) end the run early; what was found until then is kept, and they are raised again.
     """
     classes = None if options.classes is None else class_indices(options.classes, loaded.names)
     nms = NMSOptions(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.agnostic_nms,
                      classes=classes)
     predictor = Predictor(loaded, device, nms, options.img_size)
-    source = open_source(options.source)
-    totals: Counter[str] = Counter()
-    times: Counter[str] = Counter()
-    frames = 0
-    with _Results(options, make_folder) as results:
-        for frame in tqdm(source, total=len(source) or None, desc="detect", unit="frame", leave=False, disable=None):
-            detections = predictor([frame.image])[0]
-            results.write(frame, detections)
-            totals.update(loaded.names[label] for label in detections.labels.tolist())
-            times.update(predictor.milliseconds)
-            frames += 1
-    _report(source, frames, totals, times)
-    logger.info("written to %s", results.folder)
-    return results.folder
+    showing = options.view_img and _can_show()
+    source = open_source(options.source, options.reconnects)
+    results = _results(source, predictor, options)
+    early: BaseException | None = None
+    with closing(results), closing(source), _Output(options, loaded.names, make_folder) as output, _terminable():
+        try:
+            for result in _progress(results, len(source)):
+                output.write(result)
+                if showing and not show(result):
+                    break
+        except (KeyboardInterrupt, StreamError) as error:
+            early = error
+    if early is not None and not output.frames:
+        raise early
+    folder = output.report(source.faults)
+    if isinstance(early, KeyboardInterrupt):
+        raise KeyboardInterrupt(f"interrupted after {output.frames} frames; what was found is kept")
+    if early is not None:
+        raise early
+    return folder
 
 
-def _report(source: Source, frames: int, totals: Counter[str], times: Counter[str]) -> None:
-    counts = ", ".join(f"{count} {name}" for name, count in totals.most_common()) or "nothing"
-    stages = ", ".join(f"{stage} {milliseconds / max(frames, 1):.1f}" for stage, milliseconds in times.items())
-    logger.info("%d frames: %s", frames, counts)
-    logger.info("milliseconds a frame: %s", stages)
-    for path, reason in source.faults:
-        logger.warning("left out: %s", reason if path in reason else f"{path}: {reason}")
+def _can_show() -> bool:
+    if not (found := has_display()):
+        logger.warning("--view-img: no window can be opened on this machine; it goes on without")
+    return found
 
 
-@dataclass
-class _Results:
-    """The files of one run: pictures, one video per input video, labels, detections.json."""
+def _results(
+    source: Files | Streams, predictor: Predictor, options: DetectOptions
+) -> Generator[list[Result], None, None]:
+    """The results of one batch after the other, made ahead."""
+    batches = source.batches(options.batch_size)
+    if not source.live:  # a stream has its own readers, and what is read ahead would be old
+        batches = prefetch(batches)
+    return prefetch(_predict(batches, predictor, options.round_boxes), stop=source.close)
 
-    options: DetectOptions
-    make_folder: Callable[[], Path]
 
-    def __post_init__(self) -> None:
+def _predict(
+    batches: Generator[list[Frame], None, None], predictor: Predictor, round_boxes: bool
+) -> Generator[list[Result], None, None]:
+    with closing(batches):
+        for frames in batches:
+            found = predictor([frame.image for frame in frames])
+            if round_boxes:
+                found = [replace(detections, boxes=detections.boxes.round()) for detections in found]
+            times = {stage: spent / len(frames) for stage, spent in predictor.milliseconds.items()}
+            yield [Result(frame, detections, times) for frame, detections in zip(frames, found, strict=True)]
+
+
+def _progress(results: Iterable[list[Result]], total: int) -> Iterator[Result]:
+    """The results one by one, under a bar with their pace; messages stand above it."""
+    with logging_redirect_tqdm():
+        yield from tqdm(chain.from_iterable(results), total=total or None, desc="detect", unit=" frames", leave=False,
+                        disable=None)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: with whole files. Python delivers signals to the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Output:
+    """The folder and the writers of a run, made with its first result; and the sums of what they wrote."""
+
+    def __init__(self, options: DetectOptions, names: tuple[str, ...], make_folder: Callable[[], Path]) -> None:
+        self.frames = 0
+        self._options, self._names, self._make_folder = options, names, make_folder
         self._folder: Path | None = None
-        self._records: list[dict[str, Any]] = []
-        self._open = ExitStack()  # the video being written
-        self._writer: VideoWriter | None = None
+        self._writers: list[Write] = []
+        self._files = ExitStack()
+        self._labels: Counter[int] = Counter()
+        self._times: Counter[str] = Counter()
+        self._started = time.perf_counter()
 
-    @property
-    def folder(self) -> Path:
-        if self._folder is None:  # made with the first result
-            self._folder = self.make_folder()
-            if self.options.save_txt:
-                (self._folder / "labels").mkdir(exist_ok=True)
-        return self._folder
-
-    def __enter__(self) -> _Results:
+    def __enter__(self) -> _Output:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)
-        if error[0] is None and self.options.save_json:
-            write_atomically(self.folder / "detections.json", json.dumps(self._records, indent=1))
+        self._files.__exit__(*error)
 
-    def write(self, frame: Frame, detections: Detections) -> None:
+    def write(self, result: Result) -> None:
         """Everything that was asked for, of one frame."""
-        folder = self.folder
-        if not self.options.nosave:
-            self._draw(folder, frame, draw_detections(frame.image, detections, detections.names))
-        if self.options.save_txt:
-            stem = frame.name if frame.video is None else f"{frame.name}_{frame.index}"
-            text = label_text(detections, frame.image.shape[:2], self.options.save_conf)
-            write_atomically(folder / "labels" / f"{stem}.txt", text)
-        if self.options.save_json:
-            self._records.append(_record(frame, detections))
+        if self._folder is None:
+            self._folder = self._make_folder()
+            self._writers = open_writers(self._options, self._folder, self._names, self._files)
+        for write in self._writers:
+            write(result)
+        self.frames += 1
+        self._labels.update(result.detections.labels.tolist())
+        self._times.update(result.milliseconds)
 
-    def _draw(self, folder: Path, frame: Frame, image: np.ndarray) -> None:
-        if frame.video is None:
-            path = folder / f"{frame.name}{Path(frame.path).suffix if _can_write(frame.path) else '.png'}"
-            ok, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            assert ok, path.suffix
-            write_atomically(path, data.tobytes())
-            return
-        if frame.index == 1 or self._writer is None:
-            self._open.close()
-            height, width = image.shape[:2]
-            writer = open_video_writer(folder / f"{frame.name}.mp4", frame.video.fps, width, height)
-            self._writer = self._open.enter_context(writer)
-        self._writer.write(image)
-
-
-def _can_write(path: str) -> bool:
-    return Path(path).suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-def label_text(detections: Detections, size: tuple[int, ...], with_score: bool) -> str:
-    """Lines ``class cx cy w h [score]``, normalised by the native size (height, width), least certain first."""
-    height, width = size[:2]
-    scale = detections.boxes.new_tensor([width, height, width, height])
-    rows = zip(detections.labels.tolist(), (xyxy_to_cxcywh(detections.boxes) / scale).tolist(),
-               detections.scores.tolist(), strict=True)
-    lines = [" ".join(f"{value:g}" for value in (label, *box, *([score] if with_score else [])))
-             for label, box, score in rows]
-    return "".join(f"{line}\n" for line in reversed(lines))
-
-
-def _record(frame: Frame, detections: Detections) -> dict[str, Any]:
-    rows = zip(detections.labels.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True)
-    found = [
-        {"label": label, "name": detections.names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
-        for label, score, box in rows
-    ]
-    height, width = frame.image.shape[:2]
-    return {"path": frame.path, "frame": frame.index, "width": width, "height": height, "detections": found}
+    def report(self, faults: Sequence[str]) -> Path:
+        """Log the sums and what could not be read; returns the folder."""
+        assert self._folder is not None, "called before the first result"
+        seconds = time.perf_counter() - self._started
+        counts = ", ".join(f"{count} {self._names[label]}" for label, count in self._labels.most_common())
+        stages = ", ".join(f"{stage} {spent / max(self.frames, 1):.1f}" for stage, spent in self._times.items())
+        logger.info("%d frames in %.1f s (%.1f a second): %s", self.frames, seconds, self.frames / seconds,
+                    counts or "nothing")
+        logger.info("milliseconds a frame: %s", stages)
+        for fault in faults[:SHOWN_FAULTS]:
+            logger.warning("%s", fault)
+        if len(faults) > SHOWN_FAULTS:
+            write_atomically(self._folder / "faults.txt", "".join(f"{fault}\n" for fault in faults))
+            logger.warning("and %d more: %s", len(faults) - SHOWN_FAULTS, self._folder / "faults.txt")
+        logger.info("written to %s", self._folder)
+        return self._folder

@@ -1,0 +1,188 @@
+"""Streams from a real server on loopback: fresh frames, cuts, back-off, and the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from numbered import Camera, number_of, plain_pictures
+
+from yolov7.config import InputError
+from yolov7.data import streams
+from yolov7.data.frames import Frame
+from yolov7.data.sources import open_source
+from yolov7.data.streams import StreamError, Streams
+
+Connect = Callable[..., Camera]
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """Starts servers, which end with the test."""
+    monkeypatch.setattr(streams, "FIRST_WAIT", 0.05)
+    monkeypatch.setenv("no_proxy", "*")
+    cameras: list[Camera] = []
+
+    def start(fps: float = 40.0, port: int = 0) -> Camera:
+        cameras.append(Camera(plain_pictures(8), fps, port))
+        return cameras[-1]
+
+    yield start
+    for camera in cameras:
+        camera.stop()
+
+
+def singles(source: Streams) -> Generator[Frame, None, None]:
+    for frames in source.batches(1):
+        yield from frames
+
+
+def test_frames_of_a_stream(connect: Connect) -> None:
+    camera = connect()
+    source = open_source(camera.url)
+    assert isinstance(source, Streams) and source.live and len(source) == 0
+    before = time.time()
+    frames = list(islice(singles(source), 12))
+    source.close()
+    numbers = [number_of(frame.image) for frame in frames]
+    assert numbers == sorted(set(numbers))
+    assert [frame.index for frame in frames] == sorted({frame.index for frame in frames})
+    assert {frame.path for frame in frames} == {camera.url}
+    assert {frame.name for frame in frames} == {"127.0.0.1_camera"}
+    assert all(frame.video and frame.video.live and frame.video.width == 160 for frame in frames)
+    assert before - 1 < frames[0].seconds < frames[-1].seconds < time.time() + 1
+
+
+def test_the_lag_does_not_grow_however_slow_the_reader_is(connect: Connect) -> None:
+    camera = connect(fps=50.0)
+    source = open_source(camera.url)
+    lags = []
+    for frame in islice(singles(source), 12):
+        lags.append(camera.number - number_of(frame.image))
+        time.sleep(0.15)  # seven frames pass
+    source.close()
+    assert max(lags[1:]) <= 15  # 0.3 s, on a busy machine
+    (fault,) = source.faults
+    assert fault.startswith(f"{camera.url}: ") and fault.endswith("frames left out for newer ones")
+
+
+def test_it_comes_back_after_three_cuts_and_ends_when_it_stays_away(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera = connect()
+    source = open_source(camera.url, attempts=3)
+    frames = singles(source)
+    for _ in range(3):
+        list(islice(frames, 5))
+        number = camera.number
+        camera.cut()
+        while (found := number_of(next(frames).image)) <= number:
+            pass
+        assert camera.number - found <= 20  # fresh, not what had been sent before
+    assert camera.connections == 4
+    camera.stop()
+    with pytest.raises(StreamError, match=r"camera: stays away: 3 attempts to reach it brought no frame \(it had "
+                                          r"dropped 4 times; \d+ frames were read\)"):
+        list(frames)
+    waits = [record.args[2] for record in caplog.records if record.args]  # type: ignore[index]
+    assert waits == [0.05, 0.05, 0.05, 0.05, 0.1, 0.2]
+    assert "dropped 4 times, given up" in source.faults[0]
+    source.close()
+
+
+def test_a_server_that_comes_back(connect: Connect) -> None:
+    camera = connect()
+    source = open_source(camera.url, attempts=10)
+    frames = singles(source)
+    list(islice(frames, 3))
+    camera.stop()
+    time.sleep(0.3)
+    again = connect(port=camera.port)
+    list(islice(frames, 10))
+    assert again.connections == 1
+    source.close()
+
+
+def test_no_attempt_at_all(connect: Connect) -> None:
+    camera = connect()
+    source = open_source(camera.url, attempts=0)
+    frames = singles(source)
+    list(islice(frames, 2))
+    camera.cut()
+    with pytest.raises(StreamError, match="stays away: 0 attempts"):
+        list(frames)
+    source.close()
+
+
+def test_several_streams_share_a_batch_and_outlive_each_other(connect: Connect, tmp_path: Path) -> None:
+    slow, quick = connect(fps=10.0), connect(fps=40.0)
+    (tmp_path / "cameras.txt").write_text(f"# two cameras\n{slow.url}\n\n{quick.url}\n")
+    source = open_source(str(tmp_path / "cameras.txt"), attempts=1)
+    batches = source.batches(1)
+    time.sleep(0.5)
+    names = {frame.name for frame in next(batches)}
+    assert names == {"127.0.0.1_camera", "127.0.0.1_camera_2"}
+    assert all(len({frame.name for frame in batch}) == len(batch) for batch in islice(batches, 10))
+    slow.stop()
+    time.sleep(0.5)
+    later = list(islice(batches, 10))
+    assert {frame.name for batch in later[3:] for frame in batch} == {"127.0.0.1_camera_2"}
+    quick.stop()
+    with pytest.raises(StreamError):
+        list(batches)
+    assert len(source.faults) == 2
+    source.close()
+
+
+def test_an_error_of_ours_in_a_reader_ends_the_run(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = connect()
+    source = open_source(camera.url)
+    frames = singles(source)
+    next(frames)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(streams._Stream, "_offer", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        list(frames)
+    source.close()
+
+
+def test_closing_ends_what_waits(connect: Connect) -> None:
+    camera = connect()
+    source = open_source(camera.url)
+    frames = singles(source)
+    next(frames)
+    source.close()
+    assert list(frames) == []
+    assert not source._streams[0].thread.is_alive()
+
+
+def test_what_cannot_be_reached_at_the_start_is_bad_input(tmp_path: Path, connect: Connect) -> None:
+    camera = connect()
+    camera.stop()
+    with pytest.raises(InputError, match=r"--source '0': no frame comes from this camera; accepted: a camera that"):
+        open_source("0")
+    secret = camera.url.replace("//", "//user:secret@")
+    with pytest.raises(InputError, match="no frame comes from this stream") as caught:
+        open_source(secret)
+    assert "secret" not in str(caught.value) and "user:***@127.0.0.1" in str(caught.value)
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("ftp://host/clip", "the scheme 'ftp' is not read from a server; accepted: videos and streams by rtsp, rtsps"),
+    ("http://host/a.jpg", "a picture is not read from a server"),
+])
+def test_addresses_that_are_not_read(source: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_source(source)
+
+
+def test_a_list_is_of_one_kind(tmp_path: Path) -> None:
+    (tmp_path / "mixed.txt").write_text(f"rtsp://me:pw@host/1\n{tmp_path}\n")
+    with pytest.raises(InputError, match=r"lists the stream 'rtsp://me:\*\*\*@host/1' and the file"):
+        open_source(str(tmp_path / "mixed.txt"))

@@ -1,0 +1,168 @@
+"""What is written of a result: pictures, films, crops, labels, JSON, CSV, COCO's results."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from yolov7.config import shipped_files
+from yolov7.data.frames import Frame, VideoInfo
+from yolov7.data.images import cv2, load_image
+from yolov7.data.sources import open_source
+from yolov7.inference.writers import COLUMNS, Result, category_ids, label_text, open_writers
+from yolov7.options import DetectOptions, read_data_config
+from yolov7.structures import Detections
+
+NAMES = ("person", "fire hydrant", 'a/"b", c')
+ALL = DetectOptions(save_txt=True, save_conf=True, save_json=True, save_jsonl=True, save_coco=True, save_csv=True,
+                    save_crop=True)
+
+
+def result(name: str = "a", index: int = 0, video: VideoInfo | None = None, seconds: float = 0.0,
+           rows: tuple[tuple[float, ...], ...] = ((10, 20, 40.25, 50, 0.875, 1), (-3, 5, 8.5, 9, 0.5, 2)),
+           suffix: str = ".png", size: tuple[int, int] = (60, 80)) -> Result:
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    image = np.full((*size, 3), 90, np.uint8)
+    frame = Frame(image, f"/in/{name}{suffix}", name, index, video, seconds)
+    return Result(frame, Detections(table[:, :4], table[:, 4], table[:, 5].long(), NAMES), {"network": 1.0})
+
+
+def write(folder: Path, options: DetectOptions, *results: Result, names: tuple[str, ...] = NAMES) -> None:
+    with ExitStack() as stack:
+        writers = open_writers(options, folder, names, stack)
+        for each in results:
+            for writer in writers:
+                writer(each)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_everything_of_two_pictures(tmp_path: Path) -> None:
+    write(tmp_path, ALL, result("a"), result("b", rows=(), suffix=".JPG"))
+    assert files(tmp_path) == {
+        "a.png", "b.JPG", "labels/a.txt", "labels/b.txt", "crops/fire hydrant/a_1.jpg", "crops/a__b__ c/a_2.jpg",
+        "detections.json", "detections.jsonl", "detections.csv", "predictions.json"}
+    assert load_image(tmp_path / "crops/fire hydrant/a_1.jpg").shape == (30, 31, 3)
+    assert load_image(tmp_path / "crops/a__b__ c/a_2.jpg").shape == (4, 9, 3)
+    assert (tmp_path / "labels" / "b.txt").read_text() == ""
+    found = [{"label": 1, "name": "fire hydrant", "score": 0.875, "box": [10, 20, 40.25, 50]},
+             {"label": 2, "name": NAMES[2], "score": 0.5, "box": [-3, 5, 8.5, 9]}]
+    records = [{"path": "/in/a.png", "frame": 0, "width": 80, "height": 60, "detections": found},
+               {"path": "/in/b.JPG", "frame": 0, "width": 80, "height": 60, "detections": []}]
+    assert json.loads((tmp_path / "detections.json").read_text()) == records
+    assert [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()] == records
+    with open(tmp_path / "detections.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == list(COLUMNS)
+    assert [row["name"] for row in rows] == ["fire hydrant", NAMES[2]]
+    assert rows[0] == {"path": "/in/a.png", "frame": "0", "label": "1", "name": "fire hydrant", "score": "0.875",
+                       "x1": "10.0", "y1": "20.0", "x2": "40.25", "y2": "50.0"}
+    assert json.loads((tmp_path / "predictions.json").read_text())[0] == {
+        "image_id": "a", "category_id": 2, "bbox": [10, 20, 30.25, 30], "score": 0.875}
+
+
+def test_nothing_was_found_at_all(tmp_path: Path) -> None:
+    write(tmp_path, ALL, result(rows=()))
+    assert json.loads((tmp_path / "predictions.json").read_text()) == []
+    assert (tmp_path / "detections.csv").read_text() == ",".join(COLUMNS) + "\n"
+
+
+def test_nothing_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, DetectOptions(nosave=True), result())
+    assert files(tmp_path) == set()
+
+
+def test_label_text() -> None:
+    text = label_text(result().detections, (60, 80), with_score=True)
+    assert text == "2 0.034375 0.116667 0.14375 0.0666667 0.5\n1 0.314063 0.583333 0.378125 0.5 0.875\n"
+    assert label_text(result().detections, (60, 80), with_score=False).endswith("\n1 0.314063 0.583333 0.378125 0.5\n")
+
+
+def test_lines_can_be_read_while_they_grow_and_arrays_when_they_are_whole(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        for index, writer in enumerate([*open_writers(ALL, tmp_path, NAMES, stack)] * 2):
+            writer(result(f"p{index}"))
+        assert len((tmp_path / "detections.jsonl").read_text().splitlines()) == 2
+        assert len((tmp_path / "detections.csv").read_text().splitlines()) == 5
+        assert not (tmp_path / "detections.json").exists()
+    assert len(json.loads((tmp_path / "detections.json").read_text())) == 2
+
+
+def test_an_error_leaves_no_half_file(tmp_path: Path) -> None:
+    video = VideoInfo(10, 80, 60, 5)
+    with pytest.raises(RuntimeError), ExitStack() as stack:
+        for writer in open_writers(ALL, tmp_path, NAMES, stack):
+            writer(result(index=1, video=video))
+        raise RuntimeError
+    assert files(tmp_path) == {"labels/a_1.txt", "detections.jsonl", "detections.csv", "crops/fire hydrant/a_1_1.jpg",
+                               "crops/a__b__ c/a_1_2.jpg"}
+
+
+def test_numbers_are_coco_ids_of_pictures(tmp_path: Path) -> None:
+    names = ("000000000139", "139", "7", "x")
+    write(tmp_path, DetectOptions(nosave=True, save_coco=True), *(result(name) for name in names),
+          result("7", index=3, video=VideoInfo(10, 80, 60, 5)))
+    ids = [entry["image_id"] for entry in json.loads((tmp_path / "predictions.json").read_text())]
+    assert ids[::2] == [139, "139", 7, "x", "7_3"]
+
+
+def test_categories_of_coco_have_gaps() -> None:
+    names = read_data_config(shipped_files("data")["coco"]).names
+    ids = dict(zip(names, category_ids(tuple(names)), strict=True))
+    assert {name: ids[name] for name in ("person", "stop sign", "couch", "dining table", "toilet", "toothbrush")} == {
+        "person": 1, "stop sign": 13, "couch": 63, "dining table": 67, "toilet": 70, "toothbrush": 90}
+    assert category_ids(("a", "b")) == (1, 2)
+
+
+def test_categories_are_those_of_the_published_annotations(coco_mini: Path) -> None:
+    content = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
+    names = tuple(category["name"] for category in content["categories"])
+    assert category_ids(names) == tuple(category["id"] for category in content["categories"])
+
+
+# --- films -----------------------------------------------------------------------------------------------------
+
+
+def film(path: Path) -> tuple[float, int]:
+    """Frame rate and number of frames."""
+    frames = list(open_source(str(path)))
+    assert frames[0].video is not None
+    return frames[0].video.fps, len(frames)
+
+
+def test_films_of_two_videos(tmp_path: Path) -> None:
+    results = [result(name, index, VideoInfo(fps, 80, 60, 0), rows=())
+               for name, fps in (("a", 12.0), ("b", 29.97)) for index in range(1, 8)]
+    write(tmp_path, DetectOptions(), *results)
+    assert film(tmp_path / "a.mp4") == (12.0, 7)
+    assert film(tmp_path / "b.mp4") == (pytest.approx(29.97), 7)
+
+
+@pytest.mark.parametrize(("times", "frames"), [
+    ((0.0, 0.1, 0.2, 0.3), 4),  # as announced
+    ((0.0, 0.35, 0.5, 1.0), 11),  # fewer came: each stands until the next
+    ((0.0, 0.01, 0.02, 0.03), 4),  # more came: none is left out
+    ((5.0, 100.0, 100.1), 12),  # a break of a second at most
+    ((5.0, 1.0, 1.1), 3),  # the clock was set back
+])
+def test_a_film_of_a_stream_runs_as_time_does(tmp_path: Path, times: tuple[float, ...], frames: int) -> None:
+    video = VideoInfo(10, 80, 60, 0, live=True)
+    write(tmp_path, DetectOptions(), *(result("s", i, video, seconds, ()) for i, seconds in enumerate(times, start=1)))
+    assert film(tmp_path / "s.mp4") == (10.0, frames)
+
+
+def test_streams_take_turns_and_may_change_their_size(tmp_path: Path) -> None:
+    video = VideoInfo(10, 80, 60, 0, live=True)
+    results = [result(name, index, video, index / 10, (), size=(60, 80) if index < 3 else (30, 44))
+               for index in range(1, 6) for name in ("a", "b")]
+    write(tmp_path, DetectOptions(), *results)
+    assert film(tmp_path / "a.mp4") == film(tmp_path / "b.mp4") == (10.0, 5)
+    assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_WIDTH) == 80

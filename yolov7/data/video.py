@@ -1,0 +1,148 @@
+"""Videos by OpenCV: opening, asking what they hold, reading, writing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from yolov7.config import InputError
+from yolov7.data.frames import VideoInfo
+from yolov7.data.images import cv2
+
+FALLBACK_FPS = 30.0  # for videos that do not say
+TIMEOUT = 10_000  # milliseconds without an answer from a server, in opening and in reading
+EXACT = (".mp4", ".m4v", ".mov", ".avi")  # containers that count their frames; of others it is an estimate
+
+
+def is_address(path: str) -> bool:
+    """Whether this is a URL rather than a path."""
+    return "://" in path
+
+
+def without_password(address: str) -> str:
+    """A URL as it may be shown; a path stays as it is."""
+    password = urlsplit(address).password if is_address(address) else None
+    return address.replace(f":{password}@", ":***@", 1) if password else address
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+def open_capture(address: str | int) -> Any:
+    """OpenCV's reader of a file, a URL or a camera; it may turn out not to be opened."""
+    _silence()
+    if isinstance(address, str) and is_address(address):
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
+        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    return cv2.VideoCapture(address)
+
+
+def describe_capture(capture: Any, first: np.ndarray, live: bool = False) -> VideoInfo:
+    """What an open video says of itself; the size is that of its first frame ``[H, W, 3]``."""
+    frames = 0 if live else capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return VideoInfo(
+        fps=_usable_fps(capture.get(cv2.CAP_PROP_FPS)),
+        width=first.shape[1],
+        height=first.shape[0],
+        frames=int(frames) if 0 < frames < 2**31 else 0,
+        live=live,
+    )
+
+
+def video_info(path: str) -> VideoInfo:
+    """Open a video and decode its first frame. Raises `InputError`."""
+    if not is_address(path) and os.path.getsize(path) == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes)")
+    capture = open_capture(path)
+    try:
+        read, image = capture.read()
+        if not read:
+            shown = without_password(path)
+            raise InputError(f"{shown}: is not a video that can be read, or holds no frame (truncated?)")
+        return describe_capture(capture, image)
+    finally:
+        capture.release()
+
+
+def read_video(path: str) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames (uint8 ``[H, W, 3]`` RGB) with their numbers 1, 2, ...; what cannot be decoded is left out."""
+    capture = open_capture(path)
+    index = 0
+    try:
+        while capture.grab():
+            index += 1
+            decoded, image = capture.retrieve()
+            if decoded:
+                yield index, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+def missing_frames(path: str, read: int, announced: int) -> int:
+    """How many of a video's frames could not be read; one is forgiven where their number is an estimate."""
+    missing = max(announced - read, 0)
+    return missing if missing > 1 or Path(path).suffix.lower() in EXACT else 0
+
+
+def _silence() -> None:
+    """Messages of OpenCV and FFmpeg would stand above a sentence of ours. FFmpeg's level is read but once."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def _usable_fps(fps: float) -> float:
+    return fps if math.isfinite(fps) and fps > 0 else FALLBACK_FPS
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+class VideoWriter:
+    """An MP4 file (codec mp4v) of frames of one size, as a context manager; ``fps`` of 0 becomes 30.
+
+    Written under a temporary name and renamed when the context is left; removed if it is left by an exception
+    or without a frame. OpenCV cuts the last column of an odd width and the last row of an odd height.
+    Raises `InputError` where OpenCV cannot open it.
+    """
+
+    def __init__(self, path: str | Path, fps: float, width: int, height: int) -> None:
+        self.path = Path(path)
+        self.size = (height, width)
+        self.frames = 0
+        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
+        _silence()
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(self._temporary), codec, _usable_fps(fps), (width, height))
+        if not self._writer.isOpened():
+            self._temporary.unlink(missing_ok=True)
+            raise InputError(
+                f"{self.path}: OpenCV cannot open a video of {width} x {height} pixels for writing (MP4, codec mp4v): "
+                "is the folder writable, and has this OpenCV been built with FFmpeg?"
+            )
+
+    def write(self, image: np.ndarray) -> None:
+        """Append a frame: uint8 ``[H, W, 3]`` RGB of the video's size."""
+        if image.shape != (*self.size, 3):
+            raise ValueError(f"{self.path}: a frame of shape {image.shape} in a video of {(*self.size, 3)}")
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self.frames += 1
+
+    def close(self, keep: bool = True) -> None:
+        """Finish the file, or remove it."""
+        self._writer.release()
+        if keep and self.frames:
+            os.replace(self._temporary, self.path)
+        self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close(keep=kind is None)

@@ -1,0 +1,260 @@
+"""What detection writes: pictures, films, crops, label files, and rows of JSON or CSV.
+
+Every writer takes one `Result` after the other, so that memory does not grow with their number. File names come from
+`Frame.name` and `Frame.unique_name`, which no two files of a source share.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain, repeat
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from yolov7.boxes import xyxy_to_cxcywh
+from yolov7.data.frames import Frame, VideoInfo
+from yolov7.data.images import cv2
+from yolov7.data.video import VideoWriter
+from yolov7.inference.draw import draw_detections
+from yolov7.options import DetectOptions
+from yolov7.structures import Detections
+
+LONGEST_STILL = 1.0  # seconds that a stream's film stands still where no frame came
+COLUMNS = ("path", "frame", "label", "name", "score", "x1", "y1", "x2", "y2")
+WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers below 91 that are no class of COCO 2017
+COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A frame and what was found in it, in pixels of the frame."""
+
+    frame: Frame
+    detections: Detections
+    milliseconds: dict[str, float]  # by stage; of a batch, the frame's share
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """The frame with its detections, uint8 ``[H, W, 3]`` RGB."""
+        return draw_detections(self.frame.image, self.detections, self.detections.names)
+
+    @property
+    def rows(self) -> list[tuple[int, float, list[float]]]:
+        """Label, score and box of every detection, the best first."""
+        found = self.detections
+        return list(zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True))
+
+
+Write = Callable[[Result], None]
+Rows = Callable[[Result], Iterable[str]]  # the lines or objects of a result
+
+
+def open_writers(options: DetectOptions, folder: Path, names: tuple[str, ...], stack: ExitStack) -> list[Write]:
+    """The writers that the flags ask for; leaving ``stack`` finishes their files."""
+    writers: list[Write] = []
+    if not options.nosave:
+        writers.append(stack.enter_context(Pictures(folder)).write)
+    if options.save_txt:
+        writers.append(partial(write_labels, folder / "labels", options.save_conf))
+    if options.save_crop:
+        writers.append(partial(write_crops, folder / "crops"))
+    if options.save_json:
+        writers.append(stack.enter_context(open_array(folder / "detections.json", json_rows)))
+    if options.save_coco:
+        rows = partial(coco_rows, category_ids(names), {})
+        writers.append(stack.enter_context(open_array(folder / "predictions.json", rows)))
+    if options.save_jsonl:
+        writers.append(stack.enter_context(open_lines(folder / "detections.jsonl", json_rows)))
+    if options.save_csv:
+        header = ",".join(COLUMNS) + "\n"
+        writers.append(stack.enter_context(open_lines(folder / "detections.csv", csv_rows, header)))
+    return writers
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+
+
+class Pictures:
+    """A picture for every picture, in its own format where OpenCV writes that, and an MP4 film for every video.
+
+    A video's film has its frame rate, size and number of frames. That of a stream runs as time does: a frame is
+    shown until the next one, `LONGEST_STILL` at most.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._films: dict[str, _Film] = {}
+
+    def write(self, result: Result) -> None:
+        """The frame with its detections."""
+        frame, info = result.frame, result.frame.video
+        if info is None:
+            suffix = Path(frame.path).suffix
+            suffix = suffix if suffix.lower() in WRITABLE else ".png"
+            return save_picture(self._folder / f"{frame.name}{suffix}", result.drawn)
+        if frame.name not in self._films:
+            if not info.live:
+                self._close()  # one video comes after the other
+            self._films[frame.name] = _Film(self._folder / f"{frame.name}.mp4", info)
+        return self._films[frame.name].add(result.drawn, frame.seconds)
+
+    def _close(self, keep: bool = True) -> None:
+        while self._films:
+            self._films.popitem()[1].close(keep)
+
+    def __enter__(self) -> Pictures:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._close(keep=kind is None)
+
+
+class _Film:
+    """The video of one video or stream."""
+
+    def __init__(self, path: Path, info: VideoInfo) -> None:
+        self._writer = VideoWriter(path, info.fps, info.width, info.height)
+        self._info = info
+        self._clock = 0.0  # seconds of the film
+        self._before: float | None = None
+        self.close = self._writer.close
+
+    def add(self, image: np.ndarray, seconds: float) -> None:
+        height, width = self._writer.size
+        if image.shape[:2] != (height, width):  # a stream that has come back in another size
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        for _ in range(self._copies(seconds) if self._info.live else 1):
+            self._writer.write(image)
+
+    def _copies(self, seconds: float) -> int:
+        passed = 0.0 if self._before is None else seconds - self._before
+        self._before = seconds
+        self._clock += min(max(passed, 0.0), LONGEST_STILL)
+        return max(round(self._clock * self._info.fps) + 1 - self._writer.frames, 1)
+
+
+def write_crops(folder: Path, result: Result) -> None:
+    """``CLASS/NAME_RANK.jpg`` for every detection of at least a pixel; rank 1 is the best."""
+    height, width = result.frame.image.shape[:2]
+    for rank, (label, _, (left, top, right, bottom)) in enumerate(result.rows, start=1):
+        x1, y1 = max(math.floor(left), 0), max(math.floor(top), 0)
+        x2, y2 = min(math.ceil(right), width), min(math.ceil(bottom), height)
+        if x1 < x2 and y1 < y2:
+            kind = folder / re.sub(r"[^\w -]", "_", result.detections.names[label])
+            kind.mkdir(parents=True, exist_ok=True)
+            save_picture(kind / f"{result.frame.unique_name}_{rank}.jpg", result.frame.image[y1:y2, x1:x2])
+
+
+def save_picture(path: Path, image: np.ndarray) -> None:
+    """Write uint8 ``[H, W, 3]`` RGB in the format of the suffix."""
+    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert ok, path.suffix
+    _save(path, data.tobytes())
+
+
+def _save(path: Path, data: bytes) -> None:
+    """Rename into place: a reader never sees half of it. Not flushed to the disk, as there may be many."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+# --- text ------------------------------------------------------------------------------------------------------
+
+
+def write_labels(folder: Path, with_score: bool, result: Result) -> None:
+    """``NAME.txt``: see `label_text`; empty where nothing was found."""
+    folder.mkdir(exist_ok=True)
+    text = label_text(result.detections, result.frame.image.shape[:2], with_score)
+    _save(folder / f"{result.frame.unique_name}.txt", text.encode())
+
+
+def label_text(detections: Detections, size: tuple[int, ...], with_score: bool) -> str:
+    """Lines ``class cx cy w h [score]``, normalised by the native size (height, width), least certain first."""
+    height, width = size[:2]
+    scale = detections.boxes.new_tensor([width, height, width, height])
+    rows = zip(detections.labels.tolist(), (xyxy_to_cxcywh(detections.boxes) / scale).tolist(),
+               detections.scores.tolist(), strict=True)
+    lines = [" ".join(f"{value:g}" for value in (label, *box, *([score] if with_score else [])))
+             for label, box, score in rows]
+    return "".join(f"{line}\n" for line in reversed(lines))
+
+
+@contextmanager
+def open_lines(path: Path, rows: Rows, header: str = "") -> Iterator[Write]:
+    """A file of lines, which can be read while it grows."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+
+        def write(result: Result) -> None:
+            file.writelines(f"{row}\n" for row in rows(result))
+            file.flush()
+
+        file.write(header)
+        yield write
+
+
+@contextmanager
+def open_array(path: Path, rows: Rows) -> Iterator[Write]:
+    """A JSON array, written row by row under a temporary name and renamed when it is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    separators = chain(["\n"], repeat(",\n"))
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write("[")
+            yield lambda result: file.writelines(f"{next(separators)}{row}" for row in rows(result))
+            file.write("\n]\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def json_rows(result: Result) -> list[str]:
+    """One object a frame, with everything that was found in it."""
+    names = result.detections.names
+    found = [{"label": label, "name": names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
+             for label, score, box in result.rows]
+    frame = result.frame
+    record: dict[str, Any] = {"path": frame.path, "frame": frame.index}
+    if frame.video is not None:
+        record["seconds"] = round(frame.seconds, 3)
+    height, width = frame.image.shape[:2]
+    return [json.dumps(record | {"width": width, "height": height, "detections": found})]
+
+
+def csv_rows(result: Result) -> list[str]:
+    """One line a detection: see `COLUMNS`; boxes in pixels."""
+    names, frame, text = result.detections.names, result.frame, io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        (frame.path, frame.index, label, names[label], round(score, 5), *(round(x, 2) for x in box))
+        for label, score, box in result.rows)
+    return text.getvalue().splitlines()
+
+
+def coco_rows(categories: Sequence[int], numbers: dict[int, str], result: Result) -> list[str]:
+    """One COCO result a detection. ``image_id`` is the number that names the picture, else its name; ``numbers``
+    keeps whose each number is (7.jpg and 007.jpg)."""
+    name = result.frame.unique_name
+    is_number = name.isdecimal() and numbers.setdefault(int(name), name) == name
+    return [json.dumps({"image_id": int(name) if is_number else name, "category_id": categories[label],
+                        "bbox": [round(x, 3) for x in (left, top, right - left, bottom - top)],
+                        "score": round(score, 5)})
+            for label, score, (left, top, right, bottom) in result.rows]
+
+
+def category_ids(names: Sequence[str]) -> tuple[int, ...]:
+    """COCO's numbers for its 80 classes, which have gaps; for other classes 1, 2, ... in their order."""
+    is_coco = len(names) == len(COCO_IDS) and (names[0], names[-1]) == ("person", "toothbrush")
+    return COCO_IDS if is_coco else tuple(range(1, len(names) + 1))
