@@ -52,10 +52,11 @@ def score(best: Path) -> dict[str, float]:
     for split in ("val", "test"):
         image_set = open_split(open_data("bccd.yaml"), split)
         loader = evaluation_loader(image_set, loaded.image_size, 32, model.stride, 2)
-        evaluation = evaluate(model, loader, image_set, device, v7=True)
-        assert evaluation.v7
+        evaluation = evaluate(model, loader, image_set, device, extras=True)
+        assert evaluation.extras
+        own = evaluation.extras.v7.result()
         found |= {f"{split}_AP": evaluation.result.AP, f"{split}_AP50": evaluation.result.AP50,
-                  f"{split}_v7_AP": evaluation.v7.AP, f"{split}_v7_AP50": evaluation.v7.AP50}
+                  f"{split}_v7_AP": own.AP, f"{split}_v7_AP50": own.AP50}
         with autocast("bf16", device):
             half = evaluate(model, loader, image_set, device).result
         found[f"{split}_AP_bf16_minus_fp32"] = half.AP - evaluation.result.AP

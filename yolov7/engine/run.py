@@ -33,6 +33,8 @@ from yolov7.engine.state import TrainingResult
 from yolov7.engine.trainer import Trainer
 from yolov7.evaluation.coco import write_predictions
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
+from yolov7.evaluation.plots import write_plots
+from yolov7.evaluation.worst import worst_sheet
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import deployed
 from yolov7.model.spec import parse_spec, read_spec
@@ -176,20 +178,27 @@ def test(options: TestOptions) -> Evaluation:
     loader = evaluation_loader(image_set, size, options.batch_size, model.stride, options.workers)
     nms = dataclasses.replace(PROTOCOL, confidence=options.conf_thres, iou=options.iou_thres,
                               max_detections=options.max_det, classes=scored)
-    evaluation = evaluate(model.to(device), loader, image_set, device, nms, v7=options.metric == "v7")
-    _report(evaluation, image_set, folder)
+    evaluation = evaluate(model.to(device), loader, image_set, device, nms, extras=True)
+    _report(evaluation, image_set, folder, options.metric)
     return evaluation
 
 
-def _report(evaluation: Evaluation, image_set: ImageSet, folder: Path) -> None:
-    times = ", ".join(f"{stage} {ms:.1f}" for stage, ms in evaluation.milliseconds.items())
+def _report(evaluation: Evaluation, image_set: ImageSet, folder: Path, metric: str) -> None:
+    assert evaluation.extras is not None
+    extras, names = evaluation.extras, image_set.names
+    own = extras.v7.result()
     logger.info("%s", evaluation.result.text())
-    numbers = dataclasses.asdict(evaluation.result)
-    if own := evaluation.v7:
-        logger.info("\nthe original's own metric:\n%s", own.text(image_set.names))
-        numbers["v7"] = {"precision": own.precision, "recall": own.recall, "AP50": own.AP50, "AP": own.AP}
+    if metric == "v7":
+        logger.info("\nthe original's own metric:\n%s", own.text(names))
+    logger.info("\n%s", extras.confusion.text(names))
+    times = ", ".join(f"{stage} {ms:.1f}" for stage, ms in evaluation.milliseconds.items())
     logger.info("milliseconds a picture: %s", times)
     write_predictions(folder / "predictions.json", evaluation.predictions)
+    numbers = dataclasses.asdict(evaluation.result) | {
+        "v7": {"precision": own.precision, "recall": own.recall, "AP50": own.AP50, "AP": own.AP}}
     write_atomically(folder / "results.json", json.dumps(numbers, indent=1))
     write_picture(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set))
+    write_plots(folder, names, own, extras.confusion)
+    if worst := extras.worst.pictures:
+        write_picture(folder / "worst.jpg", worst_sheet(worst, names))
     logger.info("%d pictures; written to %s", len(image_set), folder)

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from yolov7.data.image_set import ImageSet
 from yolov7.evaluation.coco import CocoResult, score_detections, to_coco
-from yolov7.evaluation.v7_metric import V7Metric, V7Result
+from yolov7.evaluation.confusion import ConfusionMatrix
+from yolov7.evaluation.v7_metric import V7Metric
+from yolov7.evaluation.worst import WorstPictures
 from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, to_native
 from yolov7.model.detector import Detector
 from yolov7.structures import Batch, Detections
@@ -31,7 +33,7 @@ class Evaluation:
     predictions: list[dict[str, Any]]  # COCO results, ready to be written
     samples: tuple[tuple[str, Detections], ...]  # path and native detections of the first pictures
     milliseconds: dict[str, float] = field(default_factory=dict)  # per picture and stage
-    v7: V7Result | None = None  # the original's own metric, where it was asked for
+    extras: Extras | None = None  # where they were asked for: of all processes, in the first one
 
 
 class Sharing(Protocol):
@@ -58,14 +60,14 @@ class _Alone:
 @torch.inference_mode()
 def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, device: torch.device,
              options: NMSOptions = PROTOCOL, processes: Sharing = _Alone(),  # noqa: B008  # has no state
-             v7: bool = False) -> Evaluation:
+             extras: bool = False) -> Evaluation:
     """Run ``model`` (in evaluation mode, on ``device``) over the batches of a split and score it with pycocotools.
 
     With ``options.classes`` class ``i`` of the split is class ``options.classes[i]`` of the model. Where several
     processes have a part of the batches each, all of them get the result, and the first one all predictions.
-    ``v7`` adds the original's own metric.
+    ``extras`` adds the original's own metric with its curves, the confusion matrix and the worst pictures.
     """
-    found = _Found(V7Metric() if v7 else None)
+    found = _Found(Extras.of(len(image_set.names)) if extras else None)
     samples: list[tuple[str, Detections]] = []
     clock = StageClock(device)
     index_of = {image_id: index for index, image_id in enumerate(image_set.image_ids)}
@@ -87,16 +89,44 @@ def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, devi
     parts = processes.gather(found)
     for other in parts[1:]:
         found.merge(other)
-    result, own = processes.tell(found.score(image_set) if parts else None) or (None, None)
+    result = processes.tell(found.score(image_set) if parts else None)
     assert result is not None
-    return Evaluation(result, found.predictions, tuple(samples), milliseconds, own)
+    return Evaluation(result, found.predictions, tuple(samples), milliseconds, found.extras)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What else can be said of detections, beside the official score."""
+
+    v7: V7Metric
+    confusion: ConfusionMatrix
+    worst: WorstPictures
+
+    @classmethod
+    def of(cls, num_classes: int) -> Extras:
+        """Nothing collected yet."""
+        return cls(V7Metric(), ConfusionMatrix(num_classes), WorstPictures())
+
+    def add(self, detections: Detections, image_set: ImageSet, index: int) -> None:
+        """The detections of a picture of the set, in its native pixels."""
+        boxes, labels, _ = image_set.objects(index)
+        found = (detections.boxes, detections.scores, detections.labels, boxes, labels)
+        self.v7.add(*found)
+        self.confusion.add(*found)
+        self.worst.add(image_set.paths[index], *found)
+
+    def merge(self, other: Extras) -> None:
+        """Add what another process has collected."""
+        self.v7.merge(other.v7)
+        self.confusion.merge(other.confusion)
+        self.worst.merge(other.worst)
 
 
 @dataclass
 class _Found:
     """What is collected of the pictures, by one process."""
 
-    v7: V7Metric | None
+    extras: Extras | None
     predictions: list[dict[str, Any]] = field(default_factory=list)
     evaluated: list[int | str] = field(default_factory=list)
 
@@ -104,19 +134,17 @@ class _Found:
         image_id = image_set.image_ids[index]
         self.predictions += to_coco(detections, image_id, image_set.category_ids)
         self.evaluated.append(image_id)
-        if self.v7:
-            boxes, labels, _ = image_set.objects(index)
-            self.v7.add(detections.boxes, detections.scores, detections.labels, boxes, labels)
+        if self.extras:
+            self.extras.add(detections, image_set, index)
 
     def merge(self, other: _Found) -> None:
         self.predictions += other.predictions
         self.evaluated += other.evaluated
-        if self.v7 and other.v7:
-            self.v7.merge(other.v7)
+        if self.extras and other.extras:
+            self.extras.merge(other.extras)
 
-    def score(self, image_set: ImageSet) -> tuple[CocoResult, V7Result | None]:
-        coco = score_detections(image_set.ground_truth(), self.predictions, self.evaluated)
-        return coco, self.v7.result() if self.v7 else None
+    def score(self, image_set: ImageSet) -> CocoResult:
+        return score_detections(image_set.ground_truth(), self.predictions, self.evaluated)
 
 
 def _labels_of_split(labels: Tensor, classes: tuple[int, ...] | None) -> Tensor:
