@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from numbered import Camera, number_of, plain_pictures
+from numbered import Camera, number_of, numbered, plain_pictures
 
 from yolov7.config import InputError
 from yolov7.data import streams
 from yolov7.data.frames import Frame
 from yolov7.data.sources import open_source
 from yolov7.data.streams import StreamError, Streams
+from yolov7.data.video import VideoWriter
 
 Connect = Callable[..., Camera]
 
 
+PYTHON = "/usr/bin/python3"  # the system's, which may have GStreamer
+GSTREAMER = """
+import gi
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gst, GstRtspServer
+Gst.init(None)
+assert all(map(Gst.ElementFactory.find, ("x264enc", "rtph264pay", "videoconvert", "appsrc")))
+"""
+
+
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Starts servers, which end with the test."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off that starts with less than a second; no proxies."""
     monkeypatch.setattr(streams, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(streams, "LONGEST_WAIT", 1.0)
     monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def connect(quick: None) -> Iterator[Connect]:
+    """Starts servers, which end with the test."""
     cameras: list[Camera] = []
 
     def start(fps: float = 40.0, port: int = 0) -> Camera:
@@ -91,6 +111,82 @@ def test_it_comes_back_after_three_cuts_and_ends_when_it_stays_away(
     assert waits == [0.05, 0.05, 0.05, 0.05, 0.1, 0.2]
     assert "dropped 4 times, given up" in source.faults[0]
     source.close()
+
+
+def has_gstreamer() -> bool:
+    command = [PYTHON, "-c", GSTREAMER]
+    return Path(PYTHON).exists() and not subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def rtsp_server(folder: Path, port: int, start: float) -> subprocess.Popen[str]:
+    """GStreamer's, with the number of the moment on its frames; to be skipped where it is not installed."""
+    (folder / "picture").write_bytes(plain_pictures(1, 240, 320)[0].tobytes())
+    script = Path(__file__).parents[1] / "rtsp_server.py"
+    arguments = [str(port), str(folder / "picture"), "320", "240", "20", str(start)]
+    process = subprocess.Popen([PYTHON, str(script), *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True)
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+def ffmpeg_server(folder: Path, port: int, start: float) -> subprocess.Popen[str]:
+    """FFmpeg's over HTTP, for one reader; the numbers start with the connection."""
+    command = (f"ffmpeg -loglevel quiet -re -stream_loop -1 -i {folder / 'clip.mp4'} -c:v libx264 -tune zerolatency -g 20 "
+               f"-f mpegts -listen 1 http://127.0.0.1:{port}/camera")
+    return subprocess.Popen(command.split(), text=True, stdin=subprocess.DEVNULL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", ["rtsp", "ffmpeg"])
+def test_other_servers_cut_three_times(tmp_path: Path, kind: str) -> None:
+    if kind == "rtsp" and not has_gstreamer():
+        pytest.skip("needs GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0, gstreamer1.0-plugins-good and -ugly)")
+    if kind == "ffmpeg" and not shutil.which("ffmpeg"):
+        pytest.skip("needs ffmpeg")
+    with VideoWriter(tmp_path / "clip.mp4", 20, 160, 120) as writer:
+        for number in range(200):
+            writer.write(numbered(plain_pictures(1)[0], number))
+    port, start, serve = free_port(), time.time(), rtsp_server if kind == "rtsp" else ffmpeg_server
+    url = f"{'rtsp' if kind == 'rtsp' else 'http'}://127.0.0.1:{port}/camera"
+    server = serve(tmp_path, port, start)
+    source, frames = connected(url)
+    try:
+        for _ in range(3):
+            numbers = [number_of(frame.image) for frame in islice(frames, 25)]
+            assert numbers == sorted(numbers) and numbers[-1] > numbers[0]
+            if kind == "rtsp":
+                assert abs(int(20 * (time.time() - start)) - numbers[-1]) <= 12  # 0.6 s
+            server.kill()
+            server.wait()
+            list(islice(frames, 1))  # what had come before
+            server = serve(tmp_path, port, start)
+        assert len(list(islice(frames, 25))) == 25
+    finally:
+        server.kill()
+        server.wait()
+    with pytest.raises(StreamError, match="stays away: 9 attempts to reach it brought no frame"):
+        list(frames)
+    assert "dropped 4 times, given up" in source.faults[0]
+
+
+def connected(url: str) -> tuple[Streams, Generator[Frame, None, None]]:
+    """A stream whose server is about to start."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            source = open_source(url, attempts=9)
+        except InputError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            assert isinstance(source, Streams)
+            return source, singles(source)
 
 
 def test_a_server_that_comes_back(connect: Connect) -> None:

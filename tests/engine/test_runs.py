@@ -166,11 +166,22 @@ def test_evaluation(run: Path, shapes: Path, tmp_path: Path, capsys: pytest.Capt
     assert cli.main(["test", "--weights", best, "--project", str(tmp_path), "--device", "cpu", "--workers", "0"]) == 0
     text = capsys.readouterr().out
     assert "AR100" in text and "star" in text and "milliseconds a picture: input" in text
+    assert "confusion matrix" in text and "the original's own metric" not in text
+    pictures = ("predictions.jpg", "precision_recall.png", "confidence.png", "confusion_matrix.png", "worst.jpg")
+    assert all((tmp_path / "exp" / name).stat().st_size > 1000 for name in pictures)
     predictions = json.loads((tmp_path / "exp" / "predictions.json").read_text())
     assert all(set(p) == {"image_id", "category_id", "bbox", "score"} for p in predictions)
     stats = json.loads((tmp_path / "exp" / "results.json").read_text())["stats"]
     epoch = torch.load(best, weights_only=True)["epoch"]
     assert stats[0] == pytest.approx(float(results(run)[epoch]["AP"]), abs=1e-5)  # the run's own evaluation
+
+
+def test_the_originals_metric(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--project", str(tmp_path), "--device", "cpu", "--workers", "0", "--metric", "v7"]
+    assert cli.main(["test", "--weights", str(run / "weights" / "best.pt"), *flags]) == 0
+    assert "the original's own metric:\nv7 metric: 4 pictures" in capsys.readouterr().out
+    own = json.loads((tmp_path / "exp" / "results.json").read_text())["v7"]
+    assert set(own) == {"precision", "recall", "AP50", "AP"}
 
 
 def test_detection(run: Path, shapes: Path, tmp_path: Path) -> None:
