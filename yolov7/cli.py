@@ -34,10 +34,10 @@ def train(options: TrainOptions) -> int:
 
 
 def test(options: TestOptions) -> int:
-    """Evaluate weights: the 12 COCO numbers, a table per class, predictions.json."""
-    from yolov7.engine import run
+    """Evaluate weights: the 12 COCO numbers, a table per class, predictions.json, curves and pictures."""
+    from yolov7.engine import testing
 
-    run.test(options)
+    testing.test(options)
     return 0
 
 

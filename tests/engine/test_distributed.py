@@ -98,12 +98,18 @@ def test_a_run_of_two_processes(shapes: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exp"]
     best = torch.load(folder / "weights" / "best.pt", weights_only=True)
     assert all(value.isfinite().all() for value in best["model"].values())
-    test = launch(sys.executable, str(ROOT / "test.py"), "--weights", str(folder / "weights" / "best.pt"),
-                  "--project", str(tmp_path / "test"), "--batch-size", "4", "--device", "cpu", "--workers", "0")
-    assert test.returncode == 0, test.stderr
-    stats = json.loads((tmp_path / "test" / "exp" / "results.json").read_text())["stats"]
+    found = []
+    for name, launcher in (("alone", [sys.executable]), ("shared", TORCHRUN)):
+        weights = str(folder / "weights" / "best.pt")
+        test = launch(*launcher, str(ROOT / "test.py"), "--weights", weights, "--name", name,
+                      "--project", str(tmp_path / "test"), "--batch-size", "2", "--device", "cpu", "--workers", "0")
+        assert test.returncode == 0, test.stderr
+        assert test.stdout.count("4 pictures; written to") == 1
+        found.append(json.loads((tmp_path / "test" / name / "results.json").read_text()))
+    assert found[0]["stats"] == found[1]["stats"]
+    assert found[0]["v7"] == pytest.approx(found[1]["v7"], abs=1e-9)
     row = results(folder)[best["epoch"]]
-    assert (stats[0], stats[1]) == pytest.approx((float(row["AP"]), float(row["AP50"])), abs=1e-5)
+    assert found[0]["stats"][:2] == pytest.approx([float(row["AP"]), float(row["AP50"])], abs=0.02)  # other batches
 
 
 FAILING = """

@@ -1,9 +1,8 @@
-"""``train`` and ``test`` from their flags: open, check and build everything, then write the first file."""
+"""``train`` from its flags: open, check and build everything, then write the first file."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import shlex
@@ -15,10 +14,9 @@ from yolov7.config import InputError, from_mapping, write_atomically
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.classes import choose_classes, class_names
 from yolov7.data.image_set import ImageSet, report_faults
-from yolov7.data.loader import evaluation_loader, keep_freed_memory
+from yolov7.data.loader import keep_freed_memory
 from yolov7.engine import checkpoint
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
-from yolov7.engine.classes import open_for
 from yolov7.engine.device import select_device
 from yolov7.engine.distributed import Processes, connected, environment
 from yolov7.engine.elastic import after_restart, forget_run, note_run
@@ -26,20 +24,14 @@ from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.freeze import nodes_to_freeze
 from yolov7.engine.guard import TrainingError
 from yolov7.engine.memory import is_out_of_memory
-from yolov7.engine.pictures import prediction_sheet, write_picture
 from yolov7.engine.precision import choose_precision
 from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_compiler, check_processes, resolve, settings_text
 from yolov7.engine.state import TrainingResult
 from yolov7.engine.trainer import Trainer
-from yolov7.evaluation.coco import write_predictions
-from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
-from yolov7.evaluation.plots import write_plots
-from yolov7.evaluation.worst import worst_sheet
 from yolov7.model.detector import Detector
-from yolov7.model.reparam import deployed
 from yolov7.model.spec import parse_spec, read_spec
-from yolov7.model.weights import initialize_from, load_model, spec_of
-from yolov7.options import TestOptions, TrainOptions
+from yolov7.model.weights import initialize_from, spec_of
+from yolov7.options import TrainOptions
 
 logger = logging.getLogger(__name__)
 
@@ -160,45 +152,3 @@ def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
         result.epoch + 1, result.AP, result.AP50, best, folder / "results.png", folder / "val_predictions.jpg", folder,
         best, best, picture, best,
     )
-
-
-def test(options: TestOptions) -> Evaluation:
-    """Evaluate weights on a split by the paper's protocol; prints the numbers, writes ``predictions.json``."""
-    device = select_device(options.device)
-    path = checkpoint.find_best(options.weights)
-    loaded = load_model(path, options.cfg)
-    data = options.data or loaded.data
-    if not data:
-        raise InputError(f"{path} does not say what it was trained on; name the data set with --data")
-    image_set, scored = open_for(loaded, open_data(data), options)
-    model = deployed(loaded.model)
-    size = options.img_size or loaded.image_size
-    folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
-    report_faults(image_set, folder)
-    loader = evaluation_loader(image_set, size, options.batch_size, model.stride, options.workers)
-    nms = dataclasses.replace(PROTOCOL, confidence=options.conf_thres, iou=options.iou_thres,
-                              max_detections=options.max_det, classes=scored)
-    evaluation = evaluate(model.to(device), loader, image_set, device, nms, extras=True)
-    _report(evaluation, image_set, folder, options.metric)
-    return evaluation
-
-
-def _report(evaluation: Evaluation, image_set: ImageSet, folder: Path, metric: str) -> None:
-    assert evaluation.extras is not None
-    extras, names = evaluation.extras, image_set.names
-    own = extras.v7.result()
-    logger.info("%s", evaluation.result.text())
-    if metric == "v7":
-        logger.info("\nthe original's own metric:\n%s", own.text(names))
-    logger.info("\n%s", extras.confusion.text(names))
-    times = ", ".join(f"{stage} {ms:.1f}" for stage, ms in evaluation.milliseconds.items())
-    logger.info("milliseconds a picture: %s", times)
-    write_predictions(folder / "predictions.json", evaluation.predictions)
-    numbers = dataclasses.asdict(evaluation.result) | {
-        "v7": {"precision": own.precision, "recall": own.recall, "AP50": own.AP50, "AP": own.AP}}
-    write_atomically(folder / "results.json", json.dumps(numbers, indent=1))
-    write_picture(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set))
-    write_plots(folder, names, own, extras.confusion)
-    if worst := extras.worst.pictures:
-        write_picture(folder / "worst.jpg", worst_sheet(worst, names))
-    logger.info("%d pictures; written to %s", len(image_set), folder)
