@@ -131,8 +131,8 @@ def rtsp_server(folder: Path, port: int, start: float) -> subprocess.Popen[str]:
 
 def ffmpeg_server(folder: Path, port: int, start: float) -> subprocess.Popen[str]:
     """FFmpeg's over HTTP, for one reader; the numbers start with the connection."""
-    command = (f"ffmpeg -loglevel quiet -re -stream_loop -1 -i {folder / 'clip.mp4'} -c:v libx264 -tune zerolatency -g 20 "
-               f"-f mpegts -listen 1 http://127.0.0.1:{port}/camera")
+    command = (f"ffmpeg -loglevel quiet -re -stream_loop -1 -i {folder / 'clip.mp4'} -c:v libx264 -g 20 "
+               f"-tune zerolatency -f mpegts -listen 1 http://127.0.0.1:{port}/camera")
     return subprocess.Popen(command.split(), text=True, stdin=subprocess.DEVNULL)
 
 
