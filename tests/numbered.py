@@ -53,6 +53,7 @@ class Camera:
         self.fps = fps
         self.started = time.monotonic()
         self.connections = 0
+        self.silent = False  # connected, but nothing is sent
         self._generation = 0  # a connection ends when it is no longer its own
         self._pictures = pictures
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -81,7 +82,7 @@ class Camera:
     def _parts(self) -> Iterator[bytes]:
         generation, number = self._generation, -1
         while generation == self._generation:
-            if self.number == number:
+            if self.number == number or self.silent:
                 time.sleep(0.2 / self.fps)
                 continue
             number = self.number

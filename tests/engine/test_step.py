@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from yolov7.config import InputError
 from yolov7.data.synthetic import generate
 from yolov7.engine import run
 from yolov7.engine.distributed import Processes
 from yolov7.engine.guard import MOST_IN_A_ROW, StepGuard, TrainingError
 from yolov7.engine.schedule import apply
+from yolov7.engine.setup import check_compiler
 from yolov7.engine.trainer import Trainer
 from yolov7.options import TrainOptions
 from yolov7.structures import Batch
@@ -92,6 +93,15 @@ def test_activations_that_are_not_finite_leave_the_statistics(shapes: Path, tmp_
     assert one_step(trainer, batch).tolist() == [1, 0, 1]
     hook.remove()
     assert all(torch.equal(value, before[key]) for key, value in snapshot(trainer).items())
+
+
+def test_a_compiler_that_does_not_work_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: object) -> object:
+        raise RuntimeError("No working C++ compiler found\nin /usr/bin")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(InputError, match=r"--compile: does not work on this machine \(No working C\+\+ compiler found\)"):
+        check_compiler(torch.device("cpu"))
 
 
 def test_a_gradient_that_is_not_finite_is_found(shapes: Path, tmp_path: Path) -> None:
@@ -180,9 +190,12 @@ def test_a_scaler_takes_its_scale_back_and_the_step_with_it(shapes: Path, tmp_pa
 # --- compiled --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path) -> None:
     """Loss and direction: a fresh network multiplies the rounding of another order of sums."""
+    try:
+        check_compiler(torch.device("cpu"))
+    except InputError as error:
+        pytest.skip(f"needs a C++ compiler and Python's headers: {error}")
     moved, terms = [], []
     for compile_it in (False, True):
         trainer = make_trainer(shapes, tmp_path, compile=compile_it, batch_size=5)

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -72,7 +73,7 @@ class Streams:
                 return
             if end and not (frames and isinstance(end, StreamError)):
                 raise end
-            yield frames
+            yield [replace(frame, image=cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB)) for frame in frames]
 
     def _end(self) -> Exception | None:
         """What ends all: the last stream's end, or an error of ours."""
@@ -102,7 +103,7 @@ class _Stream:
     def __init__(self, address: str, name: str, attempts: int, news: threading.Condition) -> None:
         self.shown = without_password(address)
         self.info: VideoInfo | None = None
-        self.newest: tuple[np.ndarray, int, float] | None = None  # BGR picture, number, time
+        self.newest: Frame | None = None  # BGR
         self.tried = False  # whether a frame came, or the first attempt is over
         self.end: Exception | None = None
         self.stopped = threading.Event()
@@ -112,11 +113,9 @@ class _Stream:
         self.thread.start()
 
     def take(self) -> Frame | None:
-        """The newest frame, once. To be called under the lock."""
-        if self.newest is None:
-            return None
-        (image, index, seconds), self.newest = self.newest, None
-        return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.shown, self._name, index, self.info, seconds)
+        """The newest frame, once, still BGR. To be called under the lock."""
+        frame, self.newest = self.newest, None
+        return frame
 
     def fault(self) -> str:
         """What was not seen, in one sentence; nothing where all was."""
@@ -129,6 +128,7 @@ class _Stream:
         try:
             self._keep_reading()
         except Exception as error:  # raised over there, by `Streams.batches`
+            logger.warning("%s: given up", self.shown)
             self.end = error
         with self._news:
             self.tried = True
@@ -175,7 +175,7 @@ class _Stream:
         with self._news:
             self._read += 1
             self._skipped += self.newest is not None
-            self.newest = (image, self._read, time.time())
+            self.newest = Frame(image, self.shown, self._name, self._read, self.info, time.time())
             self.tried = True
             self._news.notify_all()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ from yolov7.data.frames import VideoInfo
 from yolov7.data.images import cv2
 
 FALLBACK_FPS = 30.0  # for videos that do not say
+HIGHEST_FPS = 1000.0  # of a video; above it stands a unit of time rather than a rate
+HIGHEST_LIVE_FPS = 120.0
 TIMEOUT = 10_000  # milliseconds without an answer from a server, in opening and in reading
 EXACT = (".mp4", ".m4v", ".mov", ".avi")  # containers that count their frames; of others it is an estimate
 
@@ -48,7 +49,7 @@ def describe_capture(capture: Any, first: np.ndarray, live: bool = False) -> Vid
     """What an open video says of itself; the size is that of its first frame ``[H, W, 3]``."""
     frames = 0 if live else capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return VideoInfo(
-        fps=_usable_fps(capture.get(cv2.CAP_PROP_FPS)),
+        fps=_usable_fps(capture.get(cv2.CAP_PROP_FPS), HIGHEST_LIVE_FPS if live else HIGHEST_FPS),
         width=first.shape[1],
         height=first.shape[0],
         frames=int(frames) if 0 < frames < 2**31 else 0,
@@ -97,8 +98,8 @@ def _silence() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def _usable_fps(fps: float) -> float:
-    return fps if math.isfinite(fps) and fps > 0 else FALLBACK_FPS
+def _usable_fps(fps: float, highest: float = HIGHEST_FPS) -> float:
+    return fps if 0 < fps <= highest else FALLBACK_FPS
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
