@@ -283,7 +283,7 @@ def test_a_stream_that_is_cut_three_times_and_then_stays_away(
     numbers = numbers_of(tmp_path / "exp" / "127.0.0.1_camera.mp4")
     assert numbers == sorted(numbers)
     for cut in cuts:
-        assert any(cut < number <= cut + 20 for number in numbers)  # goes on, and with fresh frames
+        assert any(cut < number <= cut + 45 for number in numbers)  # goes on, and with fresh frames
     found = records(tmp_path)
     assert len(found) == len((tmp_path / "exp" / "detections.jsonl").read_text().splitlines())
     assert len(set(numbers)) == len(found)
