@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,10 +22,11 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine.log import read_results
 from yolov7.engine.precision import autocast
-from yolov7.evaluation.evaluate import evaluate
+from yolov7.evaluation.evaluate import PROTOCOL, evaluate
 from yolov7.model.reparam import deployed
 from yolov7.model.weights import load_model
 
+NMS_IOUS = (0.65, 0.6)  # of the paper's protocol, and of the original's evaluation during training
 RESULTS = Path(__file__).parent / "results"
 FLAGS = ["--cfg", "yolov7-tiny", "--weights", "", "--data", "bccd.yaml", "--hyp", "data/hyp.scratch.tiny.yaml",
          "--img-size", "320", "--batch-size", "16", "--nominal-batch", "16", "--device", "cpu"]
@@ -52,11 +54,13 @@ def score(best: Path) -> dict[str, float]:
     for split in ("val", "test"):
         image_set = open_split(open_data("bccd.yaml"), split)
         loader = evaluation_loader(image_set, loaded.image_size, 32, model.stride, 2)
-        evaluation = evaluate(model, loader, image_set, device, extras=True)
-        assert evaluation.extras
-        own = evaluation.extras.v7.result()
-        found |= {f"{split}_AP": evaluation.result.AP, f"{split}_AP50": evaluation.result.AP50,
-                  f"{split}_v7_AP": own.AP, f"{split}_v7_AP50": own.AP50}
+        evaluation = evaluate(model, loader, image_set, device)
+        found |= {f"{split}_AP": evaluation.result.AP, f"{split}_AP50": evaluation.result.AP50}
+        for iou in NMS_IOUS:
+            extras = evaluate(model, loader, image_set, device, replace(PROTOCOL, iou=iou), extras=True).extras
+            assert extras
+            own = extras.v7.result()
+            found |= {f"{split}_v7_{iou}_AP": own.AP, f"{split}_v7_{iou}_AP50": own.AP50}
         with autocast("bf16", device):
             half = evaluate(model, loader, image_set, device).result
         found[f"{split}_AP_bf16_minus_fp32"] = half.AP - evaluation.result.AP
