@@ -64,18 +64,19 @@ def test_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert free_memory(CPU) == 1500000
 
 
-@pytest.mark.parametrize(("need", "largest"), [(MemoryNeed(10, 2, 100), 42), (MemoryNeed(99, 2, 100), 0),
-                                               (MemoryNeed(5, 1, 100), 90)])
+@pytest.mark.parametrize(("need", "largest"), [(MemoryNeed(10, 2, 100), 40), (MemoryNeed(99, 2, 100), 0),
+                                               (MemoryNeed(5, 1, 100), 85)])
 def test_the_largest_batch(need: MemoryNeed, largest: int) -> None:
     assert need.largest_batch == largest
-    assert largest == 0 or need.at(largest) <= 0.95 * need.free < need.at(largest + 1)
+    assert largest == 0 or need.at(largest) <= 0.9 * need.free < need.at(largest + 1)
 
 
 LIMITED = """
 import resource, sys
 import torch
 from yolov7 import cli
-from yolov7.engine import memory, trainer
+from yolov7.engine import memory, run, trainer
+run.keep_freed_memory = lambda: None  # as under `ulimit -v`, which this process gets after its start
 fit = trainer.Trainer.fit
 def limited(self):
     torch.set_num_threads(1)
@@ -89,7 +90,8 @@ sys.exit(cli.main(sys.argv[2:]))
 
 def limited_run(shapes: Path, project: Path, mebibytes: int, batch_size: int) -> subprocess.CompletedProcess[str]:
     flags = ["train", "--data", str(shapes), "--project", str(project), "--img-size", "256", "--epochs", "1",
-             "--batch-size", str(batch_size), "--device", "cpu", "--workers", "0", "--set", "augment.mosaic=0"]
+             "--batch-size", str(batch_size), "--device", "cpu", "--workers", "0", "--precision", "fp32", "--set",
+             "augment.mosaic=0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
                                 "MALLOC_MMAP_THRESHOLD_": "100000"}  # freed memory leaves the address space at once
     return subprocess.run([sys.executable, "-c", LIMITED, str(mebibytes), *flags], env=environment, text=True,

@@ -25,7 +25,7 @@ from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
 
-SPARE = 0.05  # of the free memory: fragments, and batches with more objects than those that were measured
+SPARE = 0.1  # of the free memory: fragments, and batches with more objects than those that were measured
 STEPS = 3  # that are timed, behind one that is not
 GIB = 2**30
 

@@ -15,11 +15,12 @@ import torch
 CGROUP = Path("/sys/fs/cgroup")  # of version 2, where containers are limited
 STATUS = Path("/proc/self/status")
 WATCH_EVERY = 0.001  # seconds
+NO_MEMORY = ("can't allocate memory", "could not create a primitive")  # of torch and of oneDNN on a CPU
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch says that memory is short, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
 
 
 def used_memory(device: torch.device) -> int:
@@ -112,10 +113,16 @@ def _of_container() -> int:
     return int(limit.read_text(encoding="ascii")) - taken
 
 
-def _of_process() -> int:
+def address_space() -> int | None:
+    """Bytes that this process may address (``ulimit -v``), None for no limit."""
     if sys.platform == "win32":
-        return sys.maxsize
+        return None
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - _status("VmSize")
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _of_process() -> int:
+    limit = address_space()
+    return sys.maxsize if limit is None else limit - _status("VmSize")

@@ -23,7 +23,7 @@ from yolov7.engine.elastic import after_restart, forget_run, note_run
 from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.freeze import nodes_to_freeze
 from yolov7.engine.guard import TrainingError
-from yolov7.engine.memory import is_out_of_memory
+from yolov7.engine.memory import address_space, is_out_of_memory
 from yolov7.engine.precision import choose_precision
 from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_compiler, check_processes, resolve, settings_text
 from yolov7.engine.state import TrainingResult
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def train(options: TrainOptions) -> TrainingResult | None:
     """Train a model, or go on with an interrupted run; returns the best epoch (nothing after ``--dry-run``)."""
     device = select_device(options.device, environment().local_rank)
-    if device.type == "cpu":
+    if device.type == "cpu" and address_space() is None:
         keep_freed_memory()  # here the network's memory comes from the C library, too
     with connected(device) as processes:
         if not options.dry_run:
