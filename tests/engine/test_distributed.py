@@ -20,8 +20,8 @@ from yolov7.engine.distributed import Processes, environment
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0",
-        "--precision", "fp32"]
+BASE = ["--cfg", str(Path(__file__).with_name("tiny-quarter.yaml")), "--img-size", "64", "--batch-size", "4",
+        "--nominal-batch", "8", "--device", "cpu", "--workers", "0", "--precision", "fp32"]
 
 
 def environment_of_processes() -> dict[str, str]:
@@ -59,7 +59,7 @@ def results(folder: Path) -> list[dict[str, str]]:
 
 
 MODELS = {
-    "tiny": "scale_of: yolov7-tiny\nname: tiny-quarter\nscale: {width: 0.25, hidden_width: 0.25}\n",
+    "tiny": Path(__file__).with_name("tiny-quarter.yaml").read_text(encoding="utf-8"),
     "auxiliary": "scale_of: yolov7-w6\nname: w6-eighth\nscale: {width: 0.125, hidden_width: 0.125}\n",
 }
 

@@ -29,8 +29,9 @@ from yolov7.model.spec import read_spec
 from yolov7.options import AugmentConfig, OptimizerConfig
 from yolov7.structures import Batch, Targets
 
-BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0",
-        "--precision", "fp32"]
+QUARTER = str(Path(__file__).with_name("tiny-quarter.yaml"))
+BASE = ["--cfg", QUARTER, "--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu",
+        "--workers", "0", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +89,11 @@ def test_a_run_of_many_sizes_resumes_as_it_was(shapes: Path, tmp_path: Path) -> 
 
 
 def test_frozen_nodes_stay_as_they_are(shapes: Path, tmp_path: Path) -> None:
-    model = Detector(read_spec("yolov7-tiny"), 3)
+    model = Detector(read_spec(QUARTER), 3)
     names = list(model.nodes)
     folder = train(shapes, tmp_path, "--freeze", names[0], names[2])
     torch.manual_seed(0)
-    start = Detector(read_spec("yolov7-tiny"), len(last(folder)["names"])).state_dict()  # type: ignore[arg-type]
+    start = Detector(read_spec(QUARTER), len(last(folder)["names"])).state_dict()  # type: ignore[arg-type]
     end: dict[str, torch.Tensor] = last(folder)["model"]  # type: ignore[assignment]
     moved = {key.split(".")[1] for key, value in start.items() if key.startswith("nodes.")
              and value.is_floating_point() and not torch.equal(end[key], value)}  # statistics of batch norm too

@@ -24,8 +24,8 @@ from yolov7.data.synthetic import generate
 from yolov7.engine import checkpoint
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 8
-MODEL = "scale_of: yolov7-tiny\nname: tiny-quarter\nscale: {width: 0.25, hidden_width: 0.25}\n"
+EPOCHS = 12
+MODEL = str(Path(__file__).with_name("tiny-quarter.yaml"))
 NAMES = {"T": "training", "E": "evaluation", "C": "checkpoint", "-": "start or between"}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -37,14 +37,13 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         generate(folder / "data", train=24, val=24)
-        (folder / "model.yaml").write_text(MODEL)
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
         self.server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("run_server.py"))], text=True,
                                        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.phase_file = folder / "phase"
 
     def begin(self, name: str, resume: bool) -> int:
-        new = ["--data", str(self.folder / "data"), "--cfg", str(self.folder / "model.yaml"), "--project",
+        new = ["--data", str(self.folder / "data"), "--cfg", MODEL, "--project",
                str(self.folder), "--name", name, "--exist-ok", "--img-size", "64", "--batch-size", "2",
                "--nominal-batch", "4", "--device", "cpu", "--epochs", str(EPOCHS), "--multi-scale", "--image-weights"]
         arguments = ["train", *(["--resume", str(self.folder / name)] if resume else new), "--workers", "0"]
@@ -126,7 +125,7 @@ def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> 
     places: Counter[str] = Counter()
     for aim in aims:
         process = runs.begin("killed", resume=runs.last("killed").exists())
-        delay = rng.uniform(0, 1.0) if aim == "T" else rng.uniform(0, 0.004)
+        delay = rng.uniform(0, 0.25) if aim == "T" else rng.uniform(0, 0.004)
         places[NAMES[runs.stop(process, aim, delay, signal.SIGKILL)]] += 1
         if runs.last("killed").exists():
             checkpoint.read_last(runs.last("killed"))  # whole
@@ -181,7 +180,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(runs: Runs, tmp_path: Path) -> None:
-    flags = ["train", "--data", str(runs.folder / "data"), "--cfg", str(runs.folder / "model.yaml"), "--project",
+    flags = ["train", "--data", str(runs.folder / "data"), "--cfg", MODEL, "--project",
              str(tmp_path), "--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs",
              "3"]
     done = subprocess.run([sys.executable, "-c", LIMITED, *flags], capture_output=True, text=True, check=False,
@@ -199,7 +198,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(runs: Runs, tmp_path: Path)
 
 
 def test_a_finished_run_can_be_extended(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["train", "--data", str(runs.folder / "data"), "--cfg", str(runs.folder / "model.yaml"), "--project",
+    flags = ["train", "--data", str(runs.folder / "data"), "--cfg", MODEL, "--project",
              str(tmp_path), "--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs",
              "1"]
     assert cli.main(flags) == 0
