@@ -31,7 +31,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_trainer(shapes: Path, folder: Path, **changes: object) -> Trainer:
     options = TrainOptions(data=str(shapes), img_size=(64,), batch_size=4, nominal_batch=4, epochs=3, device="cpu",
-                           workers=0, project=str(folder), seed=1)
+                           workers=0, project=str(folder), seed=1,
+                           cfg=str(Path(__file__).with_name("tiny-quarter.yaml")))
     return run._new_run(dataclasses.replace(options, **changes), torch.device("cpu"), Processes())  # type: ignore[arg-type]
 
 

@@ -87,6 +87,7 @@ def _new_run(options: TrainOptions, device: torch.device, processes: Processes) 
     folder = Path()
     if processes.first and not options.dry_run:
         folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
+        checkpoint.remove_leftovers(folder)
         note_run(options.project, folder)
         write_atomically(folder / "config.yaml", settings_text(config))
     logger.info("%s", settings_text(config).rstrip())
