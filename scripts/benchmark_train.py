@@ -7,7 +7,7 @@ from pictures that are made for it. Modes run in turn, so that the noise of the 
 medians. Shares come from passes of their own, in which every stage is waited for.
 
 Writes ``scripts/results/train[-gpu].json``. The last line is the ratio of the main comparison: on a CPU the time of a
-step of the plain loop in fp32 over that of ours in the precision of ``--precision auto`` (the file has the ratio to ours
+step of the plain loop in fp32 over that of ours in the precision of ``--precision auto`` (the file has that to ours
 in fp32, too), on a GPU the best img/s over the plain loop's.
 """
 
