@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, private_mib
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,12 +31,6 @@ from yolov7.structures import Batch
 RESULTS = Path(__file__).parent / "results" / "loader.json"
 MIB = 2**20
 WORKERS = 2
-
-
-def private_mib(process: str | int = "self") -> float:
-    """Private memory of a process."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
 def memory() -> dict[str, float]:

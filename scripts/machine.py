@@ -15,3 +15,9 @@ def describe_machine() -> str:
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{model or platform.machine()} ({capability}), {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def private_mib(process: str | int = "self") -> float:
+    """Private memory of a process."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024

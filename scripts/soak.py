@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from machine import describe_machine
+from machine import describe_machine, private_mib
 from torch import Tensor
 
 from yolov7.config import write_atomically
@@ -26,13 +25,6 @@ from yolov7.options import TrainOptions
 
 EVERY = 100  # steps
 DEVICE = torch.device("cpu")
-
-
-def private_memory(process: int) -> int:
-    """Bytes that only this process has, shared pages divided among those that share them."""
-    text = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return 1024 * int(found.group(1)) if found else 0
 
 
 def main() -> None:
@@ -56,7 +48,7 @@ def main() -> None:
             if done % EVERY == 0:
                 workers = trainer.loader._iterator._workers if trainer.loader._iterator else []
                 rows.append({"step": done, "memory_mib": used_memory(DEVICE) / 2**20,
-                             "workers_mib": sum(private_memory(w.pid) for w in workers) / 2**20,
+                             "workers_mib": sum(private_mib(w.pid) for w in workers),
                              "open_files": len(os.listdir("/proc/self/fd"))})
                 sys.stdout.write(f"{json.dumps(rows[-1])}\n")
                 sys.stdout.flush()

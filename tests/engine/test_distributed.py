@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ import torch
 
 from yolov7.config import InputError
 from yolov7.data.synthetic import generate
-from yolov7.engine.distributed import Processes, environment
+from yolov7.engine.distributed import Processes, _store_of_this_start, environment
+from yolov7.engine.elastic import after_restart, note_run
+from yolov7.options import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -161,6 +164,42 @@ def test_variables_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(InputError, match=r"\$WORLD_SIZE: found 'many'; accepted: a whole number"):
         environment()
+
+
+def test_a_restart_does_not_take_the_dead_for_the_living() -> None:
+    """One store over three starts, of which the second dies while its processes meet."""
+    store = torch.distributed.HashStore()
+    words = []
+    for start in range(3):
+        if start == 1:
+            store.set("hello 1", "one that dies")
+            store.set("hello 2", "another")
+            continue
+        with ThreadPoolExecutor(3) as pool:
+            parts = list(pool.map(lambda rank: _store_of_this_start(store, rank, 3), [2, 0, 1]))
+        assert not parts[0].check(["address"])
+        parts[1].set("address", f"of start {start}")
+        assert {part.get("address").decode() for part in parts} == {f"of start {start}"}
+        words.append(parts[0])
+    assert words[0].get("address") != words[1].get("address")
+
+
+@pytest.mark.parametrize(("restarts", "same_agent", "goes_on"), [("0", True, True), ("1", False, True),
+                                                                 ("0", False, False)])
+def test_when_a_launch_goes_on(restarts: str, same_agent: bool, goes_on: bool, tmp_path: Path,
+                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count of restarts is the machine's own: one that only joined again says 0, as a new launch does."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    options = TrainOptions(project=str(tmp_path))
+    assert after_restart(options) == options
+    folder = tmp_path / "exp"
+    (folder / "weights").mkdir(parents=True)
+    (folder / "weights" / "last.pt").touch()
+    note_run(str(tmp_path), folder)
+    if not same_agent:
+        monkeypatch.setattr("os.getppid", lambda: 1)
+    assert after_restart(options).resume == (str(folder) if goes_on else None)
 
 
 def children(process: int) -> list[int]:

@@ -16,6 +16,7 @@ from golden_numbers import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
+from plain_boxes import plain_iou
 
 from yolov7.evaluation.v7_metric import (
     IOU_THRESHOLDS,
@@ -42,15 +43,6 @@ def no_warning() -> Iterator[None]:
 
 
 # --- the rules read aloud ----------------------------------------------------------------------------------------
-
-
-def plain_iou(first: np.ndarray, second: np.ndarray) -> np.float32:
-    """In float32, as boxes are: equality with a threshold is decided there."""
-    a, b = first.astype(np.float32), second.astype(np.float32)
-    width, height = (max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), np.float32(0)) for i in (0, 1))
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    union = areas - width * height
-    return width * height / union if union > 0 else np.float32(0)
 
 
 def plain_matches(picture: Picture) -> list[list[bool]]:

@@ -36,6 +36,13 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  
 _BYTES_AT_END = 8
 
 
+def encode_image(image: np.ndarray, suffix: str) -> bytes:
+    """A picture uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names."""
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert ok, suffix
+    return data.tobytes()
+
+
 class PictureError(Exception):
     """Why a picture cannot be used, without its name."""
 

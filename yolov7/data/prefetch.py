@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from queue import Empty, Full, Queue
 from typing import TypeVar
@@ -32,17 +32,11 @@ def prefetch(
     thread = threading.Thread(target=_make, args=(items, ready, stopped), daemon=True)
     thread.start()
     try:
-        while True:
-            try:
-                item = ready.get(timeout=POLL)  # without a time limit, Ctrl-C would have to wait on some systems
-            except Empty:
-                continue
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
-                return
+        while not isinstance(item := _get(ready), _End):
             yield item
             del item  # not kept while the next one is waited for
+        if item.error is not None:
+            raise item.error
     finally:
         stopped.set()
         stop()
@@ -53,13 +47,25 @@ def _make(items: Generator[T, None, None], ready: Queue[T | _End], stopped: thre
     end = _End()
     try:
         with closing(items):
-            for item in items:
-                if not _put(item, ready, stopped):
-                    return
-                del item
+            _put_all(items, ready, stopped)
     except BaseException as error:  # whatever it is, it ends the run over there
         end = _End(error)
     _put(end, ready, stopped)
+
+
+def _put_all(items: Iterable[T], ready: Queue[T | _End], stopped: threading.Event) -> None:
+    for item in items:
+        if not _put(item, ready, stopped):
+            return
+        del item
+
+
+def _get(ready: Queue[T | _End]) -> T | _End:
+    while True:
+        try:
+            return ready.get(timeout=POLL)  # without a time limit, Ctrl-C would have to wait on some systems
+        except Empty:
+            continue
 
 
 def _put(item: T | _End, ready: Queue[T | _End], stopped: threading.Event) -> bool:

@@ -7,6 +7,8 @@ always go through gloo.
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from yolov7.config import InputError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # the first process may index a large data set while the others wait
+POLL = 0.02  # seconds
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,35 @@ def connected(device: torch.device) -> Iterator[Processes]:
         backend += ",cuda:nccl"
     elif device.type != "cpu":
         raise InputError(f"--device {str(device)!r}: not for several processes; accepted: cuda, cpu")
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    store, rank, count = next(distributed.rendezvous("env://", timeout=PATIENCE))
+    store = _store_of_this_start(store, rank, count)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     try:
         yield processes
     finally:
         distributed.destroy_process_group()
+
+
+def _store_of_this_start(store: distributed.Store, rank: int, count: int) -> distributed.Store:
+    """The part of a launch's store in which only the living write.
+
+    ``torchrun`` keeps one store over all restarts, with the addresses of dead processes in it, and its count of
+    restarts differs from machine to machine. So the first process gives a word to those who answer.
+    """
+    if rank:
+        name = uuid.uuid4().hex
+        store.set(f"hello {rank}", name)
+        store.wait([f"welcome {name}"], PATIENCE)
+        word = store.get(f"welcome {name}").decode()
+        store.set(f"thanks {word} {rank}", "")
+        return distributed.PrefixStore(word, store)
+    word, missing, deadline = uuid.uuid4().hex, set(range(1, count)), time.monotonic() + PATIENCE.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"hello {other}"]):  # perhaps of one that has died: it will not thank
+                store.set(f"welcome {store.get(f'hello {other}').decode()}", word)
+        missing = {other for other in missing if not store.check([f"thanks {word} {other}"])}
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no answer from the processes of rank {sorted(missing)} in {PATIENCE}")
+        time.sleep(POLL)
+    return distributed.PrefixStore(word, store)

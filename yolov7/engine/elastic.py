@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 from pathlib import Path
 
 from yolov7.config import write_atomically
@@ -15,15 +16,18 @@ def marker(project: str) -> Path | None:
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if launch is None:
         return None
-    if launch == "none":  # of one machine: told apart by the agent, which outlives restarts
-        launch = f"agent{os.getppid()}"
-    return Path(project) / f".launch-{launch}"
+    return Path(project) / f".launch-{_agent() if launch == 'none' else launch}"
+
+
+def _agent() -> str:
+    """What outlives the restarts of this machine's processes: ``torchrun`` itself."""
+    return f"{platform.node()}-{os.getppid()}"
 
 
 def note_run(project: str, folder: Path) -> None:
     """Remember the run of this launch."""
     if path := marker(project):
-        write_atomically(path, str(folder))
+        write_atomically(path, f"{_agent()}\n{folder}")
 
 
 def forget_run(project: str) -> None:
@@ -38,10 +42,12 @@ def after_restart(options: TrainOptions) -> TrainOptions:
     Without a checkpoint so far the run begins anew, in the same folder.
     """
     path = marker(options.project)
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if path is None or not restarts or not path.is_file() or options.resume is not None:
+    if path is None or not path.is_file() or options.resume is not None:
         return options
-    folder = Path(path.read_text(encoding="utf-8"))
+    agent, _, name = path.read_text(encoding="utf-8").partition("\n")
+    if agent != _agent() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return options  # of an earlier launch that had the same --rdzv-id
+    folder = Path(name)
     if (folder / "weights" / "last.pt").is_file():
         return dataclasses.replace(options, resume=str(folder))
     return dataclasses.replace(options, project=str(folder.parent), name=folder.name, exist_ok=True)

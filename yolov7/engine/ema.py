@@ -22,7 +22,7 @@ class ModelEMA:
 
     def __init__(self, model: Detector, updates: int = 0) -> None:
         self.model: Detector = copy.deepcopy(model).eval().requires_grad_(False)
-        averages, followed = floating(self.model), floating(model)
+        averages, followed = _floating(self.model), _floating(model)
         self.updates = torch.full((), float(updates), device=averages[0].device)
         self._weight = torch.zeros_like(self.updates)
         # average + weight * (model - average) is a step of plain gradient descent, of which there is a kernel over all
@@ -45,6 +45,6 @@ class ModelEMA:
         self._follow.step()
 
 
-def floating(model: nn.Module) -> list[Tensor]:
+def _floating(model: nn.Module) -> list[Tensor]:
     """Tensors of the state dict that are averaged: not the integer counters of batch norm."""
     return [value for value in model.state_dict().values() if value.is_floating_point()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 import time
@@ -72,8 +71,11 @@ def explain_lack_of_memory(trainer: Trainer) -> str:
     release_freed_memory()
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
+    return _what_fits(trainer, measure_memory(trainer, (1, 3)))
+
+
+def _what_fits(trainer: Trainer, need: MemoryNeed | None) -> str:
     config, count = trainer.config, trainer.processes.count
-    need = measure_memory(trainer, (1, 3))
     largest = need.largest_batch * count if need else 0
     start = f"out of memory on {trainer.device} with --batch-size {config.batch_size} at {config.train_size} px"
     if not largest or largest >= config.batch_size:
@@ -88,7 +90,7 @@ def dry_run(trainer: Trainer) -> None:
     need = measure_memory(trainer)
     local = -(-config.batch_size // trainer.processes.count)
     if need is None or need.largest_batch < local:
-        logger.warning("%s", explain_lack_of_memory(trainer))
+        logger.warning("%s", _what_fits(trainer, need))
         return
     data = _data_seconds(trainer)
     step = _step_alone(trainer)
@@ -112,8 +114,7 @@ def dry_run(trainer: Trainer) -> None:
 
 def _step_alone(trainer: Trainer) -> TrainingStep:
     """A step that asks no other process."""
-    config = dataclasses.replace(trainer.config, sync_bn=False)
-    return TrainingStep(trainer.state, config, trainer.make_criterion(Processes()), trainer.device, Processes())
+    return TrainingStep(trainer.state, trainer.config, trainer.make_criterion(Processes()), trainer.device, Processes())
 
 
 def _one_step(step: TrainingStep, batch: Batch) -> None:

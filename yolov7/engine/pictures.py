@@ -9,7 +9,7 @@ import numpy as np
 
 from yolov7.config import write_atomically
 from yolov7.data.image_set import ImageSet
-from yolov7.data.images import cv2, load_image
+from yolov7.data.images import encode_image, load_image
 from yolov7.inference.draw import draw_boxes, draw_detections, mosaic_of
 from yolov7.structures import Batch, Detections
 
@@ -44,5 +44,4 @@ def prediction_sheet(samples: Sequence[tuple[str, Detections]], image_set: Image
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write a picture uint8 ``[H, W, 3]`` RGB in the format that the suffix names."""
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    write_atomically(path, data.tobytes())
+    write_atomically(path, encode_image(picture, path.suffix))

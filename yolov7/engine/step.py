@@ -6,8 +6,11 @@ which the device decides by itself.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +100,7 @@ class Statistics:
     """The running statistics of a model's norms, which every forward moves: those before a step, to go back to."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._buffers = floating_buffers(model)
         self._sizes = [buffer.numel() for buffer in self._buffers]
         self._kept: Tensor | None = None
 
@@ -119,6 +122,11 @@ class Statistics:
         return torch.cat([buffer.flatten() for buffer in self._buffers])
 
 
+def floating_buffers(model: nn.Module) -> list[Tensor]:
+    """The running statistics, and what is constant: not the integer counters of batch norm."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
 def _seed(key: tuple[int, int, int], rank: int) -> None:
     """What a batch draws (dropout, say) follows from its key: there is no state of a generator to save."""
     torch.manual_seed(int(np.random.SeedSequence((*key, rank), spawn_key=(3,)).generate_state(1)[0]))
@@ -130,5 +138,10 @@ def _distributed(model: nn.Module, config: RunConfig, device: torch.device, proc
         return model
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # shares the tensors of the model's own norms
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None,
-                                   broadcast_buffers=False)  # statistics that count are those of the first process
+    # of a 1x1 convolution, whose one layout goes by two names
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    # torch 2.15 has renamed the flag; the statistics that count are those of the first process
+    signature = inspect.signature(DistributedDataParallel).parameters
+    flag = "forward_sync_buffers" if "forward_sync_buffers" in signature else "broadcast_buffers"
+    options: dict[str, Any] = {"device_ids": [device] if device.type == "cuda" else None, flag: False}
+    return DistributedDataParallel(model, **options)

@@ -32,7 +32,7 @@ from yolov7.engine.precision import autocast, gradient_scaler
 from yolov7.engine.schedule import Schedule, StepSettings, apply
 from yolov7.engine.setup import RunConfig
 from yolov7.engine.state import RunState, TrainingResult
-from yolov7.engine.step import TrainingStep
+from yolov7.engine.step import TrainingStep, floating_buffers
 from yolov7.engine.stop import Interrupted, StopSignal
 from yolov7.evaluation.evaluate import Evaluation, evaluate
 from yolov7.loss.criterion import Criterion, scale_gains
@@ -207,8 +207,7 @@ class Trainer:
 
     def _evaluate(self) -> Evaluation:
         state = self.state
-        buffers = [buffer for buffer in state.ema.model.buffers() if buffer.is_floating_point()]
-        self.processes.spread(buffers)  # the others differ: each has seen its own pictures
+        self.processes.spread(floating_buffers(state.ema.model))  # the others differ: each has seen its own pictures
         with autocast(self.config.precision, self.device):
             return evaluate(reparameterize(state.ema.model), self.stop.guard(self.val_loader), self.val_set,
                             self.device, processes=self.processes)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from yolov7.boxes import pairwise_iou
+from yolov7.evaluation.v7_metric import boxes_of, check_lengths
 
 BACKGROUND = "background"
 TABLE_CLASSES = 10  # up to here the matrix is a table that a terminal can show
@@ -41,10 +42,10 @@ class Picture:
     def of(boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike, true_boxes: ArrayLike, true_labels: ArrayLike,
            confidence: float) -> Picture:
         """Copies, without detections of a score up to ``confidence``; `ValueError` for unequal lengths."""
-        found, score, label = _boxes(boxes), np.asarray(scores, np.float32), np.asarray(labels, np.int64)
-        truth, true_label = _boxes(true_boxes), np.asarray(true_labels, np.int64)
-        _check_lengths(boxes=len(found), scores=len(score), labels=len(label))
-        _check_lengths(true_boxes=len(truth), true_labels=len(true_label))
+        found, score, label = boxes_of(boxes), np.asarray(scores, np.float32), np.asarray(labels, np.int64)
+        truth, true_label = boxes_of(true_boxes), np.asarray(true_labels, np.int64)
+        check_lengths("a picture with", boxes=len(found), scores=len(score), labels=len(label))
+        check_lengths("a picture with", true_boxes=len(truth), true_labels=len(true_label))
         sure = score > np.float32(confidence)  # in float32, as scores are: equal is not above
         return Picture(found[sure], score[sure], label[sure], truth.copy(), true_label.copy())
 
@@ -73,16 +74,6 @@ class Picture:
                 found[row] = column
                 taken.add(column)
         return np.array(list(found.items()), np.int64).reshape(-1, 2)
-
-
-def _boxes(boxes: ArrayLike) -> Floats:
-    return np.asarray(boxes, np.float32).reshape(-1, 4)
-
-
-def _check_lengths(**lengths: int) -> None:
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise ValueError(f"a picture with {found}; accepted: one for each box")
 
 
 # --- matrix ----------------------------------------------------------------------------------------------------

@@ -163,10 +163,10 @@ def match_detections(
     to claim an object gets it and is right at all thresholds below the IoU; later ones are wrong, even if another
     object would fit (quirk E22, kept). Equal scores and equal IoUs: the earlier row comes first.
     """
-    found, truth = _boxes(boxes), _boxes(true_boxes)
+    found, truth = boxes_of(boxes), boxes_of(true_boxes)
     score, label, true_label = np.asarray(scores), np.asarray(labels), np.asarray(true_labels)
-    _check_lengths(boxes=len(found), scores=len(score), labels=len(label))
-    _check_lengths(true_boxes=len(truth), true_labels=len(true_label))
+    check_lengths("v7 metric:", boxes=len(found), scores=len(score), labels=len(label))
+    check_lengths("v7 metric:", true_boxes=len(truth), true_labels=len(true_label))
     correct = np.zeros((len(found), len(IOU_THRESHOLDS)), bool)
     if not (found.size and truth.size):
         return correct
@@ -253,15 +253,16 @@ _NOTHING = Matches(
 )
 
 
-def _boxes(boxes: ArrayLike) -> NDArray[np.float32]:
+def boxes_of(boxes: ArrayLike) -> NDArray[np.float32]:
     """``[N, 4]``, a copy: torch warns of arrays that it may not write to."""
     return np.asarray(boxes, np.float32).reshape(-1, 4).copy()
 
 
-def _check_lengths(**lengths: int) -> None:
+def check_lengths(what: str, **lengths: int) -> None:
+    """Raise `ValueError`, which begins with ``what``, unless all lengths are the same."""
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise ValueError(f"v7 metric: {found}; accepted: one for each box")
+        raise ValueError(f"{what} {found}; accepted: one for each box")
 
 
 def _mean(values: Floats) -> float:

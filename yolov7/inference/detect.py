@@ -56,10 +56,7 @@ def detect(options: DetectOptions, loaded: LoadedModel, device: torch.device, ma
     early: BaseException | None = None
     with closing(results), closing(source), _Output(options, loaded.names, make_folder) as output, _terminable():
         try:
-            for result in _progress(results, len(source)):
-                output.write(result)
-                if showing and not show(result):
-                    break
+            _write_all(_progress(results, len(source)), output, showing)
         except (KeyboardInterrupt, StreamError) as error:
             early = error
     if early is not None and not output.frames:
@@ -70,6 +67,13 @@ def detect(options: DetectOptions, loaded: LoadedModel, device: torch.device, ma
     if early is not None:
         raise early
     return folder
+
+
+def _write_all(results: Iterable[Result], output: _Output, showing: bool) -> None:
+    for result in results:
+        output.write(result)
+        if showing and not show(result):
+            return
 
 
 def _can_show() -> bool:

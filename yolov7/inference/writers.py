@@ -25,7 +25,7 @@ import numpy as np
 
 from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.data.frames import Frame, VideoInfo
-from yolov7.data.images import cv2
+from yolov7.data.images import cv2, encode_image
 from yolov7.data.video import VideoWriter
 from yolov7.inference.draw import draw_detections
 from yolov7.options import DetectOptions
@@ -160,9 +160,7 @@ def write_crops(folder: Path, result: Result) -> None:
 
 def save_picture(path: Path, image: np.ndarray) -> None:
     """Write uint8 ``[H, W, 3]`` RGB in the format of the suffix."""
-    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    assert ok, path.suffix
-    _save(path, data.tobytes())
+    _save(path, encode_image(image, path.suffix))
 
 
 def _save(path: Path, data: bytes) -> None:
