@@ -26,13 +26,14 @@ from yolov7.config import write_atomically
 from yolov7.data.sources import Files, open_source
 from yolov7.data.video import VideoWriter
 from yolov7.inference import detect as detection
+from yolov7.inference.network import TorchNetwork
 from yolov7.inference.postprocess import NMSOptions
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.writers import Result, open_writers
 from yolov7.model.detector import Detector
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import read_spec, scaled_spec
-from yolov7.model.weights import LoadedModel
+from yolov7.model.weights import ModelInfo
 from yolov7.options import DetectOptions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -43,11 +44,11 @@ PICTURES = Path(__file__).parents[2] / "shared" / "data" / "coco-mini" / "images
 NAMES = ("a", "b", "c")
 
 
-def small_model(width: float) -> LoadedModel:
+def small_model(width: float) -> TorchNetwork:
     """yolov7-tiny of random weights, scaled."""
     torch.manual_seed(5)
     spec = scaled_spec(read_spec("yolov7-tiny"), Scale(width=width, hidden_width=width))[0]
-    return LoadedModel(Detector(spec, len(NAMES)).eval(), NAMES, 96, "", -1)
+    return TorchNetwork(Detector(spec, len(NAMES)), torch.device("cpu"), info=ModelInfo(NAMES, 96))
 
 
 def make_video(path: Path, frames: int, pictures: list[np.ndarray]) -> None:
@@ -63,7 +64,7 @@ def memory() -> float:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096 / 2**20
 
 
-def watch_memory(options: DetectOptions, loaded: LoadedModel, folder: Path) -> list[float]:
+def watch_memory(options: DetectOptions, network: TorchNetwork, folder: Path) -> list[float]:
     """Detect, and the memory after every frame."""
     levels: list[float] = []
     write = detection._Output.write
@@ -73,15 +74,15 @@ def watch_memory(options: DetectOptions, loaded: LoadedModel, folder: Path) -> l
         levels.append(memory())
 
     detection._Output.write = watched  # type: ignore[method-assign]
-    detection.detect(options, loaded, torch.device("cpu"), lambda: folder)
+    detection.detect(options, network, lambda: folder)
     detection._Output.write = write  # type: ignore[method-assign]
     return levels
 
 
-def one_after_the_other(options: DetectOptions, loaded: LoadedModel, folder: Path, frames: int) -> dict[str, float]:
+def one_after_the_other(options: DetectOptions, network: TorchNetwork, folder: Path, frames: int) -> dict[str, float]:
     """Seconds of each stage alone, and of all of them in turn."""
     source = open_source(options.source)
-    predictor = Predictor(loaded, torch.device("cpu"), NMSOptions(options.conf_thres), options.img_size)
+    predictor = Predictor(network, NMSOptions(options.conf_thres), options.img_size)
     started = time.perf_counter()
     read = list(islice(source.batches(1), frames))
     times = {"read": time.perf_counter() - started}

@@ -40,8 +40,8 @@ from yolov7.engine import run  # noqa: E402
 from yolov7.engine.distributed import Processes  # noqa: E402
 from yolov7.engine.memory import needed_memory  # noqa: E402
 from yolov7.engine.optim import parameter_groups  # noqa: E402
-from yolov7.engine.precision import autocast, choose_precision, gradient_scaler  # noqa: E402
 from yolov7.engine.trainer import Trainer  # noqa: E402
+from yolov7.model.precision import autocast, choose_precision, gradient_scaler  # noqa: E402
 from yolov7.model.spec import read_spec  # noqa: E402
 from yolov7.model.summary import node_costs  # noqa: E402
 from yolov7.options import TrainOptions  # noqa: E402

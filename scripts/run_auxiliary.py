@@ -20,7 +20,7 @@ from yolov7.config import write_atomically
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.loader import evaluation_loader
 from yolov7.evaluation.evaluate import evaluate
-from yolov7.model.reparam import reparameterize
+from yolov7.inference.network import TorchNetwork
 from yolov7.model.weights import load_model
 
 MODEL = "scale_of: yolov7-w6\nname: yolov7-w6-quarter\nscale: {width: 0.25, hidden_width: 0.25}\n"
@@ -47,9 +47,12 @@ def main() -> None:
     assert any("aux" in name for name, _ in loaded.model.named_parameters()), "no auxiliary head"
     image_set = open_split(open_data("shapes"), "val")
     found = {}
-    for form, model in (("training form", loaded.model), ("re-parameterized", reparameterize(loaded.model))):
-        loader = evaluation_loader(image_set, 256, 8, model.stride, 2)
-        result = evaluate(model.eval(), loader, image_set, torch.device("cpu")).result
+    reparameterized = TorchNetwork(loaded.model, torch.device("cpu"))
+    training_form = TorchNetwork(loaded.model, torch.device("cpu"))
+    training_form.model = loaded.model.eval()
+    for form, network in (("training form", training_form), ("re-parameterized", reparameterized)):
+        loader = evaluation_loader(image_set, 256, 8, network.stride, 2)
+        result = evaluate(network, loader, image_set).result
         found[form] = {"AP": result.AP, "AP50": result.AP50}
     content = {"machine": describe_machine(), "flags": flags, "seconds": seconds, "results": found}
     path = Path(__file__).parent / "results" / "auxiliary.json"

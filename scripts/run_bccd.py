@@ -21,9 +21,8 @@ from yolov7.config import write_atomically
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine.log import read_results
-from yolov7.engine.precision import autocast
 from yolov7.evaluation.evaluate import PROTOCOL, evaluate
-from yolov7.model.reparam import deployed
+from yolov7.inference.network import TorchNetwork
 from yolov7.model.weights import load_model
 
 NMS_IOUS = (0.65, 0.6)  # of the paper's protocol, and of the original's evaluation during training
@@ -48,22 +47,20 @@ def run(seed: int, project: Path, more: list[str]) -> dict[str, float]:
 
 def score(best: Path) -> dict[str, float]:
     """The weights on both splits by both metrics, and how far bfloat16 is from float32 on the same weights."""
-    device, loaded = torch.device("cpu"), load_model(best)
-    model = deployed(loaded.model).to(memory_format=torch.channels_last)
+    loaded = load_model(best)
+    network, half = (TorchNetwork(loaded.model, torch.device("cpu"), precision) for precision in ("fp32", "bf16"))
     found: dict[str, float] = {}
     for split in ("val", "test"):
         image_set = open_split(open_data("bccd.yaml"), split)
-        loader = evaluation_loader(image_set, loaded.image_size, 32, model.stride, 2)
-        evaluation = evaluate(model, loader, image_set, device)
+        loader = evaluation_loader(image_set, loaded.image_size, 32, network.stride, 2)
+        evaluation = evaluate(network, loader, image_set)
         found |= {f"{split}_AP": evaluation.result.AP, f"{split}_AP50": evaluation.result.AP50}
         for iou in NMS_IOUS:
-            extras = evaluate(model, loader, image_set, device, replace(PROTOCOL, iou=iou), extras=True).extras
+            extras = evaluate(network, loader, image_set, replace(PROTOCOL, iou=iou), extras=True).extras
             assert extras
             own = extras.v7.result()
             found |= {f"{split}_v7_{iou}_AP": own.AP, f"{split}_v7_{iou}_AP50": own.AP50}
-        with autocast("bf16", device):
-            half = evaluate(model, loader, image_set, device).result
-        found[f"{split}_AP_bf16_minus_fp32"] = half.AP - evaluation.result.AP
+        found[f"{split}_AP_bf16_minus_fp32"] = evaluate(half, loader, image_set).result.AP - evaluation.result.AP
     return found
 
 

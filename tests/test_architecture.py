@@ -13,7 +13,7 @@ FLOORS = [  # rooms of one floor, in order
     ["model", "data"],
     ["loss", "inference", "evaluation", "export"],
     ["engine"],
-    ["cli"],
+    ["api", "cli"],
 ]
 APART = {("model", "data"), ("data", "model")}  # the model never sees the data, the data never sees the model
 POSITION = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

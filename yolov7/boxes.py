@@ -38,6 +38,12 @@ def clip(boxes: Tensor, height: float, width: float) -> Tensor:
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 
+def mirror(boxes: Tensor, width: float) -> Tensor:
+    """xyxy boxes ``[..., 4]`` of a picture's mirror image, left for right; ``width`` is the picture's."""
+    left, top, right, bottom = boxes.unbind(-1)
+    return torch.stack((width - right, top, width - left, bottom), dim=-1)
+
+
 def intersection(box1: Tensor, box2: Tensor) -> Tensor:
     """Area shared by broadcast pairs of boxes."""
     low = torch.maximum(box1[..., :2], box2[..., :2])

@@ -34,10 +34,10 @@ def train(options: TrainOptions) -> int:
 
 
 def test(options: TestOptions) -> int:
-    """Evaluate weights: the 12 COCO numbers, a table per class, predictions.json, curves and pictures."""
-    from yolov7.engine import testing
+    """Evaluate weights: the 12 COCO numbers, a table per class, predictions.json, curves, pictures; or time them."""
+    from yolov7.engine import testing, timing
 
-    testing.test(options)
+    timing.TASKS.get(options.task, testing.test)(options)
     return 0
 
 
@@ -47,15 +47,15 @@ def detect(options: DetectOptions) -> int:
     from yolov7.engine import checkpoint
     from yolov7.engine.device import select_device
     from yolov7.inference.detect import detect as run_detection
-    from yolov7.model.weights import load_model
+    from yolov7.inference.loading import NetworkOptions, load_network
 
     if not options.source:
         raise InputError("--source is missing; accepted: a picture, video, folder, glob, camera or stream")
-    device = select_device(options.device)
-    loaded = load_model(checkpoint.find_best(options.weights), options.cfg)
+    how = NetworkOptions(options.cfg, options.precision, options.half_decode, options.augment)
+    network = load_network(checkpoint.find_weights(options.weights), select_device(options.device), how)
     folder = partial(checkpoint.new_folder, options.project, options.name, options.exist_ok)
     try:
-        run_detection(options, loaded, device, folder)
+        run_detection(options, network, folder)
     except StreamError as error:
         return _fail(str(error), FAILED, options.verbose)
     return 0

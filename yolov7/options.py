@@ -168,15 +168,24 @@ class TestOptions:
 
     __test__ = False  # not a pytest class
 
-    weights: str = option("", "weights to evaluate, ours or the original's; default: best.pt of the latest run")
+    weights: tuple[str, ...] = option((), "weights, ours or the original's, or an exported file; several are an "
+                                      "ensemble (of --task speed and study: one after the other); default: best.pt of "
+                                      "the latest run")
     data: str | None = option(None, "data set; default: the one that the weights were trained on")
     cfg: str | None = option(None, "model, for weights that hold no definition of their own")
-    task: Literal["train", "val", "test"] = option("val", "split to evaluate")
+    task: Literal["train", "val", "test", "speed", "study", "table10"] = option(
+        "val", "split to evaluate; or on the val split: what each stage takes (speed), AP and time at several sizes "
+        "(study), half and full precision at IoU 0.65 and 0.70 as in table 10 of the paper (table10)")
     batch_size: int = option(32, "pictures in a batch", low=1)
     img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
     conf_thres: float = option(0.001, "least score", low=0, high=1)
     iou_thres: float = option(0.65, "largest IoU of two detections of one class", low=0, high=1)
     max_det: int = option(300, "most detections in a picture", low=1)
+    augment: bool = option(False, "test-time augmentation: each picture at three sizes, one of them mirrored")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "number format of the network; auto: half precision where the device has it natively")
+    half_decode: bool = option(False, "decode boxes in half precision, as the original does on GPUs (fp16 only)")
+    sizes: tuple[int, ...] = option(tuple(range(256, 1537, 128)), "sizes of --task study", low=32)
     metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the original's own metric")
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
     workers: int = option(8, "loader processes, at most", low=0)
@@ -193,7 +202,8 @@ class TestOptions:
 class DetectOptions:
     """Flags of ``detect.py``."""
 
-    weights: str = option("", "weights, ours or the original's; default: best.pt of the latest run")
+    weights: tuple[str, ...] = option((), "weights, ours or the original's, or an exported file; several are an "
+                                      "ensemble; default: best.pt of the latest run")
     source: str = option("", "picture, video, folder (not those in it), glob, camera (its number), stream (rtsp://, "
                          "rtmp://, http://, ...), or a text file with one of these a line")
     cfg: str | None = option(None, "model, for weights that hold no definition of their own")
@@ -205,6 +215,10 @@ class DetectOptions:
     max_det: int = option(300, "most detections in a picture", low=1)
     classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)")
     agnostic_nms: bool = option(False, "suppress across classes")
+    augment: bool = option(False, "test-time augmentation: each picture at three sizes, one of them mirrored")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "number format of the network; auto: half precision where the device has it natively")
+    half_decode: bool = option(False, "decode boxes in half precision, as the original does on GPUs (fp16 only)")
     save_txt: bool = option(False, "also write one text file a picture: class cx cy w h, normalised")
     save_conf: bool = option(False, "add the score to the text files")
     save_json: bool = option(False, "also write detections.json: a list with one object a frame")

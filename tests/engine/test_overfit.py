@@ -12,10 +12,10 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine.optim import make_optimizer
-from yolov7.evaluation.evaluate import evaluate, network_input
+from yolov7.evaluation.evaluate import evaluate
+from yolov7.inference.network import TorchNetwork, network_input
 from yolov7.loss.criterion import Criterion
 from yolov7.model.detector import Detector
-from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import read_spec
 from yolov7.options import LossConfig, OptimizerConfig
 
@@ -56,5 +56,5 @@ def test_overfit_eight_pictures(coco_mini: Path) -> None:
         (8 * terms.total).backward()
         optimizer.step()
         optimizer.zero_grad()
-    result = evaluate(reparameterize(model), loader, image_set, torch.device("cpu")).result
+    result = evaluate(TorchNetwork(model, torch.device("cpu")), loader, image_set).result
     assert result.AP50 > 0.95

@@ -50,7 +50,7 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def detect(best: str, source: object, project: Path, *flags: str) -> int:
     return cli.main(["detect", "--weights", best, "--source", str(source), "--project", str(project), "--device", "cpu",
-                     "--conf-thres", "0.003", *flags])
+                     "--precision", "fp32", "--conf-thres", "0.003", *flags])
 
 
 def records(project: Path) -> list[dict[str, Any]]:
@@ -91,9 +91,9 @@ def test_a_folder_of_mixed_shapes_runs_each_picture_once(
     batches: list[int] = []
     whole = Predictor._detect
 
-    def counted(self: Predictor, images: torch.Tensor) -> list[Detections]:
+    def counted(self: Predictor, images: torch.Tensor, spent: Any) -> list[Detections]:
         batches.append(len(images))
-        return whole(self, images)
+        return whole(self, images, spent)
 
     monkeypatch.setattr(Predictor, "_detect", counted)
     found = {}

@@ -165,9 +165,29 @@ def evaluation_loader(
     order, shapes = np.arange(len(image_set)), None
     if rectangular:
         order, shapes = rectangular_batches(image_set.sizes, image_size, batch_size, stride)
+    return _evaluation_loader(EvaluationDataset(image_set, image_size, shapes, cache), order, batch_size, workers, part)
+
+
+def fixed_shape_loader(image_set: ImageSet, shape: tuple[int, int], batch_size: int, workers: int,
+                       part: tuple[int, int] = (0, 1)) -> BatchLoader:
+    """`evaluation_loader` for a network that takes one ``shape`` = (height, width) alone."""
+    shapes = np.tile(np.array(shape), (len(image_set), 1))
+    return _evaluation_loader(EvaluationDataset(image_set, max(shape), shapes), np.arange(len(image_set)), batch_size,
+                              workers, part)
+
+
+def batch_shapes(loader: BatchLoader) -> set[tuple[int, int, int]]:
+    """Pictures, height and width of the batches of an evaluation loader, without loading any."""
+    data = loader.dataset.samples  # type: ignore[attr-defined]
+    square = (data.image_size, data.image_size)
+    return {(len(batch), *(square if data.batch_shapes is None else tuple(data.batch_shapes[batch[0]].tolist())))
+            for batch in loader.batch_sampler or ()}
+
+
+def _evaluation_loader(data: EvaluationDataset, order: np.ndarray, batch_size: int, workers: int,
+                       part: tuple[int, int]) -> BatchLoader:
     batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
-    return _loader(EvaluationDataset(image_set, image_size, shapes, cache), batches[part[0] :: part[1]],
-                   min(workers, batch_size))
+    return _loader(data, batches[part[0] :: part[1]], min(workers, batch_size))
 
 
 def rectangular_batches(

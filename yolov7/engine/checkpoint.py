@@ -6,6 +6,7 @@ renamed: after a kill at any moment the previous file is whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def find_last(run: str, project: str) -> Path:
         if candidate.is_file():
             return candidate
     raise InputError(f"--resume {run!r}: neither a checkpoint nor the folder of a run")
+
+
+def find_weights(given: Sequence[str]) -> list[Path]:
+    """`find_best` for a command that takes several."""
+    return [find_best(path) for path in given or [""]]
 
 
 def find_best(given: str, project: str = "runs/train") -> Path:

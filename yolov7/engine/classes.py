@@ -8,13 +8,14 @@ from yolov7.config import InputError
 from yolov7.data.catalog import DataSource, open_split
 from yolov7.data.classes import choose_classes, class_names
 from yolov7.data.image_set import ImageSet
-from yolov7.model.weights import LoadedModel
+from yolov7.model.weights import ModelInfo
 from yolov7.options import TestOptions
 
 logger = logging.getLogger(__name__)
 
 
-def open_for(loaded: LoadedModel, source: DataSource, options: TestOptions) -> tuple[ImageSet, tuple[int, ...] | None]:
+def open_for(loaded: ModelInfo, source: DataSource, options: TestOptions,
+             split: str) -> tuple[ImageSet, tuple[int, ...] | None]:
     """A split with the classes to score, and for each of them the class of the weights (None: the same in order).
 
     Without ``--classes`` these are the classes that weights and data share by name; weights of ``--single-cls`` say
@@ -30,10 +31,10 @@ def open_for(loaded: LoadedModel, source: DataSource, options: TestOptions) -> t
                         len(source.names), source.name, ", ".join(classes))
     names = class_names(source.names, classes, single)
     scored = _counterparts(names, loaded, source, single)
-    return choose_classes(open_split(source, options.task), classes, single), scored
+    return choose_classes(open_split(source, split), classes, single), scored
 
 
-def _counterparts(names: tuple[str, ...], loaded: LoadedModel, source: DataSource,
+def _counterparts(names: tuple[str, ...], loaded: ModelInfo, source: DataSource,
                   single: bool) -> tuple[int, ...] | None:
     known = loaded.names
     if names != known and set(names) <= set(known):

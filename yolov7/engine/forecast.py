@@ -15,11 +15,10 @@ from yolov7.data.loader import collate
 from yolov7.engine.distributed import Processes
 from yolov7.engine.log import duration_text
 from yolov7.engine.memory import free_memory, is_out_of_memory, needed_memory, release_freed_memory
-from yolov7.engine.precision import autocast
 from yolov7.engine.step import TrainingStep
 from yolov7.engine.trainer import Trainer
 from yolov7.evaluation.evaluate import evaluate
-from yolov7.model.reparam import reparameterize
+from yolov7.inference.network import TorchNetwork
 from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -159,10 +158,9 @@ def _wait(device: torch.device) -> None:
 def _evaluation_seconds(trainer: Trainer) -> float:
     """Of the whole split, from its first batch."""
     batches = list(itertools.islice(trainer.val_loader, 1))
-    model = reparameterize(trainer.state.ema.model)
+    network = TorchNetwork(trainer.state.ema.model, trainer.device, trainer.config.precision)
     started = time.perf_counter()
-    with autocast(trainer.config.precision, trainer.device):
-        evaluate(model, batches, trainer.val_set, trainer.device)
+    evaluate(network, batches, trainer.val_set)
     share = sum(len(batch.images) for batch in batches) / max(len(trainer.val_set), 1)
     return (time.perf_counter() - started) / max(share * trainer.processes.count, 1e-9)
 

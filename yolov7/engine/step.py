@@ -20,11 +20,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from yolov7.engine.distributed import Processes
 from yolov7.engine.multi_scale import draw_size, resize_batch
-from yolov7.engine.precision import autocast
 from yolov7.engine.setup import RunConfig
 from yolov7.engine.state import RunState
-from yolov7.evaluation.evaluate import network_input
+from yolov7.inference.network import network_input
 from yolov7.loss.criterion import Criterion
+from yolov7.model.precision import autocast
 from yolov7.structures import Batch, HeadOutput
 
 

@@ -28,16 +28,16 @@ from yolov7.engine.log import EpochRecord, RunLog
 from yolov7.engine.optim import make_optimizer
 from yolov7.engine.pace import Pace
 from yolov7.engine.pictures import batch_sheet, prediction_sheet
-from yolov7.engine.precision import autocast, gradient_scaler
 from yolov7.engine.schedule import Schedule, StepSettings, apply
 from yolov7.engine.setup import RunConfig
 from yolov7.engine.state import RunState, TrainingResult
 from yolov7.engine.step import TrainingStep, floating_buffers
 from yolov7.engine.stop import Interrupted, StopSignal
 from yolov7.evaluation.evaluate import Evaluation, evaluate
+from yolov7.inference.network import TorchNetwork
 from yolov7.loss.criterion import Criterion, scale_gains
 from yolov7.model.detector import Detector
-from yolov7.model.reparam import reparameterize
+from yolov7.model.precision import gradient_scaler
 from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -208,9 +208,8 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         state = self.state
         self.processes.spread(floating_buffers(state.ema.model))  # the others differ: each has seen its own pictures
-        with autocast(self.config.precision, self.device):
-            return evaluate(reparameterize(state.ema.model), self.stop.guard(self.val_loader), self.val_set,
-                            self.device, processes=self.processes)
+        network = TorchNetwork(state.ema.model, self.device, self.config.precision)
+        return evaluate(network, self.stop.guard(self.val_loader), self.val_set, processes=self.processes)
 
     def _end_epoch(self, evaluation: Evaluation, losses: tuple[float, float, float], started: float) -> bool:
         """Keep and record what came out; returns whether the run is over."""

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from yolov7.data.image_set import ImageSet
 from yolov7.evaluation.coco import CocoResult, score_detections, to_coco
 from yolov7.evaluation.confusion import ConfusionMatrix
+from yolov7.evaluation.times import StageTimes
 from yolov7.evaluation.v7_metric import V7Metric
 from yolov7.evaluation.worst import WorstPictures
-from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, to_native
-from yolov7.model.detector import Detector
+from yolov7.inference.network import Network, network_input
+from yolov7.inference.postprocess import NMSOptions, suppress, to_native
 from yolov7.structures import Batch, Detections
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Evaluation:
     result: CocoResult
     predictions: list[dict[str, Any]]  # COCO results, ready to be written
     samples: tuple[tuple[str, Detections], ...]  # path and native detections of the first pictures
-    milliseconds: dict[str, float] = field(default_factory=dict)  # per picture and stage
+    times: StageTimes  # of this process
     extras: Extras | None = None  # where they were asked for: of all processes, in the first one
 
 
@@ -58,10 +59,9 @@ class _Alone:
 
 
 @torch.inference_mode()
-def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, device: torch.device,
-             options: NMSOptions = PROTOCOL, processes: Sharing = _Alone(),  # noqa: B008  # has no state
-             extras: bool = False) -> Evaluation:
-    """Run ``model`` (in evaluation mode, on ``device``) over the batches of a split and score it with pycocotools.
+def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, options: NMSOptions = PROTOCOL,
+             processes: Sharing = _Alone(), extras: bool = False) -> Evaluation:  # noqa: B008  # has no state
+    """Run a network over the batches of a split and score it with pycocotools.
 
     With ``options.classes`` class ``i`` of the split is class ``options.classes[i]`` of the model. Where several
     processes have a part of the batches each, all of them get the result, and the first one all predictions.
@@ -69,29 +69,30 @@ def evaluate(model: Detector, loader: Iterable[Batch], image_set: ImageSet, devi
     """
     found = _Found(Extras.of(len(image_set.names)) if extras else None)
     samples: list[tuple[str, Detections]] = []
-    clock = StageClock(device)
     index_of = {image_id: index for index, image_id in enumerate(image_set.image_ids)}
+    clock = StageClock(network.device)
     for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if processes.first else True):
-        clock.start()
-        images = network_input(batch.images, device)
-        clock.stop("input")
-        decoded = model.decode(model(images))
-        clock.stop("network")
-        kept = [d.to("cpu") for d in non_maximum_suppression(*decoded, options)]
+        count = len(batch.images)
+        clock.stop("data", count)
+        images = network_input(batch.images, network.device)
+        clock.stop("input", count)
+        predictions = network(images, options.confidence)
+        clock.stop("network", count)
+        kept = [suppress(rows, options).to("cpu") for rows in predictions]
+        clock.stop("nms", count)
         for detections, meta in zip(kept, batch.metas, strict=True):
             labels = _labels_of_split(detections.labels, options.classes)
             native = replace(to_native(detections, meta), labels=labels, names=image_set.names)
             found.add(native, image_set, index_of[meta.image_id])
             if len(samples) < PICTURES:
                 samples.append((meta.path, native))
-        clock.stop("nms")
-    milliseconds = clock.per_picture(len(found.evaluated))
+        clock.stop("collect", count)
     parts = processes.gather(found)
     for other in parts[1:]:
         found.merge(other)
     result = processes.tell(found.score(image_set) if parts else None)
     assert result is not None
-    return Evaluation(result, found.predictions, tuple(samples), milliseconds, found.extras)
+    return Evaluation(result, found.predictions, tuple(samples), clock.times, found.extras)
 
 
 @dataclass(frozen=True)
@@ -153,35 +154,21 @@ def _labels_of_split(labels: Tensor, classes: tuple[int, ...] | None) -> Tensor:
     return (labels[:, None] == torch.tensor(classes)).int().argmax(1)  # every one is among them
 
 
-def network_input(images: Tensor, device: torch.device) -> Tensor:
-    """Pictures uint8 ``[B, 3, H, W]`` -> float32 0..1 on the device, in the memory order that convolutions prefer."""
-    moved = images.to(device, non_blocking=True)  # as bytes: a quarter of the traffic
-    return moved.to(torch.float32, memory_format=torch.channels_last) / 255
-
-
 class StageClock:
-    """Adds up the time of stages; on an accelerator it waits for the device at the end of each."""
+    """Times of stages, batch by batch; on an accelerator it waits for the device at the end of each."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-        self._since = 0.0
-
-    def start(self) -> None:
-        """Begin with the first stage."""
+        self.times = StageTimes()
+        self._device = device
         self._since = self._now()
 
-    def stop(self, stage: str) -> None:
-        """End a stage; the next one begins."""
+    def stop(self, stage: str, pictures: int) -> None:
+        """End a stage of a batch; the next one begins."""
         now = self._now()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
+        self.times.add(stage, 1000 * (now - self._since) / pictures, pictures)
         self._since = now
 
-    def per_picture(self, count: int) -> dict[str, float]:
-        """Milliseconds per picture and stage."""
-        return {stage: 1000 * seconds / max(count, 1) for stage, seconds in self.seconds.items()}
-
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # a time needs the work to be done
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # a time needs the work to be done
         return time.perf_counter()

@@ -7,7 +7,7 @@ have set up.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,31 @@ def _label(axes: Axes, x: str, y: str) -> None:
     axes.grid(color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+# --- AP and time -----------------------------------------------------------------------------------------------
+
+
+def plot_study(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """AP over milliseconds of the network, a line for each ``weights``, a point for each ``size``: a PNG of 1080 x 720
+    pixels."""
+    figure, (axes,) = _figure(9, 6, 1)
+    for place, weights in enumerate(dict.fromkeys(row["weights"] for row in rows)):
+        points = [row for row in rows if row["weights"] == weights]
+        axes.plot([row["network_ms"] for row in points], [100 * row["AP"] for row in points], marker="o",
+                  label=weights.replace("$", r"\$"), **_style(place % (len(COLOURS) * len(DASHES))))
+        for row in points:
+            axes.annotate(str(row["size"]), (row["network_ms"], 100 * row["AP"]), xytext=(4, 5), fontsize=8, color=GREY,
+                          textcoords="offset points")
+    axes.set_title("AP over time, by size of the input", loc="left")
+    axes.set_xlabel("milliseconds of the network per picture", color=GREY)
+    axes.set_ylabel("AP (%)", color=GREY)
+    axes.set_xlim(left=0)
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    return _png(figure)
 
 
 # --- confusion matrix ------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import os
 import warnings
@@ -12,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from yolov7.config import InputError
+from yolov7.inference.onnx_network import FORMAT, KEY, OUTPUTS, VERSION
 from yolov7.model.detector import Detector
+from yolov7.model.weights import ModelInfo
 
 OPSET = 18  # what the current exporter writes natively
-OUTPUTS = ("boxes", "scores")
 
 
 class DecodedModel(nn.Module):
@@ -46,8 +49,11 @@ def require_onnx() -> None:
         ) from None
 
 
-def write_onnx(model: Detector, images: Tensor, path: Path) -> None:
-    """Trace with ``torch.export`` for the shape of ``images`` and write one file, atomically."""
+def write_onnx(model: Detector, images: Tensor, path: Path, info: ModelInfo) -> None:
+    """Trace with ``torch.export`` for the shape of ``images`` and write one file, atomically.
+
+    What a user of the network needs to know (``info``, stride) is in its metadata.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # version-converter notes that are no news to the user
@@ -57,10 +63,21 @@ def write_onnx(model: Detector, images: Tensor, path: Path) -> None:
             torch.onnx.export(DecodedModel(model).eval(), (images,), str(temporary), input_names=["images"],
                               output_names=list(OUTPUTS), opset_version=OPSET, dynamo=True, external_data=False,
                               verbose=False)
+        _describe(temporary, model, info)
         os.replace(temporary, path)
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
         temporary.unlink(missing_ok=True)
+
+
+def _describe(path: Path, model: Detector, info: ModelInfo) -> None:
+    import onnx
+
+    graph = onnx.load(path)
+    facts = {"format": FORMAT, "version": VERSION, "model": model.spec.name, "stride": model.stride,
+             **dataclasses.asdict(info)}
+    onnx.helper.set_model_props(graph, {KEY: json.dumps(facts)})
+    onnx.save(graph, path)
 
 
 def run_onnx(path: Path, images: Tensor) -> dict[str, np.ndarray]:

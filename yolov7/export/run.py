@@ -58,7 +58,7 @@ def export(options: ExportOptions, path: Path) -> bool:
     equal = _compare(written, expected, _run(weights.load_model(written).model, images)) and equal
     if "onnx" in options.format:
         written = folder / f"{path.stem}.onnx"
-        write_onnx(fused, images, written)
+        write_onnx(fused, images, written, loaded.info)
         equal = _compare(written, expected, run_onnx(written, images)) and equal
     return equal
 

@@ -18,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -29,10 +28,10 @@ from yolov7.data.prefetch import prefetch
 from yolov7.data.sources import Files, open_source
 from yolov7.data.streams import StreamError, Streams
 from yolov7.inference.display import has_display, show
+from yolov7.inference.network import Network
 from yolov7.inference.postprocess import NMSOptions
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.writers import Result, Write, open_writers
-from yolov7.model.weights import LoadedModel
 from yolov7.options import DetectOptions
 
 logger = logging.getLogger(__name__)
@@ -40,21 +39,22 @@ logger = logging.getLogger(__name__)
 SHOWN_FAULTS = 10  # the others stand in faults.txt
 
 
-def detect(options: DetectOptions, loaded: LoadedModel, device: torch.device, make_folder: Callable[[], Path]) -> Path:
+def detect(options: DetectOptions, network: Network, make_folder: Callable[[], Path]) -> Path:
     """Detect in every picture and frame of ``--source``; returns the folder of the results.
 
     ``make_folder`` is called with the first result: bad input leaves nothing behind. Ctrl-C, SIGTERM and a stream
     that stays away (`StreamError`) end the run early; what was found until then is kept, and they are raised again.
     """
-    classes = None if options.classes is None else class_indices(options.classes, loaded.names)
+    names = network.info.names
+    classes = None if options.classes is None else class_indices(options.classes, names)
     nms = NMSOptions(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.agnostic_nms,
                      classes=classes)
-    predictor = Predictor(loaded, device, nms, options.img_size)
+    predictor = Predictor(network, nms, options.img_size)
     showing = options.view_img and _can_show()
     source = open_source(options.source, options.reconnects)
     results = _results(source, predictor, options)
     early: BaseException | None = None
-    with closing(results), closing(source), _Output(options, loaded.names, make_folder) as output, _terminable():
+    with closing(results), closing(source), _Output(options, names, make_folder) as output, _terminable():
         try:
             _write_all(_progress(results, len(source)), output, showing)
         except (KeyboardInterrupt, StreamError) as error:
@@ -97,10 +97,10 @@ def _predict(
 ) -> Generator[list[Result], None, None]:
     with closing(batches):
         for frames in batches:
-            found = predictor([frame.image for frame in frames])
+            found, spent = predictor.timed([frame.image for frame in frames])
             if round_boxes:
                 found = [replace(detections, boxes=detections.boxes.round()) for detections in found]
-            times = {stage: spent / len(frames) for stage, spent in predictor.milliseconds.items()}
+            times = {stage: milliseconds / len(frames) for stage, milliseconds in spent.items()}
             yield [Result(frame, detections, times) for frame, detections in zip(frames, found, strict=True)]
 
 

@@ -15,7 +15,13 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from yolov7.boxes import clip
+from yolov7.model.anchors import Predictions
 from yolov7.structures import Detections, ImageMeta
+
+
+LIKELY_ENOUGH = 8  # candidates for a detection
+SEARCHED = 8  # times as many scores are not sorted
+SAMPLE = 32768  # scores that stand for all
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def non_maximum_suppression(
     out best first, equal scores in the order of their rows, then of their classes; they are not clipped. Rows whose
     box is not finite are no candidates.
     """
-    return [_suppress_image(*image, options) for image in zip(boxes, objectness, classes, strict=True)]
+    return [suppress(Predictions(*image), options) for image in zip(boxes, objectness, classes, strict=True)]
 
 
 def to_native(detections: Detections, meta: ImageMeta) -> Detections:
@@ -53,33 +59,53 @@ def to_native(detections: Detections, meta: ImageMeta) -> Detections:
     return replace(detections, boxes=clip((detections.boxes - pad) / gain, height, width))
 
 
-def _suppress_image(boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions) -> Detections:
-    row, labels, scores = _candidates(boxes, objectness, classes, options)
-    order = _best_first(scores, options.max_candidates)
-    boxes, labels, scores = boxes[row[order]], labels[order], scores[order]
-    kept = _suppress(boxes, labels, options)
-    return Detections(boxes[kept].float(), scores[kept], labels[kept])
+@torch.no_grad()
+def suppress(predictions: Predictions, options: NMSOptions) -> Detections:
+    """`non_maximum_suppression` of one picture, whose predictions have no batch dimension."""
+    row, labels, scores = _scores(predictions, options)
+    every, columns = scores.flatten(), max(scores.shape[1], 1)
+    for threshold in _thresholds(every, options):
+        index = (every > threshold).nonzero().flatten()  # in the order of the rows, then of the classes
+        index = index[_best_first(every[index], options.max_candidates)]
+        place = index // columns, index % columns
+        boxes, label = predictions.boxes[row[place[0]]], labels[place]
+        kept = _suppress(boxes, label, options)
+        if len(kept) >= options.max_detections:
+            break
+    return Detections(boxes[kept].float(), every[index[kept]], label[kept])
 
 
-def _candidates(
-    boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, label and score ``[N]`` of every candidate, in the order of the rows, then of the classes."""
+def _scores(predictions: Predictions, options: NMSOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """R rows that may be detections, and of each of them K labels and scores: int64 ``[R]``, ``[R, K]``, ``[R, K]``."""
+    boxes, objectness, classes = predictions
     # most rows end here, before anything is computed for them
     row = ((objectness > options.confidence) & boxes.isfinite().all(-1)).nonzero().flatten()
-    scores = objectness[row, None].float()  # [N, 1]
+    scores = objectness[row, None]
+    wanted = torch.arange(classes.shape[-1], device=row.device)
+    if options.multi_label and options.classes is not None:
+        wanted = wanted[torch.isin(wanted, wanted.new_tensor(options.classes))]
     if classes.shape[-1] > 1:
-        scores = scores * classes[row].float()  # [N, C]
+        chosen = classes[row] if len(wanted) == classes.shape[-1] else classes[row[:, None], wanted]
+        scores = scores * chosen  # in the format of its factors
+    scores = scores.float()
+    labels = wanted.expand(len(row), -1)
     if options.multi_label:
-        index, labels = (scores > options.confidence).nonzero(as_tuple=True)
-    else:
-        best, labels = scores.max(dim=1)
-        index = (best > options.confidence).nonzero().flatten()
-        labels = labels[index]
+        return row, labels[:, : scores.shape[1]], scores[:, : labels.shape[1]]
+    scores, labels = scores.max(dim=1, keepdim=True)
     if options.classes is not None:
-        wanted = torch.isin(labels, labels.new_tensor(options.classes))
-        index, labels = index[wanted], labels[wanted]
-    return row[index], labels, scores[index, labels]
+        scores = scores.masked_fill(~torch.isin(labels, labels.new_tensor(options.classes)), -1)
+    return row, labels, scores
+
+
+def _thresholds(scores: Tensor, options: NMSOptions) -> list[Tensor | float]:
+    """Scores to exceed, in turn: with very many, first one that about `LIKELY_ENOUGH` times as many exceed as there
+    can be detections. What is kept of the best is the start of what is kept of all, so the first is mostly enough."""
+    likely = LIKELY_ENOUGH * options.max_detections
+    if len(scores) < SEARCHED * likely:
+        return [options.confidence]
+    sample = scores[:: max(len(scores) // SAMPLE, 1)]
+    guess = sample.topk(max(likely * len(sample) // len(scores), 1)).values[-1]
+    return [guess.clamp(min=options.confidence), options.confidence]
 
 
 def _best_first(scores: Tensor, most: int) -> Tensor:

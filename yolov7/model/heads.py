@@ -52,7 +52,8 @@ class AnchorHead(nn.Module):
     def forward(self, features: Sequence[Tensor], auxiliary: Sequence[Tensor] = ()) -> HeadOutput:
         """L maps ``[B, c, h, w]``, finest first, and L or none for the auxiliary head -> logits [B, A, h, w, 5 + C]."""
         levels = []
-        for index, (x, conv) in enumerate(zip(features, self.convs, strict=True)):
+        for index, (feature, conv) in enumerate(zip(features, self.convs, strict=True)):
+            x = _in_format_of(conv, feature)
             if len(self.implicit_add):
                 y = conv(x + self.implicit_add[index]) * self.implicit_multiply[index]
             else:
@@ -65,3 +66,8 @@ class AnchorHead(nn.Module):
         """``[B, A * (5 + C), h, w]`` -> ``[B, A, h, w, 5 + C]``."""
         batch, _, height, width = y.shape
         return y.view(batch, self.num_anchors, 5 + self.num_classes, height, width).permute(0, 1, 3, 4, 2)
+
+
+def _in_format_of(conv: nn.Module, x: Tensor) -> Tensor:
+    """Features of a network in half precision for a detection convolution in float32; autocast does that itself."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(conv.weight.dtype)  # type: ignore[arg-type]

@@ -38,6 +38,16 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
+class ModelInfo:
+    """What the user of a network needs to know of it, whatever it runs on."""
+
+    names: tuple[str, ...]
+    image_size: int = 640
+    data: str = ""  # the --data it was trained on, '' where unknown
+    merged: tuple[str, ...] = ()  # the classes of the data that are its only one, after --single-cls
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model with what its user needs to know of it."""
 
@@ -46,7 +56,12 @@ class LoadedModel:
     image_size: int
     data: str  # the --data it was trained on, '' where unknown
     epoch: int  # -1 where unknown
-    merged: tuple[str, ...] = ()  # the classes of the data that are its only one, after --single-cls
+    merged: tuple[str, ...] = ()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What holds for the exported forms too."""
+        return ModelInfo(self.names, self.image_size, self.data, self.merged)
 
 
 # --- our files -------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from yolov7.config import InputError
-from yolov7.engine import precision
-from yolov7.engine.precision import autocast, choose_precision, gradient_scaler, is_native
+from yolov7.model import precision
+from yolov7.model.precision import autocast, choose_precision, gradient_scaler, is_native
 
 CPU = torch.device("cpu")
 

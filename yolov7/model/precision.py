@@ -15,7 +15,7 @@ NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and ARM, as Lin
 LEAST_CAPABILITY = {"bf16": (8, 0), "fp16": (7, 0)}  # CUDA devices that compute in it faster than in float32
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
+def choose_precision(wanted: str, device: torch.device, training: bool = True) -> str:
     """``fp32``, ``bf16`` or ``fp16``: what was asked for, or for ``auto`` the best that the device has natively.
 
     Decided by what the device says of itself, never by timing: the same machine always decides the same.
@@ -23,7 +23,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """
     if wanted == "auto":
         return next((name for name in ("bf16", "fp16") if is_native(name, device)), "fp32")
-    if wanted == "fp16" and device.type == "cpu":
+    if wanted == "fp16" and device.type == "cpu" and training:
         raise InputError("--precision 'fp16': a CPU trains in it far slower than in float32; accepted on this device: "
                          "auto, fp32, bf16")
     if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -1,0 +1,225 @@
+"""Networks: only what may be a detection is decoded, half precision, test-time augmentation, ensembles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from yolov7.boxes import mirror
+from yolov7.config import InputError
+from yolov7.inference import network as networks
+from yolov7.inference.loading import NetworkOptions, load_network
+from yolov7.inference.network import Augmented, Ensemble, TorchNetwork, network_input, shrink
+from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, suppress
+from yolov7.model import weights
+from yolov7.model.anchors import Predictions, decode, decode_above
+from yolov7.model.detector import Detector
+from yolov7.model.reparam import reparameterize
+from yolov7.model.scaling import Scale
+from yolov7.model.spec import read_spec, scaled_spec
+from yolov7.model.weights import ModelInfo
+from yolov7.structures import HeadOutput
+
+CPU = torch.device("cpu")
+NAMES = ("cat", "dog", "person")
+
+
+def small(seed: int = 5, name: str = "yolov7-tiny", classes: int = len(NAMES)) -> Detector:
+    """Random weights that find a lot."""
+    torch.manual_seed(seed)
+    model = Detector(scaled_spec(read_spec(name), Scale(width=0.25, hidden_width=0.25))[0], classes).eval()
+    for conv in model.head.convs:
+        conv.bias.data.view(3, -1)[:, 4:] += 4
+    return model
+
+
+def pictures(batch: int = 3, height: int = 96, width: int = 128) -> Tensor:
+    torch.manual_seed(1)
+    return network_input(torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8), CPU)
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------
+
+
+def outputs(seed: int, batch: int, classes: int, spread: float) -> tuple[HeadOutput, Tensor, tuple[int, ...]]:
+    torch.manual_seed(seed)
+    levels = tuple(spread * torch.randn(batch, 3, side, side + 1, 5 + classes) - 2 for side in (8, 4, 2))
+    return HeadOutput(levels), 10 * torch.rand(3, 3, 2) + 5, (8, 16, 32)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.001, 0.25, 0.9, 1.0])
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_decoding_what_counts_equals_decoding_all(confidence: float, spread: float) -> None:
+    output, anchors, strides = outputs(3, 4, 5, spread)
+    whole, parts = decode(output, anchors, strides), decode_above(output, anchors, strides, confidence)
+    assert len(parts) == 4
+    for index, part in enumerate(parts):
+        row = whole.objectness[index] > confidence
+        for field, expected in zip(part, whole, strict=True):
+            torch.testing.assert_close(field, expected[index][row], rtol=1e-6, atol=1e-5)
+    options = NMSOptions(confidence, 0.5, multi_label=True)
+    for part, expected in zip(parts, non_maximum_suppression(*whole, options), strict=True):
+        found = suppress(part, options)
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-6, atol=1e-5)
+        assert torch.equal(found.labels, expected.labels)
+
+
+def test_a_picture_without_anything_is_zero_rows() -> None:
+    output, anchors, strides = outputs(0, 2, 3, 1.0)
+    output.levels[0][1, ..., 4] = 9
+    empty, full = decode_above(output, anchors, strides, 0.99)
+    assert empty.boxes.shape == (0, 4) and empty.classes.shape == (0, 3) and full.boxes.shape == (3 * 8 * 9, 4)
+
+
+def test_half_decode_rounds_as_half_precision_does() -> None:
+    """Steps of half a pixel above 512 px, one above 1024 (quirk E5); otherwise float32."""
+    torch.manual_seed(0)
+    output = HeadOutput((torch.randn(1, 3, 40, 40, 8),))
+    anchors, strides = torch.tensor([[[116.0, 90], [156, 198], [373, 326]]]), (32,)
+    exact = decode_above(output, anchors, strides, 0.0)[0]
+    half = decode_above(output, anchors, strides, 0.0, torch.float16)[0]
+    assert {field.dtype for field in exact} == {torch.float32} and {field.dtype for field in half} == {torch.float16}
+    far = half.boxes[(half.boxes > 512).all(1)].double()
+    assert len(far) and torch.equal(far * 2, (far * 2).round())
+    assert not torch.equal(exact.boxes[:, 0] * 2, (exact.boxes[:, 0] * 2).round())
+    assert (half.boxes.float() - exact.boxes).abs().max() < 2
+    options = NMSOptions(0.1, 0.5)
+    found = suppress(half, options)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert torch.equal(found.scores, found.scores.half().float())  # the product was rounded, too
+
+
+# --- PyTorch ----------------------------------------------------------------------------------------------------
+
+
+def test_a_network_equals_its_model_and_leaves_it_alone() -> None:
+    model = small()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    network, images = TorchNetwork(model, CPU), pictures()
+    with torch.no_grad():
+        expected = model.decode(model(images))
+    for index, part in enumerate(network(images, 0.0)):
+        torch.testing.assert_close(part.boxes, expected.boxes[index], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(part.classes, expected.classes[index], rtol=1e-4, atol=1e-5)
+    half = TorchNetwork(reparameterize(model), CPU, "bf16")
+    formats = {name: {p.dtype for p in block.parameters()} for name, block in half.model.nodes.items()}
+    assert formats.pop("stem") == {torch.float32}
+    assert {kind for kinds in formats.values() for kind in kinds} == {torch.bfloat16}
+    after = model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_half_precision_decodes_in_float32_and_is_close() -> None:
+    model, images = small(), pictures()
+    exact, half = (TorchNetwork(model, CPU, precision)(images, 0.0) for precision in ("fp32", "bf16"))
+    for a, b in zip(exact, half, strict=True):
+        assert b.boxes.dtype == b.classes.dtype == torch.float32
+        assert (a.classes - b.classes).abs().max() < 0.02
+        assert 0 < (a.boxes - b.boxes).abs().max() < 2
+
+
+def test_a_deployed_model_can_be_run_in_two_formats() -> None:
+    """The first network's format does not become that of the second."""
+    model = reparameterize(small())
+    first = TorchNetwork(model, CPU, "bf16")
+    second = TorchNetwork(model, CPU)
+    assert torch.equal(second(pictures(), 0.0)[0].boxes, TorchNetwork(small(), CPU)(pictures(), 0.0)[0].boxes)
+    assert first.model is not second.model
+
+
+# --- test-time augmentation -------------------------------------------------------------------------------------
+
+
+class Finder:
+    """Finds the one bright rectangle of a picture, exactly: in any size, mirrored or not."""
+
+    info, device, stride, shape = ModelInfo(NAMES), CPU, 32, None
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
+        self.seen.append(tuple(images.shape))
+        found = []
+        for image in images:
+            y, x = (image.mean(0) > 0.75).nonzero(as_tuple=True)
+            box = torch.stack((x.min(), y.min(), x.max() + 1, y.max() + 1)).float()[None]
+            found.append(Predictions(box, torch.tensor([0.9]), torch.tensor([[0.0, 1, 0]])))
+        return found
+
+
+def test_augmented_boxes_come_back_to_their_place() -> None:
+    images = torch.full((1, 3, 192, 256), 0.3)
+    images[:, :, 40:120, 30:90] = 1
+    finder = Finder()
+    (found,) = Augmented(finder)(images, 0.25)
+    assert finder.seen == [(1, 3, 192, 256), (1, 3, 160, 224), (1, 3, 160, 192)]
+    assert found.boxes.shape == (3, 4)
+    assert torch.equal(found.boxes[0], torch.tensor([30.0, 40, 90, 120]))
+    assert (found.boxes - found.boxes[0]).abs().max() <= 1.6  # a pixel of the smallest picture
+    assert len(suppress(found, NMSOptions())) == 1
+
+
+def test_augmentation_of_a_fixed_predictor_is_the_plain_result() -> None:
+    """What answers the same to every picture answers the same, once for each pass."""
+    model = small()
+    plain, augmented = TorchNetwork(model, CPU), Augmented(TorchNetwork(model, CPU))
+    images = pictures()
+    passes = [plain(shrink(images.flip(-1) if flip else images, scale, 32), 0.05) for scale, flip in networks.PASSES]
+    for index, found in enumerate(augmented(images, 0.05)):
+        assert len(found.boxes) == sum(len(part[index].boxes) for part in passes)
+        start = len(passes[0][index].boxes)
+        second = passes[1][index].boxes
+        assert torch.equal(found.boxes[:start], passes[0][index].boxes)
+        assert torch.equal(found.boxes[start : start + len(second)], mirror(second / 0.83, images.shape[-1]))
+
+
+def test_shrunk_pictures_are_padded_with_grey_to_the_stride() -> None:
+    images = torch.ones(1, 3, 96, 128)
+    shrunk = shrink(images, 0.67, 32)
+    assert shrunk.shape == (1, 3, 96, 96)  # 64.32 and 85.76, rounded up to multiples of 32
+    assert (shrunk[:, :, :64, :85] == 1).all()
+    assert (shrunk[:, :, 64:] == 0.447).all() and (shrunk[..., 85:] == 0.447).all()
+    assert shrink(images, 1.0, 32) is images
+
+
+# --- ensembles --------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_suppresses_what_any_of_its_networks_finds() -> None:
+    first, second = TorchNetwork(small(1), CPU), TorchNetwork(small(2), CPU)
+    together = Ensemble([first, second])
+    images = pictures()
+    for found, a, b in zip(together(images, 0.05), first(images, 0.05), second(images, 0.05), strict=True):
+        assert torch.equal(found.boxes, torch.cat((a.boxes, b.boxes)))
+        assert torch.equal(found.classes, torch.cat((a.classes, b.classes)))
+    twice = Ensemble([first, first])(images, 0.05)
+    for found, once in zip(twice, first(images, 0.05), strict=True):
+        assert len(suppress(found, NMSOptions(0.05))) == len(suppress(once, NMSOptions(0.05)))
+
+
+def test_an_ensemble_takes_the_stride_of_the_coarsest() -> None:
+    wide = TorchNetwork(small(1, "yolov7-w6"), CPU)
+    assert Ensemble([TorchNetwork(small(), CPU), wide]).stride == wide.stride == 64
+
+
+def save(model: Detector, path: Path, names: tuple[str, ...] = NAMES) -> Path:
+    weights.save(weights.describe(model, names, 96) | {"model": model.state_dict(), "epoch": 0}, path)
+    return path
+
+
+def test_networks_of_files(tmp_path: Path) -> None:
+    one, two = save(small(1), tmp_path / "one.pt"), save(small(2), tmp_path / "two.pt")
+    other = save(small(3), tmp_path / "other.pt", ("a", "b", "c"))
+    assert isinstance(load_network([one], CPU, NetworkOptions()), TorchNetwork)
+    network = load_network([one, two], CPU, NetworkOptions(augment=True))
+    assert isinstance(network, Augmented) and isinstance(network.network, Ensemble) and network.info.image_size == 96
+    with pytest.raises(InputError, match="an ensemble needs the same classes .*cat, dog, person.* and 3 .a, b, c"):
+        load_network([one, other], CPU, NetworkOptions())
+    with pytest.raises(InputError, match="--half-decode: .*the network runs in fp32; accepted with --precision fp16"):
+        load_network([one], CPU, NetworkOptions(half_decode=True))
+    half = load_network([one], CPU, NetworkOptions(precision="fp16", half_decode=True))
+    assert {field.dtype for field in half(pictures(), 0.0)[0]} == {torch.float16}

@@ -1,0 +1,165 @@
+"""Detection from Python: every kind of picture, the results, several threads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import yolov7
+from yolov7 import cli
+from yolov7.config import InputError
+from yolov7.data.images import cv2, load_image
+from yolov7.model import weights
+from yolov7.model.detector import Detector
+from yolov7.model.scaling import Scale
+from yolov7.model.spec import read_spec, scaled_spec
+
+NAMES = ("cat", "dog", "person")
+CONF = 0.02
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "best.pt"
+    torch.manual_seed(5)
+    model = Detector(scaled_spec(read_spec("yolov7-tiny"), Scale(width=0.25, hidden_width=0.25))[0], len(NAMES))
+    for conv in model.head.convs:  # it finds a lot
+        conv.bias.data.view(3, -1)[:, 4:] += 4 + torch.randn(3, 1 + len(NAMES))
+    weights.save(weights.describe(model, NAMES, 96) | {"model": model.state_dict(), "epoch": 0}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    cv2.imwrite(str(path), cv2.resize(noise, (160, 120)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(best: Path) -> yolov7.Model:
+    return yolov7.load(best, device="cpu", precision="fp32")
+
+
+def same(a: yolov7.PictureDetections, b: yolov7.PictureDetections) -> bool:
+    return torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores) and torch.equal(a.labels, b.labels)
+
+
+def test_every_kind_of_picture_gives_the_same(model: yolov7.Model, picture: Path) -> None:
+    found = model(picture, conf=CONF)
+    array = load_image(picture)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    assert len(found) > 20 and found.names == NAMES and found.path == str(picture)
+    kinds = [str(picture), array, Image.open(picture), Image.open(picture).convert("RGBA"), tensor, tensor / 255]
+    for kind in kinds:
+        assert same(model(kind, conf=CONF), found), type(kind)
+    assert all(same(one, found) for one in model(kinds, conf=CONF))
+    batch = model(torch.stack((tensor, tensor)), conf=CONF)
+    assert len(batch) == 2 and same(batch[1], found)
+    assert model([]) == []
+
+
+def test_detection_from_the_command_line_finds_the_same(model: yolov7.Model, best: Path, picture: Path,
+                                                        tmp_path: Path) -> None:
+    assert cli.main(["detect", "--weights", str(best), "--source", str(picture), "--project", str(tmp_path), "--device",
+                     "cpu", "--conf-thres", str(CONF), "--precision", "fp32", "--save-json"]) == 0
+    (expected,) = json.loads((tmp_path / "exp" / "detections.json").read_text())
+    assert json.loads(model(picture, conf=CONF).to_json()) == expected
+
+
+def test_options_of_a_call(model: yolov7.Model, picture: Path) -> None:
+    every = model(picture, conf=CONF)
+    some = model(picture, conf=CONF, classes=["dog", 2])
+    assert set(some.labels.tolist()) <= {1, 2} and 0 < len(some) < len(every)
+    assert len(model(picture, conf=CONF, max_det=3)) == 3
+    assert len(model(picture, conf=CONF, iou=0.1)) < len(model(picture, conf=CONF, iou=0.9))
+    assert len(model(picture, conf=CONF, iou=0.1, agnostic=True)) < len(model(picture, conf=CONF, iou=0.1))
+    assert not torch.equal(model(picture, conf=CONF, size=192).boxes, every.boxes)
+
+
+def test_results(model: yolov7.Model, picture: Path, tmp_path: Path) -> None:
+    found = model(picture, conf=CONF)
+    drawn = found.plot(tmp_path / "found.png")
+    assert drawn.shape == found.image.shape == (120, 160, 3) and (drawn != found.image).any()
+    assert np.array_equal(load_image(tmp_path / "found.png"), drawn)
+    record = json.loads(found.to_json())
+    assert record["width"] == 160 and len(record["detections"]) == len(found)
+    pandas = pytest.importorskip("pandas")
+    table = found.to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table.columns) == ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
+    assert len(table) == len(found) and table["name"][0] == NAMES[found.labels[0]]
+    assert list(model(picture, conf=1).to_pandas().columns) == list(table.columns)
+
+
+def test_pandas_is_asked_for_where_it_is_missing(model: yolov7.Model, picture: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pip install pandas"):
+        model(picture).to_pandas()
+
+
+def test_several_threads_find_what_one_finds(model: yolov7.Model) -> None:
+    rng = np.random.default_rng(3)
+    images = [cv2.resize(rng.integers(0, 255, (9, 12, 3), np.uint8), (64 + 8 * (i % 5), 64)) for i in range(24)]
+    expected = [model(image, conf=CONF) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: model(image, conf=CONF), images))
+    assert all(same(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ("nowhere.jpg", "nowhere.jpg: cannot be read"),
+    (np.zeros((4, 4, 3)), r"an array float64 \[4, 4, 3\]; accepted: uint8"),
+    (np.zeros((4, 4), np.uint8), r"an array uint8 \[4, 4\]"),
+    (torch.zeros(4, 4), r"a tensor \[4\]|a tensor \[4, 4\]"),
+    (torch.full((3, 4, 4), 7.0), "floats from 7 to 7; accepted: 0 to 1"),
+    (torch.zeros(3, 4, 4, dtype=torch.int64), "a tensor of torch.int64"),
+    ([3], "found a int; accepted: a path"),
+])
+def test_what_is_no_picture_is_explained(wrong: object, message: str, model: yolov7.Model) -> None:
+    with pytest.raises(InputError, match=message):
+        model(wrong)  # type: ignore[arg-type]
+
+
+def test_options_that_do_not_fit_are_explained(model: yolov7.Model, picture: Path) -> None:
+    with pytest.raises(InputError, match="conf, iou: found 2"):
+        model(picture, conf=2)
+    with pytest.raises(InputError, match="'cow'"):
+        model(picture, classes=["cow"])
+    with pytest.raises(InputError, match="no such file"):
+        yolov7.load("nowhere.pt")
+
+
+def test_an_exported_file_is_a_model_too(best: Path, picture: Path, model: yolov7.Model, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    assert cli.main(["export", "--weights", str(best), "--format", "onnx", "--source", str(picture), "--output",
+                     str(tmp_path), "--img-size", "96", "96", "--batch-size", "2"]) == 0
+    exported = yolov7.load(tmp_path / "best.onnx")
+    assert exported.names == NAMES
+    array = load_image(picture)[:, :120]  # square, as the exported input
+    every = {"conf": 0.3, "iou": 1.0, "max_det": 3000}  # nearly equal scores may change places, and suppress each other
+    expected, found = model(array, **every), exported([array] * 3, **every)
+    assert len(found) == 3 and len(expected) > 20
+    for one in found:
+        assert len(one) == len(expected)
+        apart = (one.boxes[:, None] - expected.boxes).abs().amax(-1) + 1e6 * (one.labels[:, None] != expected.labels)
+        assert apart.amin(1).max() < 1e-2
+    with ThreadPoolExecutor(4) as pool:
+        assert all(same(one, found[0]) for one in pool.map(lambda _: exported(array, **every), range(8)))
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, yolov7; assert 'torch' not in sys.modules; yolov7.__version__"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        yolov7.lod  # noqa: B018

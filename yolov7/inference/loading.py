@@ -1,0 +1,54 @@
+"""Files -> `Network`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from yolov7.config import InputError
+from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
+from yolov7.inference.onnx_network import OnnxNetwork
+from yolov7.model.precision import choose_precision
+from yolov7.model.weights import load_model
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is to be run."""
+
+    cfg: str | None = None  # model, for weights without a definition of their own
+    precision: str = "fp32"
+    half_decode: bool = False
+    augment: bool = False
+
+
+def load_network(paths: Sequence[Path], device: torch.device, options: NetworkOptions) -> Network:
+    """The network of a weight file, ours or the original's, or of an exported file; several become an `Ensemble`.
+
+    Raises `InputError` for files that cannot be run, alone or together, and for flags that do not go with them.
+    """
+    precision = choose_precision(options.precision, device, training=False)
+    if options.half_decode and precision != "fp16":
+        raise InputError(f"--half-decode: rounds as the original does in fp16, but the network runs in {precision}; "
+                         "accepted with --precision fp16")
+    networks = [_open(path, device, precision, options) for path in paths]
+    network = Ensemble(networks) if len(networks) > 1 else networks[0]
+    return Augmented(network) if options.augment else network
+
+
+def _open(path: Path, device: torch.device, precision: str, options: NetworkOptions) -> Network:
+    if path.suffix != ".onnx":
+        loaded = load_model(path, options.cfg)
+        return TorchNetwork(loaded.model, device, precision, loaded.info, options.half_decode)
+    for flag, given in (("--cfg", options.cfg), ("--half-decode", options.half_decode),
+                        (f"--precision {options.precision}", options.precision not in ("auto", "fp32"))):
+        if given:
+            raise InputError(f"{flag} is for weights; {path} computes as it was exported")
+    if device.type != "cpu":
+        raise InputError(f"{path}: ONNX files run on the CPU; accepted: --device cpu")
+    if not path.is_file():
+        raise InputError(f"--weights {str(path)!r}: no such file")
+    return OnnxNetwork(path)
