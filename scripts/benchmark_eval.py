@@ -31,38 +31,28 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import nms
 
-from yolov7.boxes import cxcywh_to_xyxy
-from yolov7.config import write_atomically
-from yolov7.data.catalog import open_data, open_split
-from yolov7.data.loader import evaluation_loader
-from yolov7.evaluation.coco import score_detections
-from yolov7.evaluation.evaluate import PROTOCOL
-from yolov7.inference.network import TorchNetwork, network_input
-from yolov7.inference.postprocess import non_maximum_suppression, suppress
-from yolov7.model import weights
-from yolov7.model.detector import Detector
-from yolov7.model.spec import read_spec
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "inference"))
+
+from test_postprocess import build, split  # noqa: E402  # as the golden cases are built
+
+from yolov7.boxes import cxcywh_to_xyxy  # noqa: E402
+from yolov7.config import write_atomically  # noqa: E402
+from yolov7.data.catalog import open_data, open_split  # noqa: E402
+from yolov7.data.loader import evaluation_loader  # noqa: E402
+from yolov7.evaluation.coco import score_detections  # noqa: E402
+from yolov7.evaluation.evaluate import PROTOCOL  # noqa: E402
+from yolov7.inference.network import TorchNetwork, network_input  # noqa: E402
+from yolov7.inference.postprocess import non_maximum_suppression, suppress  # noqa: E402
+from yolov7.model import weights  # noqa: E402
+from yolov7.model.detector import Detector  # noqa: E402
+from yolov7.model.spec import read_spec  # noqa: E402
+
 RESULTS = Path(__file__).parent / "results" / "eval.json"
 LEAST_CANDIDATES, LEAST_DETECTIONS = 1000, 100
 
 
 # --- suppression -----------------------------------------------------------------------------------------------
-
-
-def build(seed: int, batch: int, boxes: int, classes: int) -> Tensor:
-    """Predictions as the golden cases have them: float32 ``[B, N, 5 + C]``, centre form."""
-    r = np.random.RandomState(seed)
-    centres, sizes = r.uniform(40, 600, (batch, 40, 2)), r.uniform(16, 200, (batch, 40, 2))
-    kinds, pick = r.randint(classes, size=(batch, 40)), r.randint(40, size=(batch, boxes))
-    rows = np.arange(batch)[:, None]
-    centre = centres[rows, pick] + 6 * r.standard_normal((batch, boxes, 2))
-    size = sizes[rows, pick] * np.exp(0.15 * r.standard_normal((batch, boxes, 2)))
-    objectness, scores = r.random_sample((batch, boxes, 1)) ** 2, 0.3 * r.random_sample((batch, boxes, classes))
-    kind = kinds[rows, pick][..., None]
-    np.put_along_axis(scores, kind, r.uniform(0.5, 1.0, (batch, boxes, 1)), axis=2)
-    return torch.from_numpy(np.concatenate([centre, size, objectness, scores], 2).astype(np.float32))
 
 
 def simple_suppression(predictions: Tensor, confidence: float, iou: float) -> list[Tensor]:
@@ -85,10 +75,10 @@ def simple_suppression(predictions: Tensor, confidence: float, iou: float) -> li
 def compare_suppression(rounds: int) -> dict[str, Any]:
     """Milliseconds of both for a batch, in turn."""
     predictions = build(0, 8, 25200, 80)
-    boxes, objectness, classes = cxcywh_to_xyxy(predictions[..., :4]), predictions[..., 4], predictions[..., 5:]
+    parts = split(predictions)
     ways: dict[str, Callable[[], Any]] = {
         "simple": lambda: simple_suppression(predictions, PROTOCOL.confidence, PROTOCOL.iou),
-        "ours": lambda: non_maximum_suppression(boxes, objectness, classes, PROTOCOL)}
+        "ours": lambda: non_maximum_suppression(*parts, PROTOCOL)}
     for simple, own in zip(ways["simple"](), ways["ours"](), strict=True):
         assert torch.allclose(simple[:, 4], own.scores) and len(own) == PROTOCOL.max_detections
     return in_turn(ways, rounds)

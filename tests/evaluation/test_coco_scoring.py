@@ -1,6 +1,8 @@
 """COCO scoring against pycocotools itself."""
 
+import contextlib
 import copy
+import io
 import json
 import os
 from dataclasses import astuple
@@ -117,6 +119,36 @@ def test_coco_mini_equals_pycocotools(split: str, seed: int) -> None:
     assert result.objects == sum(not a["iscrowd"] for a in ground_truth["annotations"])
     assert len(result.per_class) == 80
     assert 0.05 < result.AP < result.AP50 < 1
+
+
+def part_of(ground_truth: Json, seed: int) -> tuple[Json, list[Json]]:
+    """Some pictures of a data set, and detections; by the seed with more crowds, without objects, classes or finds."""
+    r = np.random.RandomState(seed)
+    images = [ground_truth["images"][i] for i in r.choice(len(ground_truth["images"]), r.randint(1, 9), replace=False)]
+    kept = {image["id"] for image in images}
+    annotations = [dict(a) for a in ground_truth["annotations"] if a["image_id"] in kept]
+    for annotation in annotations:
+        annotation["iscrowd"] = int(annotation["iscrowd"] or (seed % 2 and r.random_sample() < 0.2))
+    chosen = {c["id"] for c in ground_truth["categories"] if seed % 5 or r.random_sample() < 0.5}  # some may be empty
+    part = {"images": images, "categories": ground_truth["categories"],
+            "annotations": [] if seed % 20 == 7 else [a for a in annotations if a["category_id"] in chosen]}
+    whole = {**part, "annotations": annotations}
+    return part, [] if seed % 20 == 13 else around(whole, seed)[:: r.randint(1, 4)]
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs ../shared/data/coco-mini")
+@pytest.mark.parametrize("tens", range(20))
+def test_two_hundred_random_sets_equal_pycocotools(tens: int) -> None:
+    ground_truth = json.loads((COCO_MINI / f"instances_{('train', 'val')[tens % 2]}2017.json").read_text())
+    for seed in range(10 * tens, 10 * tens + 10):
+        part, detections = part_of(ground_truth, seed)
+        ids = [image["id"] for image in part["images"]]
+        result = score_detections(part, detections, ids)
+        if not detections:  # pycocotools refuses an empty list
+            assert result.AP == 0 and result.stats[0] == (0.0 if result.objects else -1.0)
+            continue
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert result.stats == tuple(oracle(part, detections, ids).stats), seed
 
 
 @pytest.mark.parametrize("seed", range(8))

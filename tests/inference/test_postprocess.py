@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from yolov7.boxes import cxcywh_to_xyxy, pairwise_iou
+from yolov7.inference import postprocess
 from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, to_native
 from yolov7.structures import Detections, ImageMeta
 
@@ -224,6 +226,32 @@ def test_rows_that_are_not_finite_are_dropped_and_spoil_nothing() -> None:
            (box, 0.9, [nan, nan])]
     assert rows(one(good + bad)) == rows(one(good))
     assert len(one(good)) == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"agnostic": True}, {"classes": (7, 3, 11)}, {"max_candidates": 5000}])
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_best_of_very_many_are_those_of_all(
+    settings: dict[str, Any], alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few scores are sorted where there are very many; with ``alike`` boxes the first look is not enough."""
+    boxes, objectness, classes = split(build(9, 1, 4000, 80))
+    classes = (classes * 50).round() / 50  # many equal scores
+    if alike:
+        boxes = boxes[:, :1] + torch.randn(boxes.shape, generator=torch.Generator().manual_seed(0)).abs()
+    options = NMSOptions(0.001, 0.65, multi_label=True, **settings)
+    looks = []
+    thresholds = postprocess._thresholds
+
+    def counted(*arguments: Any) -> list[Any]:
+        looks.append(thresholds(*arguments))
+        return looks[-1]
+
+    monkeypatch.setattr(postprocess, "_thresholds", counted)
+    found = non_maximum_suppression(boxes, objectness, classes, options)[0]
+    assert len(looks[0]) == (1 if "classes" in settings else 2)
+    monkeypatch.setattr(postprocess, "_thresholds", lambda scores, options: [options.confidence])
+    expected = non_maximum_suppression(boxes, objectness, classes, options)[0]
+    assert rows(found) == rows(expected) and len(found)
 
 
 def test_half_precision_gives_float32_detections() -> None:

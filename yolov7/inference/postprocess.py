@@ -18,7 +18,6 @@ from yolov7.boxes import clip
 from yolov7.model.anchors import Predictions
 from yolov7.structures import Detections, ImageMeta
 
-
 LIKELY_ENOUGH = 8  # candidates for a detection
 SEARCHED = 8  # times as many scores are not sorted
 SAMPLE = 32768  # scores that stand for all
