@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-NETWORK = "network alone"
+NETWORK = "network"
 WHOLE = "end to end"
-END_TO_END = ("data", "input", "network", "nms")  # from the file to the boxes
+END_TO_END = ("data", "input", NETWORK, "nms")  # from the file to the boxes
 PERCENTILES = (50, 90, 99)
 
 
@@ -30,14 +30,14 @@ class StageTimes:
         self._pictures.setdefault(stage, []).append(pictures)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """``mean``, ``p50``, ``p90`` and ``p99`` of every stage, of the network alone and of all up to the boxes.
+        """``mean``, ``p50``, ``p90`` and ``p99`` of every stage, and of all of them up to the boxes.
 
         Each picture counts once, with its share of its batch's time.
         """
         rows = {stage: np.array(values) for stage, values in self._stages.items()}
         if all(stage in rows for stage in END_TO_END):
-            rows |= {NETWORK: rows["network"], WHOLE: np.sum([rows[stage] for stage in END_TO_END], axis=0)}
-        counts = self._pictures.get("network", [])
+            rows[WHOLE] = np.sum([rows[stage] for stage in END_TO_END], axis=0)
+        counts = self._pictures.get(NETWORK, [])
         return {name: _figures(np.repeat(values, counts)) for name, values in rows.items()}
 
     def text(self) -> str:
