@@ -242,12 +242,24 @@ class ExportOptions:
     """Flags of ``export.py``."""
 
     weights: str = option("", "weights, ours or the original's; default: best.pt of the latest run")
-    format: tuple[str, ...] = option(("onnx",), "formats to write: weights, onnx, original")
+    format: tuple[str, ...] = option(("onnx",), "formats to write: weights (re-parameterized, ours), original (its "
+                                     "layout), torchscript, onnx, openvino, tensorrt")
     cfg: str | None = option(None, "model, for weights that hold no definition of their own")
     img_size: tuple[int, ...] | None = option(None, "height and width of the network input (one number: square); "
                                               "default: that of the weights", low=32)
     batch_size: int = option(1, "batch of the exported graph", low=1)
-    source: str = option("", "picture for the comparison with PyTorch; default: one of the data set's validation split")
+    dynamic_batch: bool = option(False, "a graph for any batch")
+    dynamic: bool = option(False, "a graph for any batch and size")
+    head: Literal["decoded", "raw", "end2end"] = option(
+        "decoded", "what the graph gives: boxes and scores of all rows; the logits of the levels; or detections, "
+        "suppressed in the graph")
+    conf_thres: float = option(0.25, "least score of --head end2end", low=0, high=1)
+    iou_thres: float = option(0.45, "largest IoU of two detections of one class, of --head end2end", low=0, high=1)
+    max_det: int = option(100, "detections of --head end2end", low=1)
+    fp16: bool = option(False, "weights in float16, inputs and outputs in float32 (not of weights and original)")
+    with_preprocess: bool = option(False, "the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1")
+    source: str = option("", "pictures for the comparison with PyTorch; default: those of the data set's validation "
+                         "split")
     output: str = option("", "folder of the written files; default: that of the weights")
     verbose: bool = option(False, "tracebacks and debug messages")
 

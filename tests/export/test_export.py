@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,73 +20,252 @@ from yolov7 import cli
 from yolov7.data.images import cv2
 from yolov7.export import run
 from yolov7.model import weights
+from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused
+from yolov7.model.scaling import Scale
+from yolov7.model.spec import read_spec, scaled_spec
+
+ROOT = Path(__file__).parents[2]
+REAL = ROOT.parent / "shared" / "data" / "coco-mini" / "images" / "val2017"
+NAMES = ("cat", "dog", "person")
+MODELS = {  # gains of the golden weights, for which scores do not pile up at 1
+    "yolov7-tiny": 0.9, "yolov7": 1.0, "yolov7-w6": 1.0, "yolov7-e6e": 1.0,
+}
+FORMATS = ("weights", "torchscript", "onnx", "openvino")
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("source") / "picture.png"
-    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
-    cv2.imwrite(str(path), cv2.resize(noise, (160, 120)))
-    return path
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real pictures where they stand, else two of noise."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, source in enumerate(sorted(REAL.glob("*.jpg"))[:2]):
+        (folder / f"{index}.jpg").write_bytes(source.read_bytes())
+    for index in range(2 - len(list(folder.iterdir()))):
+        noise = np.random.default_rng(index).integers(0, 255, (12, 16, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(noise, (160, 120)))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "golden.pt"
-    torch.save(golden_state_dict("yolov7-tiny.training", 1.0), path)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that finds a lot, with scores all over their range."""
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    torch.manual_seed(5)
+    model = Detector(scaled_spec(read_spec("yolov7-tiny"), Scale(width=0.25, hidden_width=0.25))[0], len(NAMES))
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            torch.nn.init.kaiming_normal_(weight, nonlinearity="leaky_relu")
+    weights.save(weights.describe(model, NAMES, 96) | {"model": model.state_dict(), "epoch": 0}, path)
     return path
 
 
-def export(state: Path, picture: Path, output: Path, *flags: str) -> int:
-    return cli.main(["export", "--weights", str(state), "--cfg", "yolov7-tiny", "--source", str(picture),
-                     "--img-size", "96", "128", "--output", str(output), *flags])
+def export(state: Path, pictures: Path, output: Path, *flags: str) -> int:
+    return cli.main(["export", "--weights", str(state), "--source", str(pictures), "--output", str(output), *flags])
 
 
-def test_export_parity_onnx(state: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def parity(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("*-parity.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+# --- the paper's models ----------------------------------------------------------------------------------------
+
+
+class Exports:
+    """The models of this module, each exported once, in all formats by one command."""
+
+    def __init__(self, folder: Path, pictures: Path) -> None:
+        self.folder, self.pictures = folder, pictures
+        self.done: dict[str, dict[str, Any]] = {}
+
+    def of(self, model: str) -> dict[str, Any]:
+        if model not in self.done:
+            folder = self.folder / model
+            folder.mkdir()
+            torch.save(golden_state_dict(f"{model}.training", MODELS[model]), folder / "golden.pt")
+            assert export(folder / "golden.pt", self.pictures, folder, "--cfg", model, "--img-size", "128", "192",
+                          "--dynamic", "--format", *FORMATS) in (0, 1)
+            self.done[model] = parity(folder)
+            for path in folder.iterdir():
+                path.unlink()  # up to 2.5 GB a model
+        return self.done[model]
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Exports]:
     pytest.importorskip("onnxruntime")
-    assert export(state, picture, tmp_path, "--format", "onnx", "--batch-size", "2") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"golden-deploy.pt", "golden.onnx"}
+    pytest.importorskip("openvino")
+    yield Exports(tmp_path_factory.mktemp("models"), pictures)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("model", MODELS)
+def test_export_parity(model: str, form: str, exports: Exports) -> None:
+    """Training form = fused = exported, at two sizes, batches of 1 and 3, at least 50 detections a picture."""
+    result = exports.of(model)[form]
+    assert result.get("error") is None
+    second = "96x192" if model in ("yolov7-tiny", "yolov7") else "128x384"
+    assert [row["input"] for row in result["inputs"]] == ["1x128x192", "3x128x192", f"1x{second}", f"3x{second}"]
+    for row in result["inputs"]:
+        assert row["detections"] >= 50 and row["unlike"] == 0
+        assert row["boxes"] <= 1e-2 and row["scores"] <= 1e-4
+    assert result["passed"]
+
+
+# --- forms -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [
+    ("--format", "onnx", "torchscript", "openvino", "--head", "raw", "--dynamic-batch", "--with-preprocess"),
+    ("--format", "onnx", "openvino", "tensorrt", "--head", "end2end", "--dynamic", "--conf-thres", "0.3"),
+    ("--format", "onnx", "openvino", "torchscript", "tensorrt", "--head", "end2end"),
+    ("--format", "onnx", "torchscript", "openvino", "weights", "--fp16", "--batch-size", "2"),
+], ids=lambda flags: " ".join(flags).replace("--", ""))
+def test_export_forms_parity(flags: tuple[str, ...], small: Path, pictures: Path, tmp_path: Path,
+                             capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    code = export(small, pictures, tmp_path, "--img-size", "96", "128", *flags)
+    if "torchscript" in flags and "end2end" in flags:
+        assert code == 2 and not list(tmp_path.iterdir())
+        assert "--head end2end: not for --format torchscript" in capsys.readouterr().err
+        return
+    found = parity(tmp_path)
+    assert code == 0, found
+    formats = [name for name in run.FORMATS if name in flags]
+    assert set(found) == set(formats)
+    for name in formats:
+        rows = found[name]["inputs"]
+        assert [row["input"] for row in rows][:2] == ["1x96x128", "3x96x128"]
+        assert len(rows) == (4 if "--dynamic" in flags else 2)
+        assert all(row["detections"] >= 5 for row in rows)
+        if "--fp16" in flags and name != "weights":
+            assert all(1e-4 < row["boxes"] < 2 for row in rows)
+
+
+def test_export_weights_and_the_originals_layout_parity(pictures: Path, tmp_path: Path,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "golden.pt"
+    torch.save(golden_state_dict("yolov7-tiny.training", 0.9), state)
+    flags = ("--img-size", "64", "96")
+    assert export(state, pictures, tmp_path / "out", "--cfg", "yolov7-tiny", "--format", "weights", "original",
+                  *flags) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"golden-deploy.pt", "golden-original.pt",
+                                                                    "golden-parity.json"}
     text = capsys.readouterr().out
-    assert text.count("differ by at most") == 4 and "96 x 128" in text
-    loaded = weights.load_model(tmp_path / "golden-deploy.pt")
+    assert "written and equal to the model: weights, original" in text and "3x64x96" in text
+    loaded = weights.load_model(tmp_path / "out" / "golden-deploy.pt")
     assert is_fused(loaded.model) and len(loaded.names) == 80
-
-
-def test_export_weights_alone(state: Path, picture: Path, tmp_path: Path) -> None:
-    assert export(state, picture, tmp_path, "--format", "weights") == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["golden-deploy.pt"]
-
-
-def test_export_in_the_layout_of_the_original(state: Path, picture: Path, tmp_path: Path,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
-    assert export(state, picture, tmp_path, "--format", "original") == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["golden-original.pt"]
-    ours, theirs = torch.load(tmp_path / "golden-original.pt"), torch.load(state)
+    ours, theirs = torch.load(tmp_path / "out" / "golden-original.pt"), torch.load(state)
     assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert export(state, picture, tmp_path, "--format", "weights") == 0
     again = tmp_path / "again"
-    assert export(tmp_path / "golden-deploy.pt", picture, again, "--format", "original") == 2
+    assert export(tmp_path / "out" / "golden-deploy.pt", pictures, again, "--format", "original") == 2
     assert "is re-parameterized and has no original layout" in capsys.readouterr().err
     assert not again.exists()
+    assert export(tmp_path / "out" / "golden-deploy.pt", pictures, again, "--format", "weights", *flags) == 0
 
 
-def test_a_file_that_differs_is_a_failure(state: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("forms", [("weights", "original", "onnx")], ids=" ".join)
+def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], small: Path, pictures: Path,
+                                                       tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = []
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "w.pt").write_bytes(small.read_bytes())
+        done = subprocess.run([sys.executable, str(ROOT / "export.py"), "--weights", "w.pt", "--source", str(pictures),
+                               "--format", *forms, "--img-size", "64"], cwd=folder, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        made.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".pt", ".onnx")})
+    assert set(made[0]) == {"w.pt", "w-deploy.pt", "w-original.pt", "w.onnx"}
+    assert made[0] == made[1]
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_differs_is_a_failure(small: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:
-    deployed = run.deployed
+    deployed = run._deployed
 
-    def spoiled(model: torch.nn.Module) -> torch.nn.Module:
-        fused = deployed(model)
-        fused.nodes["stem"].conv.bias.add_(0.1)
+    def spoiled(loaded: weights.LoadedModel) -> Detector:
+        fused = deployed(loaded)
+        fused.nodes["stem"].conv.bias.add_(0.1)  # type: ignore[union-attr, operator]
         return fused
 
-    monkeypatch.setattr(run, "deployed", spoiled)
-    assert export(state, picture, tmp_path, "--format", "weights") == 1
-    assert "differs from PyTorch by more than 0.001 relative" in capsys.readouterr().out
+    monkeypatch.setattr(run, "_deployed", spoiled)
+    assert export(small, pictures, tmp_path, "--format", "weights", "original") == 1
+    text = capsys.readouterr().out
+    assert "differs" in text and "written and equal to the model: original" in text
+    found = parity(tmp_path)
+    assert not found["weights"]["passed"] and found["original"]["passed"]
 
 
-def test_no_picture_to_compare_on(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["export", "--weights", str(state), "--cfg", "yolov7-tiny", "--output", str(tmp_path / "out")]
+def test_a_format_that_fails_leaves_the_others(small: Path, pictures: Path, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setitem(run.WRITERS, "torchscript", (broken, ".torchscript"))
+    assert export(small, pictures, tmp_path, "--format", "torchscript", "weights") == 1
+    assert "torchscript: failed: no such operator" in capsys.readouterr().out
+    assert (tmp_path / "small-deploy.pt").exists() and not list(tmp_path.glob("*.torchscript"))
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--format", "coreml"), "--format: unknown format 'coreml'; accepted: weights, original, torchscript, onnx"),
+    (("--format", "tensorrt"), "--format tensorrt: found --head decoded; accepted: --head end2end"),
+    (("--source", "nowhere.jpg"), "nowhere.jpg"),
+])
+def test_flags_that_do_not_go_together(flags: tuple[str, ...], message: str, small: Path, pictures: Path,
+                                       tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript")
+    assert export(small, pictures, tmp_path / "out", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named(small: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert export(small, pictures, tmp_path / "out", "--format", "openvino") == 2
+    assert "--format openvino needs the package 'openvino': pip install 'yolov7-framework[export]'" in (
+        capsys.readouterr().err)
+
+
+def test_no_picture_to_compare_on(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["export", "--weights", str(small), "--format", "weights", "--output", str(tmp_path / "out")]
     assert cli.main(flags) == 2
     assert "--source: needed for the comparison with PyTorch" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_used(small: Path, pictures: Path, tmp_path: Path,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a file, a file of another project, one without our metadata, a wrong size: one sentence each."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    assert export(small, pictures, tmp_path, "--format", "onnx", "torchscript", "openvino", "--img-size", "64") == 0
+    for name in ("small.onnx", "small.torchscript", "small.xml"):
+        half = tmp_path / f"half{Path(name).suffix}"
+        half.write_bytes((tmp_path / name).read_bytes()[:3000])
+    graph = onnx.load(tmp_path / "small.onnx")
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "foreign.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript grows old
+        torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), str(tmp_path / "foreign.torchscript"))
+    capsys.readouterr()
+    for name, reason in (("half.onnx", "ONNX Runtime cannot read it"), ("half.xml", "OpenVINO cannot read it"),
+                         ("half.torchscript", "TorchScript cannot read it"),
+                         ("foreign.onnx", "holds no description of the network; accepted: files that export.py wrote"),
+                         ("foreign.torchscript", "holds no description of the network")):
+        assert cli.main(["detect", "--weights", str(tmp_path / name), "--source", str(pictures), "--device", "cpu",
+                         "--project", str(tmp_path / "runs")]) == 2
+        (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
+        assert line.startswith(f"error: {tmp_path / name}: {reason}")
+    assert not (tmp_path / "runs").exists()

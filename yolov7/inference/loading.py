@@ -10,7 +10,7 @@ import torch
 
 from yolov7.config import InputError
 from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
-from yolov7.inference.onnx_network import OnnxNetwork
+from yolov7.inference.runtimes import OPENERS
 from yolov7.model.precision import choose_precision
 from yolov7.model.weights import load_model
 
@@ -40,7 +40,7 @@ def load_network(paths: Sequence[Path], device: torch.device, options: NetworkOp
 
 
 def _open(path: Path, device: torch.device, precision: str, options: NetworkOptions) -> Network:
-    if path.suffix != ".onnx":
+    if path.suffix not in OPENERS:
         loaded = load_model(path, options.cfg)
         return TorchNetwork(loaded.model, device, precision, loaded.info, options.half_decode)
     for flag, given in (("--cfg", options.cfg), ("--half-decode", options.half_decode),
@@ -48,7 +48,7 @@ def _open(path: Path, device: torch.device, precision: str, options: NetworkOpti
         if given:
             raise InputError(f"{flag} is for weights; {path} computes as it was exported")
     if device.type != "cpu":
-        raise InputError(f"{path}: ONNX files run on the CPU; accepted: --device cpu")
+        raise InputError(f"{path}: exported files run on the CPU; accepted: --device cpu")
     if not path.is_file():
         raise InputError(f"--weights {str(path)!r}: no such file")
-    return OnnxNetwork(path)
+    return OPENERS[path.suffix](path)

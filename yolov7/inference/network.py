@@ -1,6 +1,6 @@
 """What turns a batch of pictures into predictions: a PyTorch model, test-time augmentation, several together.
 
-Exported files are networks too (`yolov7.inference.onnx_network`); `yolov7.inference.loading` opens any of them.
+Exported files are networks too (`yolov7.inference.exported`); `yolov7.inference.loading` opens any of them.
 """
 
 from __future__ import annotations
@@ -74,12 +74,10 @@ class TorchNetwork:
         self.model = fused.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoding = self.dtype if half_decode else torch.float32
         if half_decode:
+            self.model.nodes.to(self.dtype)
             self.model.head.convs.to(self.dtype)
         elif self.dtype != torch.float32:
-            _keep_stem_in_float(self.model, self.dtype)
-        for block in self.model.nodes.children():
-            if not isinstance(block, _InFloat):
-                block.to(self.dtype)
+            to_half(self.model, self.dtype)
 
     @property
     def stride(self) -> int:
@@ -106,12 +104,11 @@ class _InFloat(nn.Module):
         return self.block(x.float()).to(self.dtype)
 
 
-def _keep_stem_in_float(model: Detector, dtype: torch.dtype) -> None:
-    """The first block with weights; what is before it only moves pixels."""
+def to_half(model: Detector, dtype: torch.dtype) -> None:
+    """Change a deployed model to half precision, but for the first convolution and those of the head."""
+    stem = next(name for name, block in model.nodes.items() if next(block.parameters(), None) is not None)
     for name, block in model.nodes.items():
-        if next(block.parameters(), None) is not None:
-            model.nodes[name] = _InFloat(block, dtype)  # before the others lose their last bits
-            return
+        model.nodes[name] = _InFloat(block, dtype) if name == stem else block.to(dtype)
 
 
 class Augmented:

@@ -1,0 +1,187 @@
+"""One function a format: a deployed model and what was asked for -> a file, written under a temporary name."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from yolov7.config import InputError, to_mapping
+from yolov7.export import suppression
+from yolov7.export.forms import make_form, output_names
+from yolov7.export.suppression import Thresholds
+from yolov7.inference.exported import KEY, ExportFacts
+from yolov7.model.detector import Detector
+
+OPSET = 18  # what the current exporter writes natively
+MOST_STEPS = 256  # strides along a side of a dynamic input
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "tensorrt": ("onnx", "onnxscript"),
+            "openvino": ("onnx", "onnxscript", "openvino")}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be written."""
+
+    model: Detector  # deployed
+    facts: ExportFacts
+    thresholds: Thresholds  # of an end-to-end graph
+    half: bool = False  # weights in float16 (the model has them so, but for OpenVINO, which changes them itself)
+
+    @cached_property
+    def rows(self) -> Any:
+        """The ONNX graph without a suppression, made once for all formats that need it; not to be changed."""
+        return _trace(self)
+
+
+def require(name: str) -> None:
+    """Raise an `InputError` that names the extra where a format's packages are not installed."""
+    for package in PACKAGES.get(name, ()):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(f"--format {name} needs the package {error.name!r}: "
+                             "pip install 'yolov7-framework[export]'") from None
+
+
+def write_onnx(request: Request, path: Path) -> None:
+    """ONNX by ``torch.export``, one file, the same bytes whenever and wherever it is made."""
+    with _temporary(path) as temporary:
+        _save_onnx(_onnx_graph(request, suppression.STANDARD), request, temporary)
+
+
+def write_tensorrt(request: Request, path: Path) -> None:
+    """ONNX for ``trtexec``, with TensorRT's own suppression as its last node."""
+    with _temporary(path) as temporary:
+        _save_onnx(_onnx_graph(request, suppression.TENSORRT), request, temporary)
+
+
+def write_openvino(request: Request, path: Path) -> None:
+    """OpenVINO's ``.xml``, with the weights in a ``.bin`` beside it, from the ONNX graph."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino-") as folder:
+        source = Path(folder) / "graph.onnx"
+        _save_onnx(_onnx_graph(request, suppression.STANDARD), request, source)
+        model = openvino.convert_model(str(source))
+        model.set_rt_info(_facts_text(request), [KEY])
+        made = Path(folder) / path.name
+        openvino.save_model(model, str(made), compress_to_fp16=request.half)
+        os.replace(made.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(made, path)
+
+
+def write_torchscript(request: Request, path: Path) -> None:
+    """A traced graph, for any batch and size unless the facts say otherwise."""
+    form = make_form(request.model, request.facts.head, request.facts.preprocess)
+    with _temporary(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # sizes are traced, whatever the tracer fears
+        graph = torch.jit.trace(form, (example(request.facts),), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(graph, str(temporary), _extra_files={KEY: _facts_text(request)})  # type: ignore[no-untyped-call]
+
+
+WRITERS: dict[str, tuple[Callable[[Request, Path], None], str]] = {  # with the end of the file's name
+    "torchscript": (write_torchscript, ".torchscript"),
+    "onnx": (write_onnx, ".onnx"),
+    "openvino": (write_openvino, ".xml"),
+    "tensorrt": (write_tensorrt, "-trt.onnx"),
+}
+
+
+def example(facts: ExportFacts) -> Tensor:
+    """An input to trace with; where a side is free, some steps of the stride, unlike each other."""
+    batch, height, width = facts.batch or 2, facts.height or 4 * facts.stride, facts.width or 6 * facts.stride
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+    return pictures if facts.preprocess else pictures.permute(0, 3, 1, 2).float() / 255
+
+
+def _onnx_graph(request: Request, tail: str) -> Any:
+    if request.facts.head == "end2end":
+        return suppression.append(request.rows, tail, len(request.facts.names), request.thresholds)
+    return copy.deepcopy(request.rows)
+
+
+def _trace(request: Request) -> Any:
+    facts = request.facts
+    form = make_form(request.model, facts.head, facts.preprocess)
+    names = output_names(facts.head, len(facts.strides))
+    with _quiet():
+        program = torch.onnx.export(form, (example(facts),), None, input_names=["images"], output_names=names,
+                                    opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
+                                    dynamic_shapes=(_dynamic(facts),))
+    assert program is not None
+    graph = program.model_proto
+    _strip(graph)
+    return graph
+
+
+def _dynamic(facts: ExportFacts) -> dict[int, Any]:
+    """Which axes of the input are free."""
+    height, width = (1, 2) if facts.preprocess else (2, 3)
+    free: dict[int, Any] = {} if facts.batch else {0: Dim("batch")}
+    if not (facts.height or facts.width):
+        free |= {height: facts.stride * Dim("rows", min=1, max=MOST_STEPS),
+                 width: facts.stride * Dim("columns", min=1, max=MOST_STEPS)}
+    return free
+
+
+def _strip(graph: Any) -> None:
+    """Remove what tells of the place where the graph was made: paths of files, names of classes."""
+    parts = graph.graph
+    for entry in (*parts.node, *parts.initializer, *parts.input, *parts.output, *parts.value_info, parts):
+        del entry.metadata_props[:]
+        entry.ClearField("doc_string")
+    graph.ClearField("doc_string")
+
+
+def _save_onnx(graph: Any, request: Request, path: Path) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(graph, {KEY: _facts_text(request)})
+    graph.graph.name = request.facts.model
+    onnx.checker.check_model(graph)
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _facts_text(request: Request) -> str:
+    return json.dumps(to_mapping(request.facts), sort_keys=True)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name to write under, which becomes ``path`` when all went well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on its own work."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
