@@ -269,7 +269,7 @@ BAD_COMMANDS = [
     ("detect", ["--source", "gone.jpg"], "gone.jpg"),
     ("detect", [], "--source is missing"),
     ("detect", ["--source", ".", "--classes", "sqare"], "did you mean 'square'"),
-    ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, onnx, original; did you mean 'onnx'?"),
+    ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, original, torchscript, onnx"),
     ("trian", [], "unknown command 'trian'; accepted: train, test, detect, export, models, data; did you "
      "mean 'train'?"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -16,8 +17,9 @@ import pytest
 import torch
 from golden_numbers import golden_state_dict
 
+import yolov7
 from yolov7 import cli
-from yolov7.data.images import cv2
+from yolov7.data.images import cv2, load_image
 from yolov7.export import run
 from yolov7.model import weights
 from yolov7.model.detector import Detector
@@ -182,6 +184,29 @@ def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], s
         made.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".pt", ".onnx")})
     assert set(made[0]) == {"w.pt", "w-deploy.pt", "w-original.pt", "w.onnx"}
     assert made[0] == made[1]
+
+
+def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    assert export(small, pictures, tmp_path, "--format", "onnx", "--head", "end2end", "--with-preprocess", "--dynamic",
+                  "--conf-thres", "0.5") == 0
+    source = sorted(pictures.iterdir())[0]
+    picture = load_image(source)
+    np.save(tmp_path / "picture.npy", picture)
+    code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
+            "assert not {'torch', 'cv2', 'PIL', 'yolov7'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "scripts" / "onnx_example.py"),
+                           str(tmp_path / "small.onnx"), str(tmp_path / "picture.npy")], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    expected = yolov7.load(tmp_path / "small.onnx")(source, conf=0.5, iou=1.0)
+    assert len(found) > 5 and abs(len(found) - len(expected)) <= 2  # its pixels differ by rounding
+    near = 0
+    for name, score, box in found:
+        apart = (expected.boxes - torch.tensor(box)).abs().amax(1) + 1e6 * (expected.labels != NAMES.index(name))
+        near += bool(apart.min() < 3 and abs(float(expected.scores[apart.argmin()]) - score) < 0.05)
+    assert near >= 0.8 * len(found)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------

@@ -295,6 +295,7 @@ def test_an_interrupted_stream_keeps_what_was_found(best: str, camera: Camera, t
         [sys.executable, str(ROOT / "detect.py"), "--weights", best, "--source", camera.url, "--project", str(tmp_path),
          "--save-json", "--save-jsonl", "--view-img", "--device", "cpu"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # jobs of a shell may ignore it
         env={key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")})
     lines = tmp_path / "exp" / "detections.jsonl"
     deadline = time.monotonic() + 60

@@ -96,4 +96,8 @@ def append(graph: Any, text: str, num_classes: int, thresholds: Thresholds) -> A
         class_list=", ".join(map(str, range(num_classes))), iou=repr(float(thresholds.iou)),
         confidence=repr(float(thresholds.confidence))))
     head = onnx.compose.add_prefix(graph, "network/", rename_inputs=False)
-    return onnx.compose.merge_models(head, tail, [("network/boxes", "all_boxes"), ("network/scores", "all_scores")])
+    merged = onnx.compose.merge_models(head, tail, [("network/boxes", "all_boxes"), ("network/scores", "all_scores")])
+    versions = {entry.domain: entry.version for entry in merged.opset_import}  # the standard's stands there twice
+    del merged.opset_import[:]
+    merged.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
+    return merged

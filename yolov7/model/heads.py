@@ -70,4 +70,5 @@ class AnchorHead(nn.Module):
 
 def _in_format_of(conv: nn.Module, x: Tensor) -> Tensor:
     """Features of a network in half precision for a detection convolution in float32; autocast does that itself."""
-    return x if torch.is_autocast_enabled(x.device.type) else x.to(conv.weight.dtype)  # type: ignore[arg-type]
+    wanted: torch.dtype = conv.weight.dtype  # type: ignore[assignment]
+    return x if x.dtype == wanted or torch.is_autocast_enabled(x.device.type) else x.to(wanted)
