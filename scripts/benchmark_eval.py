@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -149,10 +151,30 @@ def busy_weights(path: Path, data: str) -> int:
     return least
 
 
-def measure_share(data: str, precision: str) -> dict[str, Any]:
+def copies_of(data: str, copies: int, folder: Path) -> str:
+    """A data set with the validation pictures of another so many times: the start of a process counts less then, as
+    it does in a set of COCO's size."""
+    image_set = open_split(open_data(data), "val")
+    truth = image_set.ground_truth()
+    paths = dict(zip(image_set.image_ids, image_set.paths, strict=True))
+    (folder / "images").mkdir()
+    content: dict[str, Any] = {"categories": truth["categories"], "images": [], "annotations": []}
+    for copy, image in itertools.product(range(copies), truth["images"]):
+        number = len(content["images"]) + 1
+        name = f"{number:06}.jpg"
+        shutil.copy(paths[image["id"]], folder / "images" / name)
+        content["images"].append({**image, "id": number, "file_name": name})
+        content["annotations"] += [{**row, "id": copy * 10**6 + row["id"], "image_id": number}
+                                   for row in truth["annotations"] if row["image_id"] == image["id"]]
+    (folder / "val.json").write_text(json.dumps(content))
+    (folder / "data.yaml").write_text(f"path: {folder}\nval: {{images: images, annotations: val.json}}\n")
+    return str(folder / "data.yaml")
+
+
+def measure_share(source: str, precision: str, copies: int) -> dict[str, Any]:
     """Wall time of ``test.py`` and that of its network."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "busy.pt"
+        path, data = Path(folder) / "busy.pt", copies_of(source, copies, Path(folder))
         busy_weights(path, data)
         command = [sys.executable, str(ROOT / "test.py"), "--weights", str(path), "--data", data, "--device", "cpu",
                    "--precision", precision, "--project", folder, "--img-size", "640"]
@@ -189,11 +211,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", default="coco-mini")
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "auto"])
+    parser.add_argument("--copies", type=int, default=5, help="of the data set, for the share of test.py")
+    parser.add_argument("--precisions", nargs="+", default=["auto"])
     options = parser.parse_args()
     content: dict[str, Any] = {"machine": describe_machine(), "suppression": compare_suppression(options.rounds)}
     content["scoring"] = compare_scoring(options.rounds)
-    content["test.py"] = [measure_share(options.data, precision) for precision in options.precisions]
+    content["test.py"] = [measure_share(options.data, precision, options.copies) for precision in options.precisions]
     write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
     shown = [{key: row[key] for key in ("precision", "wall_s", "other_share")} for row in content["test.py"]]
     sys.stdout.write(f"suppression {content['suppression']}\nscoring {content['scoring']}\ntest.py {shown}\n"

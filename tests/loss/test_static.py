@@ -75,7 +75,9 @@ def test_fake_tensors_do_raise_on_values() -> None:
 
 
 @pytest.mark.parametrize("name", ["ota", "auxiliary"])
-def test_compiled_with_a_dynamic_batch(name: str) -> None:
+def test_compiled_with_a_dynamic_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, also where the eager form would match in groups that follow from the counts of objects."""
+    monkeypatch.setitem(simota.PAIRS, "cpu", 1 << 12)
     config, auxiliary = CONFIGS[name]
     criterion = Criterion(config, ANCHORS, STRIDES, 6)
 

@@ -58,7 +58,7 @@ def assign(output: HeadOutput, targets: Targets, candidates: Candidates, matchin
     share predictions, IoUs and costs. Equal costs: the lower slot is taken first; between objects, the first one wins.
     """
     groups = []
-    budget = matching.max_pairs or PAIRS.get(targets.boxes.device.type, PAIRS_ELSEWHERE)
+    budget = matching.max_pairs or _pairs(targets.boxes.device)
     for start, stop, width, count in _groups(targets, candidates, budget):
         own = Targets(targets.boxes[start:stop, :width], targets.labels[start:stop, :width],
                       targets.valid[start:stop, :width])
@@ -67,6 +67,11 @@ def assign(output: HeadOutput, targets: Targets, candidates: Candidates, matchin
         slots = _predict(group, part, matching, passes)
         groups.append([_place(match, part, start) for match in _match(slots, own, matching.top_k, budget)])
     return tuple(_join(parts) for parts in zip(*groups, strict=True))
+
+
+def _pairs(device: torch.device) -> int:
+    """Groups that fit into a CPU's cache follow from the counts of objects: compiled, each batch would be another."""
+    return PAIRS_ELSEWHERE if torch.compiler.is_compiling() else PAIRS.get(device.type, PAIRS_ELSEWHERE)
 
 
 def _cut(candidates: Candidates, start: int, stop: int, count: int) -> Candidates:
