@@ -214,14 +214,14 @@ def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, pictures: P
 
 def test_a_file_that_differs_is_a_failure(small: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:
-    deployed = run._deployed
+    deployed = run.deployed
 
-    def spoiled(loaded: weights.LoadedModel) -> Detector:
-        fused = deployed(loaded)
+    def spoiled(model: Detector) -> Detector:
+        fused = deployed(model)
         fused.nodes["stem"].conv.bias.add_(0.1)  # type: ignore[union-attr, operator]
         return fused
 
-    monkeypatch.setattr(run, "_deployed", spoiled)
+    monkeypatch.setattr(run, "deployed", spoiled)
     assert export(small, pictures, tmp_path, "--format", "weights", "original") == 1
     text = capsys.readouterr().out
     assert "differs" in text and "written and equal to the model: original" in text

@@ -20,7 +20,7 @@ import torch
 from yolov7.data.images import letterbox
 from yolov7.export.fresh import rows_of
 from yolov7.export.suppression import Thresholds
-from yolov7.inference.exported import ExportFacts
+from yolov7.inference.exported import ExportFacts, rows_above
 from yolov7.inference.postprocess import NMSOptions, suppress
 from yolov7.model.anchors import Predictions
 from yolov7.model.detector import Detector
@@ -156,9 +156,8 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _detections(rows: Rows, options: NMSOptions) -> Detections:
-    scores = torch.from_numpy(rows["scores"])
-    objectness = scores[:, 0] if scores.shape[1] == 1 else torch.ones(len(scores))
-    return suppress(Predictions(torch.from_numpy(rows["boxes"]), objectness, scores), options)
+    boxes, scores = torch.from_numpy(rows["boxes"]), torch.from_numpy(rows["scores"])
+    return suppress(rows_above(boxes, scores, options.confidence), options)
 
 
 def _in_order_of(expected: Rows, found: Rows, tolerance: Tolerance) -> Rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import tempfile
@@ -27,7 +26,7 @@ from yolov7.inference.exported import ExportFacts
 from yolov7.inference.network import to_half
 from yolov7.model import weights
 from yolov7.model.original import export_state_dict
-from yolov7.model.reparam import is_fused, reparameterize
+from yolov7.model.reparam import deployed, is_fused
 from yolov7.model.weights import LoadedModel
 from yolov7.options import ExportOptions
 
@@ -79,12 +78,11 @@ def export(options: ExportOptions, path: Path) -> bool:
 def _attempt(name: str, job: _Job) -> dict[str, object]:
     """Write and compare one format; what goes wrong is told, and the others go on."""
     try:
-        write, suffix = (_OWN | WRITERS)[name]
-        path = job.stem.with_name(job.stem.name + suffix)
+        path = job.stem.with_name(job.stem.name + (_OWN | WRITERS)[name][1])
         if name in _OWN:
             _OWN[name][0](job, path)
         else:
-            write(job.request, path)  # type: ignore[arg-type]
+            WRITERS[name][0](job.request, path)
         table = _compare(name, path, job)
         if name == "tensorrt" and (engine := tensorrt.write_engine(path, job.options.fp16)):
             logger.info("tensorrt: %s", engine)
@@ -118,7 +116,7 @@ def _compare(name: str, path: Path, job: _Job) -> list[Parity]:
 
 
 def _write_weights(job: _Job, path: Path) -> None:
-    loaded, fused = job.loaded, _deployed(job.loaded)
+    loaded, fused = job.loaded, deployed(job.loaded.model)
     description = weights.describe(fused, loaded.names, loaded.image_size, loaded.data, loaded.merged)
     weights.save({**description, "model": fused.state_dict(), "epoch": loaded.epoch}, path)
 
@@ -163,14 +161,10 @@ def _facts(options: ExportOptions, loaded: LoadedModel) -> ExportFacts:
 
 
 def _request(options: ExportOptions, loaded: LoadedModel, facts: ExportFacts) -> Request:
-    model = _deployed(loaded)
+    model = deployed(loaded.model)
     if options.fp16:
         to_half(model, torch.float16)
     return Request(model, facts, Thresholds(options.conf_thres, options.iou_thres, options.max_det), options.fp16)
-
-
-def _deployed(loaded: LoadedModel) -> weights.Detector:
-    return copy.deepcopy(loaded.model) if is_fused(loaded.model) else reparameterize(loaded.model)
 
 
 def _pictures(options: ExportOptions, loaded: LoadedModel) -> Sequence[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import io
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from yolov7.config import InputError, to_mapping
+from yolov7.config import InputError, to_mapping, write_atomically
 from yolov7.export import suppression
 from yolov7.export.forms import make_form, output_names
 from yolov7.export.suppression import Thresholds
@@ -60,14 +61,12 @@ def require(name: str) -> None:
 
 def write_onnx(request: Request, path: Path) -> None:
     """ONNX by ``torch.export``, one file, the same bytes whenever and wherever it is made."""
-    with _temporary(path) as temporary:
-        _save_onnx(_onnx_graph(request, suppression.STANDARD), request, temporary)
+    write_atomically(path, _onnx_bytes(request, suppression.STANDARD))
 
 
 def write_tensorrt(request: Request, path: Path) -> None:
     """ONNX for ``trtexec``, with TensorRT's own suppression as its last node."""
-    with _temporary(path) as temporary:
-        _save_onnx(_onnx_graph(request, suppression.TENSORRT), request, temporary)
+    write_atomically(path, _onnx_bytes(request, suppression.TENSORRT))
 
 
 def write_openvino(request: Request, path: Path) -> None:
@@ -76,7 +75,7 @@ def write_openvino(request: Request, path: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino-") as folder:
         source = Path(folder) / "graph.onnx"
-        _save_onnx(_onnx_graph(request, suppression.STANDARD), request, source)
+        source.write_bytes(_onnx_bytes(request, suppression.STANDARD))
         model = openvino.convert_model(str(source))
         model.set_rt_info(_facts_text(request), [KEY])
         made = Path(folder) / path.name
@@ -88,10 +87,12 @@ def write_openvino(request: Request, path: Path) -> None:
 def write_torchscript(request: Request, path: Path) -> None:
     """A traced graph, for any batch and size unless the facts say otherwise."""
     form = make_form(request.model, request.facts.head, request.facts.preprocess)
-    with _temporary(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # sizes are traced, whatever the tracer fears
         graph = torch.jit.trace(form, (example(request.facts),), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(graph, str(temporary), _extra_files={KEY: _facts_text(request)})  # type: ignore[no-untyped-call]
+        torch.jit.save(graph, buffer, _extra_files={KEY: _facts_text(request)})  # type: ignore[no-untyped-call]
+    write_atomically(path, buffer.getvalue())
 
 
 WRITERS: dict[str, tuple[Callable[[Request, Path], None], str]] = {  # with the end of the file's name
@@ -149,28 +150,18 @@ def _strip(graph: Any) -> None:
     graph.ClearField("doc_string")
 
 
-def _save_onnx(graph: Any, request: Request, path: Path) -> None:
+def _onnx_bytes(request: Request, tail: str) -> bytes:
     import onnx
 
+    graph = _onnx_graph(request, tail)
     onnx.helper.set_model_props(graph, {KEY: _facts_text(request)})
     graph.graph.name = request.facts.model
     onnx.checker.check_model(graph)
-    path.write_bytes(graph.SerializeToString(deterministic=True))
+    return bytes(graph.SerializeToString(deterministic=True))
 
 
 def _facts_text(request: Request) -> str:
     return json.dumps(to_mapping(request.facts), sort_keys=True)
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A name to write under, which becomes ``path`` when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ class ExportedNetwork:
 
     def _rows(self, outputs: list[Tensor], confidence: float) -> list[Predictions]:
         boxes, scores = outputs  # [B, M, 4], [B, M, C], multiplied already
-        return [_above(*picture, confidence) for picture in zip(boxes, scores, strict=True)]
+        return [rows_above(*picture, confidence) for picture in zip(boxes, scores, strict=True)]
 
     def _levels(self, outputs: list[Tensor], confidence: float) -> list[Predictions]:
         return decode_above(HeadOutput(tuple(outputs)), self._anchors, self.facts.strides, confidence)
@@ -113,11 +113,12 @@ class ExportedNetwork:
         for index, count in enumerate(counts.flatten().tolist()):
             label = labels[index, :count].long()
             spread = torch.zeros(count, len(self.info.names)).scatter_(1, label[:, None], scores[index, :count, None])
-            found.append(_above(boxes[index, :count], spread, confidence))
+            found.append(rows_above(boxes[index, :count], spread, confidence))
         return found
 
 
-def _above(boxes: Tensor, scores: Tensor, confidence: float) -> Predictions:
+def rows_above(boxes: Tensor, scores: Tensor, confidence: float) -> Predictions:
+    """Boxes ``[M, 4]`` and scores ``[M, C]`` that are multiplied already -> the rows with a score above."""
     row = (scores.amax(dim=-1) > confidence).nonzero().flatten()
     boxes, scores = boxes[row], scores[row]
     objectness = scores[:, 0] if scores.shape[-1] == 1 else torch.ones(len(scores))

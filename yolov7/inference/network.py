@@ -5,7 +5,6 @@ Exported files are networks too (`yolov7.inference.exported`); `yolov7.inference
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -19,7 +18,7 @@ from yolov7.config import InputError
 from yolov7.model.anchors import Predictions, decode_above
 from yolov7.model.detector import Detector
 from yolov7.model.precision import FORMATS
-from yolov7.model.reparam import is_fused, reparameterize
+from yolov7.model.reparam import deployed
 from yolov7.model.weights import ModelInfo
 
 GREY = 0.447
@@ -70,8 +69,7 @@ class TorchNetwork:
         self.info = info or ModelInfo(tuple(f"class{i}" for i in range(model.num_classes)), model.spec.image_size)
         self.device = device
         self.dtype = FORMATS[precision]
-        fused = copy.deepcopy(model).eval() if is_fused(model) else reparameterize(model)
-        self.model = fused.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = deployed(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoding = self.dtype if half_decode else torch.float32
         if half_decode:
             self.model.nodes.to(self.dtype)

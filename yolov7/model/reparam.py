@@ -59,8 +59,8 @@ def _fuse(module: nn.Module) -> nn.Module:
 
 
 def deployed(model: Detector) -> Detector:
-    """The model in the form that is deployed: as it is where it is fused already, else a re-parameterized copy."""
-    return model if is_fused(model) else reparameterize(model)
+    """A copy of the model in the form that is deployed, in evaluation mode: re-parameterized, unless it is already."""
+    return copy.deepcopy(model).eval() if is_fused(model) else reparameterize(model)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
