@@ -1,11 +1,18 @@
-"""What a picture costs: every paper model and format, one picture and eight, one thread and two; and AP over time.
+"""What a picture costs: every paper model and format, one picture and several; and the paper's AP over measured time.
 
 On the CPU: PyTorch as it was trained (unfused, float32), re-parameterized in float32 and in bfloat16 (where it is
-native), TorchScript, ONNX Runtime and OpenVINO. "Network" is what gives boxes and scores of a batch in memory; "end to
-end" is from the JPEG file to the detections. Settings run in turn, so that the noise of the machine meets all of them.
+native), compiled, TorchScript, ONNX Runtime and OpenVINO, with one thread and with two. On a GPU (``--device cuda``):
+unfused, re-parameterized in float32, bfloat16 and float16, in contiguous memory, compiled, and with CUDA graphs.
 
-Writes ``scripts/results/inference.json`` and ``inference.png``. The last line is the ratio of the main comparison: the
-first model, one picture, all threads: the unfused network's median over the best setting's.
+Each run goes from square JPEG files of the network's size to boxes ("end to end"); "network" is the part of it from the
+batch in memory to decoded rows, of which about 300 a picture pass the threshold. Settings of a model take turns of
+half a second, so that the noise of the machine meets all of them (the first run of a turn does not count: threads of
+the one before may still spin); those of models above 50 million parameters one after another, for
+want of memory. "limit" is the rate of a large matrix product in the setting's format, on as many threads.
+
+Writes ``scripts/results/inference_<device>.json`` after every model (models that it holds from an earlier run stay in
+it) and ``inference_<device>.png``; ``--table`` only prints its tables. The last line is the ratio of the main
+comparison: yolov7-tiny, one picture, all threads: the unfused network's median over that of the best setting.
 """
 
 from __future__ import annotations
@@ -17,134 +24,314 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from machine import describe_machine
 from torch import Tensor
 
 from yolov7.config import write_atomically
-from yolov7.data.images import load_image
+from yolov7.data.images import letterbox, load_image
 from yolov7.evaluation.plots import plot_study
 from yolov7.export.suppression import Thresholds
 from yolov7.export.writers import WRITERS, Request
 from yolov7.inference.exported import ExportFacts
 from yolov7.inference.network import Network, TorchNetwork, network_input
+from yolov7.inference.postprocess import NMSOptions
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.runtimes import OPENERS
 from yolov7.model.anchors import Predictions
+from yolov7.model.compiling import compile_frozen
 from yolov7.model.detector import Detector
-from yolov7.model.precision import is_native
+from yolov7.model.precision import FORMATS, is_native
 from yolov7.model.reparam import reparameterize
-from yolov7.model.spec import read_spec
+from yolov7.model.spec import ModelSpec, read_spec
+from yolov7.model.summary import align_columns, model_cost
 from yolov7.model.weights import ModelInfo
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parents[2] / "shared" / "data" / "coco-mini" / "images" / "val2017"
-MODELS = {  # AP on val2017 as the paper states it; of yolov7-tiny at 416 px
-    "yolov7-tiny": 35.2, "yolov7-tiny-silu": 38.7, "yolov7": 51.2, "yolov7x": 52.9, "yolov7-w6": 54.6,
-    "yolov7-e6": 55.9, "yolov7-d6": 56.3, "yolov7-e6e": 56.8}
-CPU = torch.device("cpu")
-UNFUSED, LEAST_RUNS = "unfused fp32", 3
+PAPER_FPS = {  # one picture on a V100, float16; of yolov7-tiny there is none at 640 px
+    "yolov7-tiny": None, "yolov7-tiny-silu": 286, "yolov7": 161, "yolov7x": 114, "yolov7-w6": 84, "yolov7-e6": 56,
+    "yolov7-d6": 44, "yolov7-e6e": 36}
+UNFUSED, PASSING, CERTAIN, TOGETHER, TURN = "unfused fp32", 300, 20.0, 50e6, 0.5
 
 
-class Unfused:
-    """The model as it was trained, with everything decoded: what one writes first."""
+class Plain:
+    """A model in contiguous memory, with everything decoded: what one writes first."""
 
-    device, shape = CPU, None
+    shape = None
 
-    def __init__(self, model: Detector) -> None:
-        self.model, self.stride = model.eval(), model.stride
+    def __init__(self, model: Detector, device: torch.device, precision: str = "fp32") -> None:
+        self.device, self.stride, self.dtype = device, model.stride, FORMATS[precision]
+        self.model = model.eval().to(device, self.dtype)
         self.info = ModelInfo(tuple(map(str, range(model.num_classes))), model.spec.image_size)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
-        decoded = self.model.decode(self.model(images.contiguous()))
+        decoded = self.model.decode(self.model(images.to(self.dtype).contiguous()))
         return [Predictions(*picture) for picture in zip(*decoded, strict=True)]
 
 
-def networks(name: str, formats: list[str], folder: Path) -> dict[str, Callable[[], Network]]:
-    """How to open each setting; opened anew for each number of threads."""
+@dataclass(frozen=True)
+class Setting:
+    """A way to run a model; what it opens runs in this format."""
+
+    open: Callable[[], Network]
+    precision: str = "fp32"
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one device."""
+
+    spec: ModelSpec
+    model: Detector
+    device: torch.device
+    files: list[Path]
+    confidence: float
+    gflops: float
+
+
+def make_case(name: str, device: torch.device, most: int, folder: Path) -> Case:
+    """A fresh model; real pictures as square JPEG files; the objectness that 300 rows of the first one exceed.
+
+    Its class scores are close to 1, as those of a trained model are where objectness is high.
+    """
     torch.manual_seed(0)
-    model = Detector(read_spec(name), 80).eval()
+    spec = read_spec(name)
+    model = Detector(spec, 80).eval()
+    for conv in model.head.convs:
+        conv.bias.data.view(model.head.num_anchors, -1)[:, 5:] += CERTAIN
+    sources, files = sorted(PICTURES.glob("*.jpg")), []
+    for index in range(most):
+        files.append(folder / f"{index}.jpg")
+        cv2.imwrite(str(files[-1]), cv2.resize(cv2.imread(str(sources[index % len(sources)])), (spec.image_size,) * 2))
+    boxed = letterbox(load_image(files[0]), (spec.image_size,) * 2, model.stride, auto=True)[0]
+    images = network_input(torch.from_numpy(boxed).permute(2, 0, 1)[None], torch.device("cpu"))
+    rows = TorchNetwork(model, torch.device("cpu"))(images, 0.0)[0]
+    return Case(spec, model, device, files, float(rows.objectness.topk(PASSING).values[-1]), model_cost(spec).gflops)
+
+
+def settings_of(case: Case, formats: list[str], folder: Path) -> dict[str, Setting]:
+    """How to open each setting; opened anew for each number of threads."""
+    return _cuda_settings(case) if case.device.type == "cuda" else _cpu_settings(case, formats, folder)
+
+
+def _cpu_settings(case: Case, formats: list[str], folder: Path) -> dict[str, Setting]:
+    model, device = case.model, case.device
     fused = reparameterize(model)
-    facts = ExportFacts(name, tuple(map(str, range(80))), model.spec.image_size, model.stride, "decoded",
-                        tuple(tuple((w, h) for w, h in level) for level in fused.head.anchors.tolist()),
-                        fused.head.strides)
-    request = Request(fused, facts, Thresholds())
-    ways: dict[str, Callable[[], Network]] = {
-        UNFUSED: lambda: Unfused(model), "fused fp32": lambda: TorchNetwork(fused, CPU)}
-    if is_native("bf16", CPU):
-        ways["fused bf16"] = lambda: TorchNetwork(fused, CPU, "bf16")
+    best = "bf16" if is_native("bf16", device) else "fp32"
+    settings = {UNFUSED: Setting(lambda: Plain(model, device)),
+                "fused fp32": Setting(lambda: TorchNetwork(fused, device)),
+                f"fused {best}": Setting(lambda: TorchNetwork(fused, device, best), best),
+                f"compiled {best}": Setting(lambda: TorchNetwork(fused, device, best, compile=True), best, True)}
+    anchors = tuple(tuple((w, h) for w, h in level) for level in fused.head.anchors.tolist())
+    facts = ExportFacts(case.spec.name, tuple(map(str, range(80))), case.spec.image_size, model.stride, "decoded",
+                        anchors, fused.head.strides)
     for form in formats:
         write, suffix = WRITERS[form]
-        path = folder / f"{name}{suffix}"
-        write(request, path)
-        ways[form] = lambda path=path: OPENERS[path.suffix](path)  # type: ignore[misc]
-    return ways
+        write(Request(fused, facts, Thresholds()), path := folder / f"model{suffix}")
+        for precision in dict.fromkeys(("fp32", best)) if form == "openvino" else ("fp32",):
+            settings[f"{form} {precision}"] = Setting(
+                lambda path=path, precision=precision: OPENERS[path.suffix](path, precision),  # type: ignore[misc]
+                precision)
+    return settings
 
 
-def measure(ways: dict[str, Callable[[], Network]], batch: int, size: int, seconds: float) -> dict[str, dict[str, Any]]:
-    """Milliseconds a picture of every setting, in turn, for so many seconds each."""
-    files = sorted(PICTURES.glob("*.jpg"))[:batch]
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), np.uint8))
-    images = network_input(pixels, CPU)
-    opened = {name: way() for name, way in ways.items()}
-    predictors = {name: Predictor(network, image_size=size) for name, network in opened.items()}
-    work: dict[tuple[str, str], Callable[[], Any]] = {}
-    for name, network in opened.items():
-        work[name, "network"] = lambda network=network: network(images, 0.25)  # type: ignore[misc]
-        work[name, "end to end"] = lambda p=predictors[name]: p([load_image(file) for file in files])  # type: ignore[misc]
-    spent: dict[tuple[str, str], list[float]] = {key: [] for key in work}
-    for run in work.values():
-        run()
-    while any(sum(times) < seconds or len(times) < LEAST_RUNS for times in spent.values()):
-        for key, run in work.items():
-            if sum(spent[key]) < seconds or len(spent[key]) < LEAST_RUNS:
-                started = time.perf_counter()
-                run()
-                spent[key].append(time.perf_counter() - started)
-    figures = {key: 1000 * np.percentile(times, (50, 99)) / batch for key, times in spent.items()}
-    return {name: {f"{stage}_{part}": float(figures[name, stage][index])
-                   for stage in ("network", "end to end") for index, part in enumerate(("median", "p99"))}
-            for name in opened}
+def _cuda_settings(case: Case) -> dict[str, Setting]:
+    model, device = case.model, case.device
+    fused = reparameterize(model)
+
+    def graphs(precision: str) -> Network:
+        network = TorchNetwork(fused, device, precision)
+        network.forward = compile_frozen(network.model, graphs=True)
+        return network
+
+    settings = {UNFUSED: Setting(lambda: Plain(model, device)),
+                "fused fp32": Setting(lambda: TorchNetwork(fused, device)),
+                "fused fp16 contiguous": Setting(lambda: Plain(reparameterize(model), device, "fp16"), "fp16")}
+    for half in ("fp16", "bf16"):
+        settings |= {
+            f"fused {half}": Setting(lambda half=half: TorchNetwork(fused, device, half), half),  # type: ignore[misc]
+            f"compiled {half}": Setting(
+                lambda half=half: TorchNetwork(fused, device, half, compile=True), half, True),  # type: ignore[misc]
+            f"graphs {half}": Setting(lambda half=half: graphs(half), half, True)}  # type: ignore[misc]
+    return settings
+
+
+class Subject:
+    """An opened setting and its times for one batch."""
+
+    def __init__(self, case: Case, setting: Setting, batch: int) -> None:
+        self.files = case.files[:batch]
+        self.predictor = Predictor(setting.open(), NMSOptions(case.confidence), case.spec.image_size)
+        self.network: list[float] = []  # milliseconds
+        self.total: list[float] = []
+
+    def run(self) -> tuple[float, float]:
+        """From files to boxes, once: milliseconds of the network, and of all."""
+        started = time.perf_counter()
+        _, spent = self.predictor.timed([load_image(file) for file in self.files])
+        return spent["network"], 1000 * (time.perf_counter() - started)
+
+    def turn(self, warm: bool) -> None:
+        """Half a second, but one run at least."""
+        if warm:
+            self.run()
+        until = time.perf_counter() + TURN
+        while not self.total or time.perf_counter() < until:
+            network, total = self.run()
+            self.network.append(network)
+            self.total.append(total)
+
+    def row(self) -> dict[str, Any]:
+        """Milliseconds a picture, pictures a second."""
+        batch = len(self.files)
+        found: dict[str, Any] = {"runs": len(self.total)}
+        for stage, times in (("network", self.network), ("end_to_end", self.total)):
+            median, slow = np.percentile(times, (50, 99)) / batch
+            found |= {f"{stage}_median": round(float(median), 3), f"{stage}_p99": round(float(slow), 3)}
+        return found | {"pictures_a_second": round(1000 * batch / float(np.median(self.network)), 2)}
+
+
+def measure(case: Case, settings: dict[str, Setting], batch: int, seconds: float,
+            warm: bool) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Every setting for so many seconds, but once at least; in turn where they fit into the memory together."""
+    together = sum(p.numel() for p in case.model.parameters()) < TOGETHER
+    groups = [list(settings)] if together else [[name] for name in settings]
+    for group in groups:
+        subjects = {name: Subject(case, settings[name], batch) for name in group}
+        for name, subject in subjects.items():
+            if warm or settings[name].compiled:
+                subject.run()
+        while waiting := [s for s in subjects.values() if not s.total or sum(s.total) < 1000 * seconds]:
+            for subject in waiting:
+                subject.turn(warm=together)
+        for name, subject in subjects.items():
+            yield name, subject.row()
+        torch.compiler.reset()
+
+
+def matrix_rate(precision: str, device: torch.device) -> float:
+    """GFLOP/s of a large matrix product, the best of some."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device).to(FORMATS[precision])
+    best = float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best / 1e9
+
+
+def rows_of(case: Case, options: argparse.Namespace, folder: Path) -> Iterable[dict[str, Any]]:
+    """Everything about one model."""
+    settings = settings_of(case, options.formats, folder)
+    threads_used = options.threads if case.device.type == "cpu" else [torch.get_num_threads()]
+    for threads, batch in itertools.product(threads_used, options.batches):
+        torch.set_num_threads(threads)
+        rates = {precision: matrix_rate(precision, case.device)
+                 for precision in dict.fromkeys(setting.precision for setting in settings.values())}
+        for name, row in measure(case, settings, batch, options.seconds, warm=batch == options.batches[0]):
+            limit = 1000 * rates[settings[name].precision] / case.gflops / row["pictures_a_second"]
+            yield {"model": case.spec.name, "size": case.spec.image_size, "threads": threads, "batch": batch,
+                   "setting": name, **row, "share_of_limit": round(1000 / limit, 3)}
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def tables(content: dict[str, Any]) -> str:
+    """Markdown: for each number of threads and pictures a table of models by settings, milliseconds a picture."""
+    rows, text = content["rows"], ""
+    for threads, batch in dict.fromkeys((row["threads"], row["batch"]) for row in rows):
+        chosen = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
+        names = list(dict.fromkeys(row["setting"] for row in chosen))
+        lines = []
+        for model in dict.fromkeys(row["model"] for row in chosen):
+            of_model = {row["setting"]: row for row in chosen if row["model"] == model}
+            best = min(of_model.values(), key=lambda row: row["network_median"])
+            lines.append([model, *(_cell(of_model.get(name)) for name in names), f"{best['pictures_a_second']:.1f}",
+                          f"{best['share_of_limit']:.0%}", str(PAPER_FPS[model] or "-")])
+        header = ["model", *names, "best: pictures/s", "of the limit", "paper: FPS"]
+        text += f"\nbatch {batch}, {threads} threads\n\n{align_columns(header, lines)}\n"
+    return text
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    """Network: median (p99); end to end."""
+    if row is None:
+        return "-"
+    return f"{row['network_median']:.1f} ({row['network_p99']:.1f}); {row['end_to_end_median']:.1f}"
+
+
+def speedup(content: dict[str, Any]) -> float:
+    """The main comparison; zero while its model is not measured."""
+    rows = [row for row in content["rows"] if row["model"] == "yolov7-tiny" and row["batch"] == 1]
+    most = max((row["threads"] for row in rows), default=0)
+    medians = {row["setting"]: float(row["network_median"]) for row in rows if row["threads"] == most}
+    return medians[UNFUSED] / min(medians.values()) if medians else 0.0
+
+
+def plot(content: dict[str, Any]) -> bytes:
+    """The paper's AP over the time of the network, one picture, all threads."""
+    most = max(row["threads"] for row in content["rows"])
+    points = []
+    for row in content["rows"]:
+        if row["batch"] == 1 and row["threads"] == most:
+            paper = read_spec(row["model"]).paper
+            label = row["model"].removeprefix("yolov7-") + (f" (AP at {paper.size} px)" if paper.size else "")
+            points.append({"weights": row["setting"], "size": label, "AP": (paper.AP or 0) / 100,
+                           "network_ms": row["network_median"]})
+    return plot_study(points)
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """The file, its plot, its summary."""
+    order = {name: index for index, name in enumerate(PAPER_FPS)}
+    content["rows"].sort(key=lambda row: order[row["model"]])
+    content["ratio"] = round(speedup(content), 2)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    write_atomically(path.with_suffix(".png"), plot(content))
 
 
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(PAPER_FPS), choices=list(PAPER_FPS))
     parser.add_argument("--formats", nargs="*", default=["torchscript", "onnx", "openvino"])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each setting and stage")
+    parser.add_argument("--batches", type=int, nargs="+", help="default: 1 8, on a GPU 1 8 32")
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({os.cpu_count() or 1, 1}, reverse=True))
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each setting, at least")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--table", action="store_true", help="measure nothing, print the tables of the file")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for name in options.models:
+    device = torch.device(options.device)
+    options.batches = options.batches or ([1, 8, 32] if device.type == "cuda" else [1, 8])
+    path = RESULTS / f"inference_{device.type}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    for name in () if options.table else options.models:
         with tempfile.TemporaryDirectory() as folder:
-            ways = networks(name, options.formats, Path(folder))
-            size = read_spec(name).image_size
-            for threads, batch in itertools.product(options.threads, options.batches):
-                torch.set_num_threads(threads)
-                for setting, times in measure(ways, batch, size, options.seconds).items():
-                    rows.append({"model": name, "size": size, "threads": threads, "batch": batch, "setting": setting,
-                                 **times, "pictures_a_second": 1000 / times["network_median"]})
-                    sys.stdout.write(f"{json.dumps(rows[-1])}\n")
-                    sys.stdout.flush()
-    main_rows = [row for row in rows if row["model"] == options.models[0] and row["batch"] == options.batches[0]
-                 and row["threads"] == max(options.threads)]
-    unfused = next(row["network_median"] for row in main_rows if row["setting"] == UNFUSED)
-    ratio = unfused / min(row["network_median"] for row in main_rows)
-    content = {"machine": describe_machine(), "rows": rows, "ratio": ratio}
-    write_atomically(RESULTS / "inference.json", json.dumps(content, indent=1) + "\n")
-    chosen = [row for row in rows if row["batch"] == options.batches[0] and row["threads"] == max(options.threads)]
-    points = [{"weights": row["setting"], "size": row["model"], "AP": MODELS[row["model"]] / 100,
-               "network_ms": row["network_median"]} for row in chosen]
-    write_atomically(RESULTS / "inference.png", plot_study(points))
-    sys.stdout.write(f"ratio {ratio:.2f}\n")
+            case = make_case(name, device, max(options.batches), Path(folder))
+            rows = []
+            for row in rows_of(case, options, Path(folder)):
+                rows.append(row)
+                sys.stdout.write(f"{json.dumps(row)}\n")
+                sys.stdout.flush()
+        gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+        content["machine"] = describe_machine() + gpu
+        content["rows"] = [row for row in content["rows"] if row["model"] != name] + rows
+        save(content, path)
+    sys.stdout.write(f"{tables(content)}\nratio {speedup(content):.2f}\n")
 
 
 if __name__ == "__main__":

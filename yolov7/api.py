@@ -37,7 +37,7 @@ TENSOR_DIMENSIONS = (3, 4)  # of one picture, of a batch
 
 
 def load(weights: PathLike | Sequence[PathLike] = (), device: str = "", precision: str = "auto", *,
-         augment: bool = False, half_decode: bool = False, cfg: str | None = None) -> Model:
+         augment: bool = False, half_decode: bool = False, compile: bool = False, cfg: str | None = None) -> Model:
     """Open weights, ours or the original's, or an exported file; several are an ensemble.
 
     Without ``weights`` it is ``best.pt`` of the latest run below ``runs/train``. ``device``, ``precision``
@@ -45,7 +45,7 @@ def load(weights: PathLike | Sequence[PathLike] = (), device: str = "", precisio
     `yolov7.config.InputError` (a `ValueError`) with one sentence for anything that does not fit.
     """
     paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
-    options = NetworkOptions(cfg, precision, half_decode, augment)
+    options = NetworkOptions(cfg, precision, half_decode, augment, compile)
     return Model(load_network(checkpoint.find_weights([os.fspath(path) for path in paths]), select_device(device),
                               options))
 

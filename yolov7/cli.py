@@ -51,7 +51,7 @@ def detect(options: DetectOptions) -> int:
 
     if not options.source:
         raise InputError("--source is missing; accepted: a picture, video, folder, glob, camera or stream")
-    how = NetworkOptions(options.cfg, options.precision, options.half_decode, options.augment)
+    how = NetworkOptions(options.cfg, options.precision, options.half_decode, options.augment, options.compile)
     network = load_network(checkpoint.find_weights(options.weights), select_device(options.device), how)
     folder = partial(checkpoint.new_folder, options.project, options.name, options.exist_ok)
     try:

@@ -185,6 +185,7 @@ class TestOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "number format of the network; auto: half precision where the device has it natively")
     half_decode: bool = option(False, "decode boxes in half precision, as the original does on GPUs (fp16 only)")
+    compile: bool = option(False, "compile the network of weights: half a minute at the start, faster pictures then")
     sizes: tuple[int, ...] = option(tuple(range(256, 1537, 128)), "sizes of --task study", low=32)
     metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the original's own metric")
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
@@ -219,6 +220,7 @@ class DetectOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "number format of the network; auto: half precision where the device has it natively")
     half_decode: bool = option(False, "decode boxes in half precision, as the original does on GPUs (fp16 only)")
+    compile: bool = option(False, "compile the network of weights: half a minute at the start, faster pictures then")
     save_txt: bool = option(False, "also write one text file a picture: class cx cy w h, normalised")
     save_conf: bool = option(False, "add the score to the text files")
     save_json: bool = option(False, "also write detections.json: a list with one object a frame")

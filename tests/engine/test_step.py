@@ -16,8 +16,8 @@ from yolov7.engine import run
 from yolov7.engine.distributed import Processes
 from yolov7.engine.guard import MOST_IN_A_ROW, StepGuard, TrainingError
 from yolov7.engine.schedule import apply
-from yolov7.engine.setup import check_compiler
 from yolov7.engine.trainer import Trainer
+from yolov7.model.compiling import check_compiler
 from yolov7.options import TrainOptions
 from yolov7.structures import Batch
 

@@ -19,8 +19,11 @@ from golden_numbers import golden_state_dict
 
 import yolov7
 from yolov7 import cli
+from yolov7.config import InputError
 from yolov7.data.images import cv2, load_image
 from yolov7.export import run
+from yolov7.inference.loading import NetworkOptions, load_network
+from yolov7.inference.runtimes import open_openvino
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused
@@ -267,6 +270,19 @@ def test_no_picture_to_compare_on(small: Path, tmp_path: Path, capsys: pytest.Ca
     assert cli.main(flags) == 2
     assert "--source: needed for the comparison with PyTorch" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_openvino_computes_in_two_formats(small: Path, pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    assert export(small, pictures, tmp_path, "--format", "openvino", "--img-size", "64") == 0
+    path, images = tmp_path / "small.xml", torch.rand(1, 3, 64, 64)
+    exact, half = (open_openvino(path, precision)(images, 0.0)[0] for precision in ("fp32", "bf16"))
+    assert (exact.boxes - half.boxes).abs().max() < 2 and (exact.classes - half.classes).abs().max() < 0.05
+    with pytest.raises(InputError, match="--precision 'fp16': OpenVINO computes .*small.xml in one of fp32, bf16"):
+        load_network([path], torch.device("cpu"), NetworkOptions(precision="fp16"))
+    for options in (NetworkOptions(compile=True), NetworkOptions(cfg="yolov7-tiny")):
+        with pytest.raises(InputError, match=r"is for weights; .*small.xml computes as it was exported"):
+            load_network([path], torch.device("cpu"), options)
 
 
 def test_files_that_cannot_be_used(small: Path, pictures: Path, tmp_path: Path,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from yolov7.boxes import mirror
 from yolov7.config import InputError
@@ -16,6 +20,7 @@ from yolov7.inference.network import Augmented, Ensemble, TorchNetwork, network_
 from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, suppress
 from yolov7.model import weights
 from yolov7.model.anchors import Predictions, decode, decode_above
+from yolov7.model.compiling import compile_frozen
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import reparameterize
 from yolov7.model.scaling import Scale
@@ -128,6 +133,35 @@ def test_a_deployed_model_can_be_run_in_two_formats() -> None:
     second = TorchNetwork(model, CPU)
     assert torch.equal(second(pictures(), 0.0)[0].boxes, TorchNetwork(small(), CPU)(pictures(), 0.0)[0].boxes)
     assert first.model is not second.model
+
+
+def test_a_compiled_network_finds_the_same_at_every_size(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # without minutes of C++
+    path = save(small(), tmp_path / "small.pt")
+    plain = load_network([path], CPU, NetworkOptions())
+    with caplog.at_level("INFO", "yolov7"):
+        compiled = load_network([path], CPU, NetworkOptions(compile=True))
+    assert "is compiled at the first pictures" in caplog.text
+    batches = [pictures(*shape) for shape in ((2, 64, 96), (3, 96, 64), (2, 64, 96))]
+    with ThreadPoolExecutor(4) as pool:
+        for images, found in zip(batches, pool.map(lambda images: compiled(images, 0.1), batches), strict=True):
+            torch.testing.assert_close(found, plain(images, 0.1), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs g++")
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own parts
+def test_compiled_weights_are_frozen() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(8, 4, 1)).eval()
+    run = compile_frozen(model)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        for shape in ((3, 3, 16, 16), (2, 3, 8, 24)):
+            torch.testing.assert_close(run(torch.ones(shape)), model(torch.ones(shape)))
+        expected = model(torch.ones(2, 3, 8, 24))
+        model[0].weight.data.zero_()
+        torch.testing.assert_close(run(torch.ones(2, 3, 8, 24)), expected)
+    assert not inductor.freezing, "a setting of the whole process was left changed"
 
 
 # --- test-time augmentation -------------------------------------------------------------------------------------

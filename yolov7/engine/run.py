@@ -24,9 +24,10 @@ from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.freeze import nodes_to_freeze
 from yolov7.engine.guard import TrainingError
 from yolov7.engine.memory import address_space, is_out_of_memory
-from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_compiler, check_processes, resolve, settings_text
+from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_processes, resolve, settings_text
 from yolov7.engine.state import TrainingResult
 from yolov7.engine.trainer import Trainer
+from yolov7.model.compiling import check_compiler
 from yolov7.model.detector import Detector
 from yolov7.model.precision import choose_precision
 from yolov7.model.spec import parse_spec, read_spec

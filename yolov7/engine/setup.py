@@ -113,16 +113,6 @@ def check_processes(config: RunConfig, processes: Processes, device: torch.devic
         raise InputError(f"--sync-bn: found {where}; accepted: several processes on CUDA (torchrun)")
 
 
-def check_compiler(device: torch.device) -> None:
-    """Raise `InputError` where ``torch.compile`` does not work, rather than minutes later."""
-    try:
-        torch.compile(torch.sin)(torch.zeros(8, device=device))
-    except Exception as error:  # a compiler that is missing or broken shows itself in many ways
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--compile: does not work on this machine ({reason[:200]}); a C++ compiler such as g++ is "
-                         "needed, on CUDA Triton too; or leave the flag out") from None
-
-
 def _classes(options: TrainOptions, source: DataSource) -> tuple[str, ...]:
     if not (options.classes or options.single_cls):
         return ()

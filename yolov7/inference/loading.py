@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import torch
 from yolov7.config import InputError
 from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
 from yolov7.inference.runtimes import OPENERS
+from yolov7.model.compiling import check_compiler
 from yolov7.model.precision import choose_precision
 from yolov7.model.weights import load_model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class NetworkOptions:
     precision: str = "fp32"
     half_decode: bool = False
     augment: bool = False
+    compile: bool = False
 
 
 def load_network(paths: Sequence[Path], device: torch.device, options: NetworkOptions) -> Network:
@@ -42,13 +47,15 @@ def load_network(paths: Sequence[Path], device: torch.device, options: NetworkOp
 def _open(path: Path, device: torch.device, precision: str, options: NetworkOptions) -> Network:
     if path.suffix not in OPENERS:
         loaded = load_model(path, options.cfg)
-        return TorchNetwork(loaded.model, device, precision, loaded.info, options.half_decode)
-    for flag, given in (("--cfg", options.cfg), ("--half-decode", options.half_decode),
-                        (f"--precision {options.precision}", options.precision not in ("auto", "fp32"))):
+        if options.compile:
+            check_compiler(device)
+            logger.info("the network is compiled at the first pictures, and once more at the first of another size")
+        return TorchNetwork(loaded.model, device, precision, loaded.info, options.half_decode, options.compile)
+    for flag, given in (("--cfg", options.cfg), ("--half-decode", options.half_decode), ("--compile", options.compile)):
         if given:
             raise InputError(f"{flag} is for weights; {path} computes as it was exported")
     if device.type != "cpu":
         raise InputError(f"{path}: exported files run on the CPU; accepted: --device cpu")
     if not path.is_file():
         raise InputError(f"--weights {str(path)!r}: no such file")
-    return OPENERS[path.suffix](path)
+    return OPENERS[path.suffix](path, "fp32" if options.precision == "auto" else precision)

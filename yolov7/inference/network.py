@@ -6,7 +6,9 @@ Exported files are networks too (`yolov7.inference.exported`); `yolov7.inference
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from yolov7.boxes import mirror
 from yolov7.config import InputError
 from yolov7.model.anchors import Predictions, decode_above
+from yolov7.model.compiling import compile_frozen
 from yolov7.model.detector import Detector
 from yolov7.model.precision import FORMATS
 from yolov7.model.reparam import deployed
@@ -59,13 +62,14 @@ class TorchNetwork:
 
     In half precision the first convolution, the detection convolutions and the decoding run in float32: of bfloat16's
     error in the boxes of a trained yolov7-tiny more than half is that of the weights of the first one. With
-    ``half_decode`` all of it runs in half precision, as the original's does on GPUs (quirk E5).
+    ``half_decode`` all of it runs in half precision, as the original's does on GPUs (quirk E5). Compiled, threads take
+    turns.
     """
 
     shape = None
 
     def __init__(self, model: Detector, device: torch.device, precision: str = "fp32", info: ModelInfo | None = None,
-                 half_decode: bool = False) -> None:
+                 half_decode: bool = False, compile: bool = False) -> None:
         self.info = info or ModelInfo(tuple(f"class{i}" for i in range(model.num_classes)), model.spec.image_size)
         self.device = device
         self.dtype = FORMATS[precision]
@@ -76,6 +80,8 @@ class TorchNetwork:
             self.model.head.convs.to(self.dtype)
         elif self.dtype != torch.float32:
             to_half(self.model, self.dtype)
+        self.forward = compile_frozen(self.model) if compile else self.model
+        self._turn = threading.Lock() if compile else nullcontext()
 
     @property
     def stride(self) -> int:
@@ -86,8 +92,9 @@ class TorchNetwork:
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         """See `Network`."""
         head = self.model.head
-        output = self.model(images.to(self.decoding))
-        return decode_above(output, head.anchors, head.strides, confidence, self.decoding)
+        with self._turn:
+            output = self.forward(images.to(self.decoding))
+            return decode_above(output, head.anchors, head.strides, confidence, self.decoding)
 
 
 class _InFloat(nn.Module):

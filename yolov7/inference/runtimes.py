@@ -15,10 +15,12 @@ from yolov7.config import InputError
 from yolov7.inference.exported import KEY, ExportedNetwork, read_facts
 
 EXTRA = "pip install 'yolov7-framework[export]'"
+OPENVINO_FORMATS = {"fp32": "f32", "bf16": "bf16"}
 
 
-def open_onnx(path: Path) -> ExportedNetwork:
+def open_onnx(path: Path, precision: str = "fp32") -> ExportedNetwork:
     """A file of ONNX Runtime, on as many threads as torch uses."""
+    _as_exported(path, precision)
     onnxruntime = _package("onnxruntime", path)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
@@ -32,8 +34,9 @@ def open_onnx(path: Path) -> ExportedNetwork:
     return ExportedNetwork(facts, lambda images: session.run(None, {name: images}))
 
 
-def open_torchscript(path: Path) -> ExportedNetwork:
+def open_torchscript(path: Path, precision: str = "fp32") -> ExportedNetwork:
     """A traced graph."""
+    _as_exported(path, precision)
     extra = {KEY: ""}
     try:
         with warnings.catch_warnings():
@@ -46,21 +49,28 @@ def open_torchscript(path: Path) -> ExportedNetwork:
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> list[np.ndarray]:
-        return [output.numpy() for output in graph(torch.from_numpy(images))]
+        tensor = torch.from_numpy(images)
+        if tensor.is_floating_point():  # bytes [B, H, W, 3] are in this order already
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return [output.numpy() for output in graph(tensor)]
 
     return ExportedNetwork(facts, run)
 
 
-def open_openvino(path: Path) -> ExportedNetwork:
-    """An ``.xml`` file with its ``.bin`` beside it, computed in float32 unless it was exported otherwise."""
+def open_openvino(path: Path, precision: str = "fp32") -> ExportedNetwork:
+    """An ``.xml`` file with its ``.bin`` beside it; the runtime can compute it in bfloat16, all layers of it."""
+    if precision not in OPENVINO_FORMATS:
+        raise InputError(f"--precision {precision!r}: OpenVINO computes {path} in one of {', '.join(OPENVINO_FORMATS)} "
+                         "(or export it with --fp16)")
     openvino = _package("openvino", path)
     core = openvino.Core()
     try:
         model = core.read_model(str(path))
         text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
         facts = read_facts(text, path)
-        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY",
-                                                     "INFERENCE_NUM_THREADS": torch.get_num_threads()})
+        compiled = core.compile_model(model, "CPU", {
+            "INFERENCE_PRECISION_HINT": OPENVINO_FORMATS[precision], "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads()})
     except RuntimeError as error:
         raise _unreadable(path, "OpenVINO", error) from None
 
@@ -71,8 +81,13 @@ def open_openvino(path: Path) -> ExportedNetwork:
     return ExportedNetwork(facts, run)
 
 
-OPENERS: dict[str, Callable[[Path], ExportedNetwork]] = {  # by suffix
+OPENERS: dict[str, Callable[[Path, str], ExportedNetwork]] = {  # by suffix
     ".onnx": open_onnx, ".torchscript": open_torchscript, ".xml": open_openvino}
+
+
+def _as_exported(path: Path, precision: str) -> None:
+    if precision != "fp32":
+        raise InputError(f"--precision {precision} is for weights and OpenVINO; {path} computes as it was exported")
 
 
 def _package(name: str, path: Path) -> Any:
