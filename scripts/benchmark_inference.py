@@ -37,6 +37,7 @@ from torch import Tensor
 
 from yolov7.config import write_atomically
 from yolov7.data.images import letterbox, load_image
+from yolov7.engine.device import own_device
 from yolov7.evaluation.plots import plot_study
 from yolov7.export.suppression import Thresholds
 from yolov7.export.writers import WRITERS, Request
@@ -315,7 +316,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true", help="measure nothing, print the tables of the file")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = own_device(options.device)
     options.batches = options.batches or ([1, 8, 32] if device.type == "cuda" else [1, 8])
     path = RESULTS / f"inference_{device.type}.json"
     content = json.loads(path.read_text()) if path.exists() else {"rows": []}

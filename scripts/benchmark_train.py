@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Runner:
                                nominal_batch=mode.batch, epochs=1, device=str(device), precision=mode.precision,
                                compile=mode.compile, dry_run=True)
         self.mode, self.device = mode, device
-        self.trainer: Trainer = run._new_run(options, device, Processes())
+        self.trainer: Trainer = run._new_run(options, device, Processes(), ExitStack())
         self.batches = self._endless()
         self.step = self._plain_step() if mode.plain else self._our_step()
         self.seconds: list[float] = []

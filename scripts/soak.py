@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def main() -> None:
         generate(data, train=400, val=8)
         train = TrainOptions(data=str(data), img_size=(64,), batch_size=4, nominal_batch=4, workers=2, device="cpu",
                              epochs=-(-options.steps // 100), project=folder)
-        trainer = run._new_run(train, DEVICE, Processes())
+        trainer = run._new_run(train, DEVICE, Processes(), ExitStack())
         update, done = trainer.step.update, 0
 
         def counted(stop: bool = False) -> Tensor:

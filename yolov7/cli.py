@@ -45,14 +45,14 @@ def detect(options: DetectOptions) -> int:
     """Detect in pictures, videos, cameras and streams; writes pictures and videos, and text, JSON, CSV, crops."""
     from yolov7.data.streams import StreamError
     from yolov7.engine import checkpoint
-    from yolov7.engine.device import select_device
+    from yolov7.engine.device import own_device
     from yolov7.inference.detect import detect as run_detection
     from yolov7.inference.loading import NetworkOptions, load_network
 
     if not options.source:
         raise InputError("--source is missing; accepted: a picture, video, folder, glob, camera or stream")
     how = NetworkOptions(options.cfg, options.precision, options.half_decode, options.augment, options.compile)
-    network = load_network(checkpoint.find_weights(options.weights), select_device(options.device), how)
+    network = load_network(checkpoint.find_weights(options.weights), own_device(options.device), how)
     folder = partial(checkpoint.new_folder, options.project, options.name, options.exist_ok)
     try:
         run_detection(options, network, folder)

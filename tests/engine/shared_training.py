@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def train(data: str, folder: Path) -> None:
                            device="cpu", workers=0, project=str(folder), exist_ok=True, cfg=str(folder / "model.yaml"),
                            set=("augment.mosaic=0", "augment.mixup=0", "optimizer.warmup_epochs=1"))
     with connected(device) as processes:
-        trainer = run._new_run(options, device, processes)
+        trainer = run._new_run(options, device, processes, ExitStack())
         trainer.state.model.eval()
         losses, counts = [], []
         for epoch in range(EPOCHS):

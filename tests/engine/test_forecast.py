@@ -75,8 +75,8 @@ LIMITED = """
 import resource, sys
 import torch
 from yolov7 import cli
-from yolov7.engine import memory, run, trainer
-run.keep_freed_memory = lambda: None  # as under `ulimit -v`, which this process gets after its start
+from yolov7.engine import device, memory, trainer
+device.keep_freed_memory = lambda: None  # as under `ulimit -v`, which this process gets after its start
 fit = trainer.Trainer.fit
 def limited(self):
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_step_waits_for_nothing(shapes: Path, tmp_path: Path, precision: str, 
     device = torch.device("cuda:0")
     options = TrainOptions(data=str(shapes), img_size=(64,), batch_size=4, nominal_batch=4, epochs=1, device="0",
                            workers=0, project=str(tmp_path), precision=precision, set=("optimizer.clip_grad=10",))
-    trainer: Trainer = run._new_run(options, device, Processes())
+    trainer: Trainer = run._new_run(options, device, Processes(), ExitStack())
     batches = list(trainer.loader)
     trainer.state.model.train()
     for index, batch in enumerate(batches * 3):

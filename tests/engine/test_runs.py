@@ -252,6 +252,30 @@ def test_clipped_gradients_move_the_weights_by_no_more(shapes: Path, tmp_path: P
     assert moved["1e-3"] < 1e-4 < moved["0"]
 
 
+def test_a_folder_takes_one_training_at_a_time(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Until its process is dead, however it dies."""
+    holder = ("import sys, time; from pathlib import Path; from yolov7.engine.checkpoint import claimed\n"
+              "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-c", holder, str(run)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    (run / ".half.tmp").write_text("of the other process")
+    assert cli.main(["train", "--resume", str(run), "--epochs", "9", "--workers", "0"]) == 2
+    assert f"error: {run}: process {process.pid} trains in it; wait for its end, stop it, or" in capsys.readouterr().err
+    assert (run / ".half.tmp").exists()
+    process.kill()
+    process.wait()
+    with checkpoint.claimed(run):
+        assert not (run / ".half.tmp").exists() and (run / ".lock").read_text() == str(os.getpid())
+    assert not (run / ".lock").exists()
+
+
+def test_a_checkpoint_outside_of_a_run_is_no_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "last.pt").write_bytes((run / "weights" / "last.pt").read_bytes())
+    for given in (tmp_path / "last.pt", tmp_path):
+        assert cli.main(["train", "--resume", str(given), "--epochs", "9"]) == 2
+        assert f"--resume '{given}': lies in no run's folder; accepted: RUN/weights/last.pt" in capsys.readouterr().err
+
+
 BAD_COMMANDS = [
     ("train", ["--data", "gone.yaml"], "--data 'gone.yaml'"),
     ("train", ["--cfg", "yolov8"], "--cfg 'yolov8': no such file, and none is shipped under that name"),
@@ -263,6 +287,8 @@ BAD_COMMANDS = [
     ("train", ["--hyp", "finetuen"], "did you mean 'finetune'?"),
     ("train", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),
     ("train", ["--device", "cuda:77"], "--device 'cuda:77': not on this machine; accepted: cpu"),
+    ("train", ["--resume", "--batch-size", "4", "--autoanchor"], "--resume: the run goes on with its own settings, and "
+     "would not heed --batch-size, --autoanchor; accepted beside it: --epochs, --workers, --device, "),
     ("train", ["--resume", "gone"], "--resume 'gone': neither a checkpoint nor the folder of a run"),
     ("test", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),
     ("test", ["--data", "gone.yaml"], "--data 'gone.yaml'"),
@@ -279,7 +305,7 @@ BAD_COMMANDS = [
 def test_bad_input_is_one_sentence_and_leaves_nothing(run: Path, shapes: Path, tmp_path: Path,
                                                       capsys: pytest.CaptureFixture[str], command: str,
                                                       flags: list[str], message: str) -> None:
-    if command == "train" and "--data" not in flags:
+    if command == "train" and not {"--data", "--resume"} & set(flags):
         flags = [*flags, "--data", str(shapes)]
     best = ["--weights", str(run / "weights" / "best.pt")] if command in ("test", "detect", "export") else []
     project = [] if command in ("export", "trian") else ["--project", str(tmp_path / "runs")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def make_trainer(shapes: Path, folder: Path, **changes: object) -> Trainer:
     options = TrainOptions(data=str(shapes), img_size=(64,), batch_size=4, nominal_batch=4, epochs=3, device="cpu",
                            workers=0, project=str(folder), seed=1,
                            cfg=str(Path(__file__).with_name("tiny-quarter.yaml")))
-    return run._new_run(dataclasses.replace(options, **changes), torch.device("cpu"), Processes())  # type: ignore[arg-type]
+    changed = dataclasses.replace(options, **changes)  # type: ignore[arg-type]
+    return run._new_run(changed, torch.device("cpu"), Processes(), ExitStack())
 
 
 def batches_of(trainer: Trainer) -> list[Batch]:

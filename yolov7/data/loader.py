@@ -257,7 +257,7 @@ def keep_freed_memory() -> None:
     """Let this process reuse the memory of pictures that it has freed, where the C library is glibc.
 
     Otherwise it goes back to the system, which hands it out again page by page, filled with zeros: a third of the time
-    of a sample, and as much of a training step on a CPU.
+    of a sample, and as much of a training step or of large batches of the network on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

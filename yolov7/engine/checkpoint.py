@@ -6,15 +6,20 @@ renamed: after a kill at any moment the previous file is whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from yolov7.config import InputError, to_mapping
 from yolov7.engine.setup import RunConfig
 from yolov7.engine.state import RunState, check_content
 from yolov7.model import weights
 from yolov7.model.detector import Detector
+
+logger = logging.getLogger(__name__)
 
 
 def new_folder(project: str, name: str, exist_ok: bool) -> Path:
@@ -40,6 +45,8 @@ def find_last(run: str, project: str) -> Path:
     path = Path(run)
     for candidate in (path, path / "last.pt", path / "weights" / "last.pt"):
         if candidate.is_file():
+            if candidate.absolute().parent.name != "weights":
+                raise InputError(f"--resume {run!r}: lies in no run's folder; accepted: RUN/weights/last.pt")
             return candidate
     raise InputError(f"--resume {run!r}: neither a checkpoint nor the folder of a run")
 
@@ -81,7 +88,36 @@ def read_last(path: Path) -> dict[str, Any]:
     return check_content(weights.read(path), path)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete half-written files of a killed process."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A run's folder, for this process alone; what a killed one left half-written is deleted.
+
+    The lock is the process's own: the system takes it back however it ends, and children do not have it. Raises
+    `InputError` where another process trains in the folder. Systems and disks without locks go on without.
+    """
+    with (folder / ".lock").open("a+", encoding="ascii") as file:
+        _lock(file, folder)
+        for path in (*folder.glob(".*.tmp"), *folder.glob("weights/.*.tmp")):
+            path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        raise InputError(f"{folder}: process {file.read()} trains in it; wait for its end, stop it, or take another "
+                         "--name") from None
+    except OSError as error:
+        logger.warning("%s: cannot be locked (%s): do not start a second training in it", folder, error.strerror)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -14,17 +15,16 @@ from yolov7.config import InputError, from_mapping, write_atomically
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.classes import choose_classes, class_names
 from yolov7.data.image_set import ImageSet, report_faults
-from yolov7.data.loader import keep_freed_memory
 from yolov7.engine import checkpoint
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
-from yolov7.engine.device import select_device
+from yolov7.engine.device import own_device
 from yolov7.engine.distributed import Processes, connected, environment
 from yolov7.engine.elastic import after_restart, forget_run, note_run
 from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.freeze import nodes_to_freeze
 from yolov7.engine.guard import TrainingError
-from yolov7.engine.memory import address_space, is_out_of_memory
-from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_processes, resolve, settings_text
+from yolov7.engine.memory import is_out_of_memory
+from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_processes, check_resume, resolve, settings_text
 from yolov7.engine.state import TrainingResult
 from yolov7.engine.trainer import Trainer
 from yolov7.model.compiling import check_compiler
@@ -39,13 +39,12 @@ logger = logging.getLogger(__name__)
 
 def train(options: TrainOptions) -> TrainingResult | None:
     """Train a model, or go on with an interrupted run; returns the best epoch (nothing after ``--dry-run``)."""
-    device = select_device(options.device, environment().local_rank)
-    if device.type == "cpu" and address_space() is None:
-        keep_freed_memory()  # here the network's memory comes from the C library, too
-    with connected(device) as processes:
+    check_resume(options)
+    device = own_device(options.device, environment().local_rank)
+    with connected(device) as processes, ExitStack() as held:
         if not options.dry_run:
             options = processes.tell(after_restart(options))
-        trainer = (_new_run if options.resume is None else _resumed_run)(options, device, processes)
+        trainer = (_new_run if options.resume is None else _resumed_run)(options, device, processes, held)
         if options.dry_run:
             if processes.first:
                 dry_run(trainer)
@@ -67,7 +66,8 @@ def _fit(trainer: Trainer) -> TrainingResult:
     raise TrainingError(explain_lack_of_memory(trainer))
 
 
-def _new_run(options: TrainOptions, device: torch.device, processes: Processes) -> Trainer:
+def _new_run(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
+    """A run from the start; its folder is ``held`` as long as that is open."""
     spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or not options.weights else spec_of(options.weights)
     with processes.first_before_others():
         source = open_data(options.data)
@@ -88,14 +88,14 @@ def _new_run(options: TrainOptions, device: torch.device, processes: Processes) 
     folder = Path()
     if processes.first and not options.dry_run:
         folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
-        checkpoint.remove_leftovers(folder)
+        held.enter_context(checkpoint.claimed(folder))
         note_run(options.project, folder)
         write_atomically(folder / "config.yaml", settings_text(config))
     logger.info("%s", settings_text(config).rstrip())
     return _make_trainer(config, model, splits, processes.tell(folder), device, processes, not options.dry_run)
 
 
-def _resumed_run(options: TrainOptions, device: torch.device, processes: Processes) -> Trainer:
+def _resumed_run(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
     """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
     path = processes.tell(checkpoint.find_last(options.resume or "", options.project) if processes.first else Path())
     content = checkpoint.read_last(path)
@@ -103,7 +103,7 @@ def _resumed_run(options: TrainOptions, device: torch.device, processes: Process
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
                                  device=options.device or config.device)
     if not options.device:
-        device = select_device(config.device, processes.local_rank)
+        device = own_device(config.device, processes.local_rank)
     check_processes(config, processes, device)
     with processes.first_before_others():
         source = open_data(config.data)
@@ -112,7 +112,7 @@ def _resumed_run(options: TrainOptions, device: torch.device, processes: Process
         raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(names)}")
     folder = path.parent.parent
     if processes.first and not options.dry_run:
-        checkpoint.remove_leftovers(folder)
+        held.enter_context(checkpoint.claimed(folder))
     model = Detector(parse_spec(content["definition"], str(path)), len(names))
     splits = _open_splits(source, config, processes)
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "yolov7-tiny"
 PAPER_EPOCHS = 300
 PAPER_BATCH = 16  # of the original's command line
+HEEDED = ("resume", "epochs", "workers", "device", "project", "dry_run", "verbose")  # by a run that goes on
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,20 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
         sync_bn=options.sync_bn,
         compile=options.compile,
     )
+
+
+def check_resume(options: TrainOptions) -> None:
+    """Raise `InputError` for flags that a resumed run would not heed."""
+    if options.resume is None:
+        return
+    given = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) != field.default]
+    if vain := [_flag(name) for name in given if name not in HEEDED]:
+        raise InputError(f"--resume: the run goes on with its own settings, and would not heed {', '.join(vain)}; "
+                         f"accepted beside it: {', '.join(map(_flag, HEEDED[1:]))}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def check_processes(config: RunConfig, processes: Processes, device: torch.device) -> None:

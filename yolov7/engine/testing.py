@@ -17,7 +17,7 @@ from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.loader import BatchLoader, evaluation_loader, fixed_shape_loader
 from yolov7.engine import checkpoint
 from yolov7.engine.classes import open_for
-from yolov7.engine.device import select_device
+from yolov7.engine.device import own_device
 from yolov7.engine.distributed import Processes, connected, environment
 from yolov7.engine.pictures import prediction_sheet, write_picture
 from yolov7.evaluation.coco import write_predictions
@@ -38,7 +38,7 @@ def test(options: TestOptions) -> Evaluation:
     Processes that ``torchrun`` starts share the batches; the numbers are those of one process with batches of that
     size.
     """
-    device = select_device(options.device, environment().local_rank)
+    device = own_device(options.device, environment().local_rank)
     paths = checkpoint.find_weights(options.weights)
     with connected(device) as processes:
         with processes.first_before_others():

@@ -16,7 +16,7 @@ import torch
 from yolov7.config import InputError, write_atomically
 from yolov7.data.loader import BatchLoader, batch_shapes
 from yolov7.engine import checkpoint
-from yolov7.engine.device import select_device
+from yolov7.engine.device import own_device
 from yolov7.engine.distributed import environment
 from yolov7.engine.testing import Subject, open_subject
 from yolov7.evaluation.evaluate import PROTOCOL, evaluate
@@ -126,7 +126,7 @@ def _subjects(options: TestOptions) -> list[tuple[Path, Subject]]:
 def _device(options: TestOptions) -> torch.device:
     if environment().count > 1:
         raise InputError(f"--task {options.task} is for one process; found {environment().count} ($WORLD_SIZE)")
-    return select_device(options.device)
+    return own_device(options.device)
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

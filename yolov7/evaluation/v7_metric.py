@@ -97,12 +97,6 @@ class V7Result:
         """At IoU 0.50."""
         return _mean(self.class_AP50)
 
-    def filled_AP(self, num_classes: int) -> Floats:  # noqa: N802
-        """AP of all classes ``[num_classes]``; those without objects get the mean, as in the original."""
-        filled = np.full(num_classes, self.AP)
-        filled[self.classes] = self.class_AP
-        return filled
-
     def text(self, names: Sequence[str]) -> str:
         """A table by class, for people; ``names[i]`` is that of class ``i``."""
         summary = [f"v7 metric: {self.images} pictures, P and R at confidence {self.confidence:.3f} and IoU 0.50"]
