@@ -8,10 +8,11 @@ Each run goes from square JPEG files of the network's size to boxes ("end to end
 batch in memory to decoded rows, of which about 300 a picture pass the threshold. Settings of a model take turns of
 half a second, so that the noise of the machine meets all of them (the first run of a turn does not count: threads of
 the one before may still spin); those of models above 50 million parameters one after another, for
-want of memory. "limit" is the rate of a large matrix product in the setting's format, on as many threads.
+want of memory, where a first run of more than 15 seconds counts. "limit" is the rate of a large matrix product in the
+setting's format, on as many threads.
 
-Writes ``scripts/results/inference_<device>.json`` after every model (models that it holds from an earlier run stay in
-it) and ``inference_<device>.png``; ``--table`` only prints its tables. The last line is the ratio of the main
+Writes ``scripts/results/inference_<device>.json`` after every model (what it holds of other models and numbers of threads
+stays, if it is of the same machine) and ``inference_<device>.png``; ``--table`` only prints its tables. The last line is the ratio of the main
 comparison: yolov7-tiny, one picture, all threads: the unfused network's median over that of the best setting.
 """
 
@@ -60,7 +61,9 @@ PICTURES = Path(__file__).parents[2] / "shared" / "data" / "coco-mini" / "images
 PAPER_FPS = {  # one picture on a V100, float16; of yolov7-tiny there is none at 640 px
     "yolov7-tiny": None, "yolov7-tiny-silu": 286, "yolov7": 161, "yolov7x": 114, "yolov7-w6": 84, "yolov7-e6": 56,
     "yolov7-d6": 44, "yolov7-e6e": 36}
+FILES = ["torchscript", "onnx", "openvino"]
 UNFUSED, PASSING, CERTAIN, TOGETHER, TURN = "unfused fp32", 300, 20.0, 50e6, 0.5
+LONG, MANY = 15000, 20  # milliseconds of a run; runs that have a 99th percentile
 
 
 class Plain:
@@ -136,9 +139,10 @@ def _cpu_settings(case: Case, formats: list[str], folder: Path) -> dict[str, Set
     anchors = tuple(tuple((w, h) for w, h in level) for level in fused.head.anchors.tolist())
     facts = ExportFacts(case.spec.name, tuple(map(str, range(80))), case.spec.image_size, model.stride, "decoded",
                         anchors, fused.head.strides)
+    request = Request(fused, facts, Thresholds())
     for form in formats:
         write, suffix = WRITERS[form]
-        write(Request(fused, facts, Thresholds()), path := folder / f"model{suffix}")
+        write(request, path := folder / f"model{suffix}")
         for precision in dict.fromkeys(("fp32", best)) if form == "openvino" else ("fp32",):
             settings[f"{form} {precision}"] = Setting(
                 lambda path=path, precision=precision: OPENERS[path.suffix](path, precision),  # type: ignore[misc]
@@ -182,6 +186,13 @@ class Subject:
         _, spent = self.predictor.timed([load_image(file) for file in self.files])
         return spent["network"], 1000 * (time.perf_counter() - started)
 
+    def first(self) -> None:
+        """The first run; it counts where it is long, as what happens once is little of it then."""
+        network, total = self.run()
+        if total > LONG:
+            self.network.append(network)
+            self.total.append(total)
+
     def turn(self, warm: bool) -> None:
         """Half a second, but one run at least."""
         if warm:
@@ -202,16 +213,17 @@ class Subject:
         return found | {"pictures_a_second": round(1000 * batch / float(np.median(self.network)), 2)}
 
 
-def measure(case: Case, settings: dict[str, Setting], batch: int, seconds: float,
-            warm: bool) -> Iterable[tuple[str, dict[str, Any]]]:
+def measure(case: Case, settings: dict[str, Setting], batch: int,
+            seconds: float) -> Iterable[tuple[str, dict[str, Any]]]:
     """Every setting for so many seconds, but once at least; in turn where they fit into the memory together."""
     together = sum(p.numel() for p in case.model.parameters()) < TOGETHER
     groups = [list(settings)] if together else [[name] for name in settings]
     for group in groups:
         subjects = {name: Subject(case, settings[name], batch) for name in group}
         for name, subject in subjects.items():
-            if warm or settings[name].compiled:
-                subject.run()
+            if settings[name].compiled:
+                subject.run()  # a graph is recorded at the second run
+            subject.first()
         while waiting := [s for s in subjects.values() if not s.total or sum(s.total) < 1000 * seconds]:
             for subject in waiting:
                 subject.turn(warm=together)
@@ -222,6 +234,7 @@ def measure(case: Case, settings: dict[str, Setting], batch: int, seconds: float
 
 def matrix_rate(precision: str, device: torch.device) -> float:
     """GFLOP/s of a large matrix product, the best of some."""
+    torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions do
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device).to(FORMATS[precision])
     best = float("inf")
@@ -242,7 +255,7 @@ def rows_of(case: Case, options: argparse.Namespace, folder: Path) -> Iterable[d
         torch.set_num_threads(threads)
         rates = {precision: matrix_rate(precision, case.device)
                  for precision in dict.fromkeys(setting.precision for setting in settings.values())}
-        for name, row in measure(case, settings, batch, options.seconds, warm=batch == options.batches[0]):
+        for name, row in measure(case, settings, batch, options.seconds):
             limit = 1000 * rates[settings[name].precision] / case.gflops / row["pictures_a_second"]
             yield {"model": case.spec.name, "size": case.spec.image_size, "threads": threads, "batch": batch,
                    "setting": name, **row, "share_of_limit": round(1000 / limit, 3)}
@@ -269,10 +282,11 @@ def tables(content: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, Any] | None) -> str:
-    """Network: median (p99); end to end."""
+    """Network: median (p99 where there were many runs); end to end."""
     if row is None:
         return "-"
-    return f"{row['network_median']:.1f} ({row['network_p99']:.1f}); {row['end_to_end_median']:.1f}"
+    slow = f" ({row['network_p99']:.1f})" if row["runs"] >= MANY else ""
+    return f"{row['network_median']:.1f}{slow}; {row['end_to_end_median']:.1f}"
 
 
 def speedup(content: dict[str, Any]) -> float:
@@ -299,7 +313,7 @@ def plot(content: dict[str, Any]) -> bytes:
 def save(content: dict[str, Any], path: Path) -> None:
     """The file, its plot, its summary."""
     order = {name: index for index, name in enumerate(PAPER_FPS)}
-    content["rows"].sort(key=lambda row: order[row["model"]])
+    content["rows"].sort(key=lambda row: (-row["threads"], row["batch"], order[row["model"]]))
     content["ratio"] = round(speedup(content), 2)
     write_atomically(path, json.dumps(content, indent=1) + "\n")
     write_atomically(path.with_suffix(".png"), plot(content))
@@ -309,7 +323,7 @@ def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(PAPER_FPS), choices=list(PAPER_FPS))
-    parser.add_argument("--formats", nargs="*", default=["torchscript", "onnx", "openvino"])
+    parser.add_argument("--formats", nargs="*", default=FILES, choices=FILES)
     parser.add_argument("--batches", type=int, nargs="+", help="default: 1 8, on a GPU 1 8 32")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({os.cpu_count() or 1, 1}, reverse=True))
     parser.add_argument("--seconds", type=float, default=3.0, help="of each setting, at least")
@@ -319,7 +333,10 @@ def main() -> None:
     device = own_device(options.device)
     options.batches = options.batches or ([1, 8, 32] if device.type == "cuda" else [1, 8])
     path = RESULTS / f"inference_{device.type}.json"
-    content = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    machine = describe_machine() + (f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "")
+    content = json.loads(path.read_text()) if path.exists() else {}
+    if not options.table and content.get("machine") != machine:
+        content = {"machine": machine, "rows": []}
     for name in () if options.table else options.models:
         with tempfile.TemporaryDirectory() as folder:
             case = make_case(name, device, max(options.batches), Path(folder))
@@ -328,9 +345,8 @@ def main() -> None:
                 rows.append(row)
                 sys.stdout.write(f"{json.dumps(row)}\n")
                 sys.stdout.flush()
-        gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-        content["machine"] = describe_machine() + gpu
-        content["rows"] = [row for row in content["rows"] if row["model"] != name] + rows
+        done = {(name, row["threads"]) for row in rows}
+        content["rows"] = [row for row in content["rows"] if (row["model"], row["threads"]) not in done] + rows
         save(content, path)
     sys.stdout.write(f"{tables(content)}\nratio {speedup(content):.2f}\n")
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tqdm import tqdm
 
 from yolov7.config import InputError, shipped_files, write_atomically
+from yolov7.model.detector import Detector
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import ModelSpec, read_spec, scaled_spec
 from yolov7.model.summary import ModelCost, NodeCost, model_cost, models_table, node_costs, nodes_table
@@ -63,7 +65,8 @@ def _scaled(options: ModelsOptions) -> ModelSpec:
 
 
 def _show_one(spec: ModelSpec, options: ModelsOptions) -> None:
-    stride = 64 if len(spec.head.inputs) > 3 else 32
+    with torch.device("meta"):  # for its strides
+        stride = Detector(spec, options.num_classes).stride
     size = options.img_size or spec.image_size
     if size % stride:
         raise InputError(f"--img-size {size}: accepted: a multiple of {stride}")
