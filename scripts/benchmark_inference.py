@@ -11,9 +11,10 @@ the one before may still spin); those of models above 50 million parameters one 
 want of memory, where a first run of more than 15 seconds counts. "limit" is the rate of a large matrix product in the
 setting's format, on as many threads.
 
-Writes ``scripts/results/inference_<device>.json`` after every model (what it holds of other models and numbers of threads
-stays, if it is of the same machine) and ``inference_<device>.png``; ``--table`` only prints its tables. The last line is the ratio of the main
-comparison: yolov7-tiny, one picture, all threads: the unfused network's median over that of the best setting.
+Writes ``scripts/results/inference_<device>.json`` after every model (what it holds of other models and numbers of
+threads stays, if it is of the same machine) and ``inference_<device>.png``; ``--table`` only prints its tables. The
+last line is the ratio of the main comparison: yolov7-tiny, one picture, all threads: the unfused network's median over
+that of the best setting.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from yolov7.config import write_atomically
 from yolov7.data.images import letterbox, load_image
 from yolov7.engine.device import own_device
 from yolov7.evaluation.plots import plot_study
-from yolov7.export.suppression import Thresholds
 from yolov7.export.writers import WRITERS, Request
 from yolov7.inference.exported import ExportFacts
 from yolov7.inference.network import Network, TorchNetwork, network_input
@@ -53,7 +53,7 @@ from yolov7.model.detector import Detector
 from yolov7.model.precision import FORMATS, is_native
 from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import ModelSpec, read_spec
-from yolov7.model.summary import align_columns, model_cost
+from yolov7.model.summary import model_cost
 from yolov7.model.weights import ModelInfo
 
 RESULTS = Path(__file__).parent / "results"
@@ -139,7 +139,7 @@ def _cpu_settings(case: Case, formats: list[str], folder: Path) -> dict[str, Set
     anchors = tuple(tuple((w, h) for w, h in level) for level in fused.head.anchors.tolist())
     facts = ExportFacts(case.spec.name, tuple(map(str, range(80))), case.spec.image_size, model.stride, "decoded",
                         anchors, fused.head.strides)
-    request = Request(fused, facts, Thresholds())
+    request = Request(fused, facts)
     for form in formats:
         write, suffix = WRITERS[form]
         write(request, path := folder / f"model{suffix}")
@@ -265,28 +265,26 @@ def rows_of(case: Case, options: argparse.Namespace, folder: Path) -> Iterable[d
 
 
 def tables(content: dict[str, Any]) -> str:
-    """Markdown: for each number of threads and pictures a table of models by settings, milliseconds a picture."""
+    """Markdown: for each number of threads and pictures a table of models by settings, milliseconds a picture.
+
+    Medians of the network; of the fastest setting also the 99th percentile, where there were many runs, and the median
+    from file to boxes.
+    """
     rows, text = content["rows"], ""
     for threads, batch in dict.fromkeys((row["threads"], row["batch"]) for row in rows):
         chosen = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
         names = list(dict.fromkeys(row["setting"] for row in chosen))
-        lines = []
+        header = ["model", *names, "fastest: p99", "end to end", "pictures/s", "of the limit", "paper: FPS"]
+        lines = [header, ["---"] * len(header)]
         for model in dict.fromkeys(row["model"] for row in chosen):
             of_model = {row["setting"]: row for row in chosen if row["model"] == model}
             best = min(of_model.values(), key=lambda row: row["network_median"])
-            lines.append([model, *(_cell(of_model.get(name)) for name in names), f"{best['pictures_a_second']:.1f}",
+            medians = [f"{of_model[name]['network_median']:.1f}" if name in of_model else "-" for name in names]
+            slow = f"{best['network_p99']:.1f}" if best["runs"] >= MANY else "-"
+            lines.append([model, *medians, slow, f"{best['end_to_end_median']:.1f}", f"{best['pictures_a_second']:.1f}",
                           f"{best['share_of_limit']:.0%}", str(PAPER_FPS[model] or "-")])
-        header = ["model", *names, "best: pictures/s", "of the limit", "paper: FPS"]
-        text += f"\nbatch {batch}, {threads} threads\n\n{align_columns(header, lines)}\n"
+        text += f"\nBatch {batch}, threads: {threads}.\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text
-
-
-def _cell(row: dict[str, Any] | None) -> str:
-    """Network: median (p99 where there were many runs); end to end."""
-    if row is None:
-        return "-"
-    slow = f" ({row['network_p99']:.1f})" if row["runs"] >= MANY else ""
-    return f"{row['network_median']:.1f}{slow}; {row['end_to_end_median']:.1f}"
 
 
 def speedup(content: dict[str, Any]) -> float:

@@ -20,7 +20,7 @@ from yolov7.data.images import load_image
 from yolov7.engine import checkpoint
 from yolov7.engine.device import select_device
 from yolov7.inference.draw import draw_detections
-from yolov7.inference.loading import NetworkOptions, load_network
+from yolov7.inference.loading import NetworkOptions, load_network, usual_device
 from yolov7.inference.network import Network
 from yolov7.inference.postprocess import NMSOptions
 from yolov7.inference.predictor import Predictor
@@ -44,10 +44,10 @@ def load(weights: PathLike | Sequence[PathLike] = (), device: str = "", precisio
     (``auto``, ``fp32``, ``bf16``, ``fp16``) and the others are the flags of ``detect.py``. Raises
     `yolov7.config.InputError` (a `ValueError`) with one sentence for anything that does not fit.
     """
-    paths = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
+    given = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
+    paths = checkpoint.find_weights([os.fspath(path) for path in given])
     options = NetworkOptions(cfg, precision, half_decode, augment, compile)
-    return Model(load_network(checkpoint.find_weights([os.fspath(path) for path in paths]), select_device(device),
-                              options))
+    return Model(load_network(paths, select_device(usual_device(paths, device)), options))
 
 
 @dataclass(frozen=True)

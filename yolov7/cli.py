@@ -47,12 +47,13 @@ def detect(options: DetectOptions) -> int:
     from yolov7.engine import checkpoint
     from yolov7.engine.device import own_device
     from yolov7.inference.detect import detect as run_detection
-    from yolov7.inference.loading import NetworkOptions, load_network
+    from yolov7.inference.loading import NetworkOptions, load_network, usual_device
 
     if not options.source:
         raise InputError("--source is missing; accepted: a picture, video, folder, glob, camera or stream")
     how = NetworkOptions(options.cfg, options.precision, options.half_decode, options.augment, options.compile)
-    network = load_network(checkpoint.find_weights(options.weights), own_device(options.device), how)
+    paths = checkpoint.find_weights(options.weights)
+    network = load_network(paths, own_device(usual_device(paths, options.device)), how)
     folder = partial(checkpoint.new_folder, options.project, options.name, options.exist_ok)
     try:
         run_detection(options, network, folder)
@@ -62,7 +63,7 @@ def detect(options: DetectOptions) -> int:
 
 
 def export(options: ExportOptions) -> int:
-    """Write re-parameterized weights and ONNX, each compared with PyTorch on a real picture."""
+    """Write weights for deployment, TorchScript, ONNX, OpenVINO, TensorRT; each is run and compared with PyTorch."""
     from yolov7.engine import checkpoint
     from yolov7.export.run import export as run_export
 

@@ -29,6 +29,12 @@ class InputError(ValueError):
     """The user's input is at fault: the message is shown as it is, without a traceback, with exit code 2."""
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of another library's message, or the error's name."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def nearest(name: object, names: Iterable[object]) -> str:
     """``"; did you mean 'x'?"`` for the most similar name, or nothing."""
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from golden_numbers import golden_state_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from yolov7 import cli
+from yolov7.config import InputError
 from yolov7.data.images import cv2
 from yolov7.data.synthetic import generate
 from yolov7.engine import checkpoint
@@ -266,7 +268,17 @@ def test_a_folder_takes_one_training_at_a_time(run: Path, capsys: pytest.Capture
     process.wait()
     with checkpoint.claimed(run):
         assert not (run / ".half.tmp").exists() and (run / ".lock").read_text() == str(os.getpid())
-    assert not (run / ".lock").exists()
+    with checkpoint.claimed(run):
+        pass
+
+
+def test_results_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: checkpoint.new_folder(str(tmp_path), "exp", False), range(8)))
+    assert {path.name for path in made} == {"exp", *(f"exp{number}" for number in range(2, 9))}
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a file is in its place"):
+        checkpoint.new_folder(str(tmp_path), "file", True)
 
 
 def test_a_checkpoint_outside_of_a_run_is_no_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

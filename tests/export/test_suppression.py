@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from yolov7.export import suppression
-from yolov7.export.suppression import Thresholds
+from yolov7.inference.exported import Thresholds
 from yolov7.inference.postprocess import NMSOptions, suppress
 from yolov7.model.anchors import Predictions
 
@@ -56,7 +56,7 @@ def test_export_suppression_parity(classes: int, most: int) -> None:
             assert np.array_equal(found_scores[:count], expected.scores.numpy())
             assert np.array_equal(found_classes[:count], expected.labels.numpy())
             assert not found_boxes[count:].any() and not found_scores[count:].any() and not found_classes[count:].any()
-    assert min(counts) == 0 and max(counts) == (most if most < 200 else max(counts))
+    assert min(counts) == 0 and (max(counts) == most if most < 200 else 20 < max(counts) < most)
 
 
 def test_the_node_that_tensorrt_takes() -> None:

@@ -15,7 +15,7 @@ from torch._inductor import config as inductor
 from yolov7.boxes import mirror
 from yolov7.config import InputError
 from yolov7.inference import network as networks
-from yolov7.inference.loading import NetworkOptions, load_network
+from yolov7.inference.loading import NetworkOptions, load_network, usual_device
 from yolov7.inference.network import Augmented, Ensemble, TorchNetwork, network_input, shrink
 from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, suppress
 from yolov7.model import weights
@@ -238,6 +238,16 @@ def test_an_ensemble_suppresses_what_any_of_its_networks_finds() -> None:
 def test_an_ensemble_takes_the_stride_of_the_coarsest() -> None:
     wide = TorchNetwork(small(1, "yolov7-w6"), CPU)
     assert Ensemble([TorchNetwork(small(), CPU), wide]).stride == wide.stride == 64
+    fixed = TorchNetwork(small(), CPU)
+    fixed.shape = (96, 128)  # type: ignore[assignment]
+    with pytest.raises(InputError, match="needs sides that are multiples of 64; an exported file takes 96 x 128 alone"):
+        Ensemble([fixed, wide])
+
+
+def test_exported_files_run_on_the_cpu_unless_another_device_is_named() -> None:
+    files = [Path("a.onnx"), Path("b.pt")]
+    assert usual_device(files, "") == usual_device(files[:1], "") == "cpu"
+    assert usual_device(files, "cuda:1") == "cuda:1" and usual_device(files[1:], "") == ""
 
 
 def save(model: Detector, path: Path, names: tuple[str, ...] = NAMES) -> Path:

@@ -6,6 +6,7 @@ renamed: after a kill at any moment the previous file is whole.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -23,24 +24,26 @@ logger = logging.getLogger(__name__)
 
 
 def new_folder(project: str, name: str, exist_ok: bool) -> Path:
-    """``project/name``, with the first free number behind it unless ``exist_ok``; created."""
-    folder, number = Path(project) / name, 1
-    while not exist_ok and folder.exists():
-        number += 1
-        folder = Path(project) / f"{name}{number}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--project {project!r}: cannot make {folder}: {error.strerror}") from None
-    return folder
+    """``project/name``, with the first free number behind it unless ``exist_ok``; created, for this caller alone."""
+    for number in itertools.count(1):
+        folder = Path(project) / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+            return folder
+        except FileExistsError:
+            if exist_ok:  # a file
+                raise InputError(f"--project {project!r}: cannot make {folder}: a file is in its place") from None
+        except OSError as error:
+            raise InputError(f"--project {project!r}: cannot make {folder}: {error.strerror}") from None
+    raise AssertionError("numbers do not end")
 
 
 def find_last(run: str, project: str) -> Path:
     """The ``last.pt`` that ``--resume`` means: a file, a run's folder, or '' for the latest run below ``project``."""
     if not run:
-        found = sorted(Path(project).rglob("last.pt"), key=lambda path: path.stat().st_mtime)
+        found = sorted(Path(project).rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise InputError(f"--resume: no last.pt below {project!r}; name the run: --resume FOLDER")
+            raise InputError(f"--resume: no weights/last.pt below {project!r}; name the run: --resume FOLDER")
         return found[-1]
     path = Path(run)
     for candidate in (path, path / "last.pt", path / "weights" / "last.pt"):
@@ -92,17 +95,15 @@ def read_last(path: Path) -> dict[str, Any]:
 def claimed(folder: Path) -> Iterator[None]:
     """A run's folder, for this process alone; what a killed one left half-written is deleted.
 
-    The lock is the process's own: the system takes it back however it ends, and children do not have it. Raises
-    `InputError` where another process trains in the folder. Systems and disks without locks go on without.
+    The lock is the process's own: the system takes it back however it ends, and children do not have it; its file
+    stays. Raises `InputError` where another process trains in the folder. Systems and disks without locks go on
+    without.
     """
     with (folder / ".lock").open("a+", encoding="ascii") as file:
         _lock(file, folder)
         for path in (*folder.glob(".*.tmp"), *folder.glob("weights/.*.tmp")):
             path.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+        yield
 
 
 def _lock(file: TextIO, folder: Path) -> None:

@@ -98,6 +98,10 @@ def _new_run(options: TrainOptions, device: torch.device, processes: Processes, 
 def _resumed_run(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
     """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
     path = processes.tell(checkpoint.find_last(options.resume or "", options.project) if processes.first else Path())
+    folder = path.parent.parent if path.parent.name else path.absolute().parent.parent
+    if processes.first and not options.dry_run:
+        held.enter_context(checkpoint.claimed(folder))
+    processes.wait()
     content = checkpoint.read_last(path)
     config = from_mapping(RunConfig, content["config"], str(path))
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
@@ -110,9 +114,6 @@ def _resumed_run(options: TrainOptions, device: torch.device, processes: Process
     names = class_names(source.names, config.classes, config.single_cls)
     if list(names) != list(content["names"]):
         raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(names)}")
-    folder = path.parent.parent
-    if processes.first and not options.dry_run:
-        held.enter_context(checkpoint.claimed(folder))
     model = Detector(parse_spec(content["definition"], str(path)), len(names))
     splits = _open_splits(source, config, processes)
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)

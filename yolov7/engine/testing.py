@@ -24,8 +24,8 @@ from yolov7.evaluation.coco import write_predictions
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
 from yolov7.evaluation.plots import write_plots
 from yolov7.evaluation.worst import worst_sheet
-from yolov7.inference.loading import NetworkOptions, load_network
-from yolov7.inference.network import Network
+from yolov7.inference.loading import NetworkOptions, load_network, usual_device
+from yolov7.inference.network import Network, check_size
 from yolov7.inference.postprocess import NMSOptions
 from yolov7.options import TestOptions
 
@@ -38,8 +38,8 @@ def test(options: TestOptions) -> Evaluation:
     Processes that ``torchrun`` starts share the batches; the numbers are those of one process with batches of that
     size.
     """
-    device = own_device(options.device, environment().local_rank)
     paths = checkpoint.find_weights(options.weights)
+    device = own_device(usual_device(paths, options.device), environment().local_rank)
     with connected(device) as processes:
         with processes.first_before_others():
             subject = open_subject(paths, options, device, options.task)
@@ -69,9 +69,7 @@ class Subject:
         if network.shape is None:
             return evaluation_loader(self.image_set, image_size or network.info.image_size, batch_size, network.stride,
                                      workers, part=part)
-        if image_size not in (None, max(network.shape)):
-            raise InputError(f"--img-size {image_size}: the exported file takes {network.shape[0]} x "
-                             f"{network.shape[1]} alone")
+        check_size(network, image_size)
         return fixed_shape_loader(self.image_set, network.shape, batch_size, workers, part)
 
     def nms(self, options: TestOptions) -> NMSOptions:

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from yolov7.engine.testing import Subject, open_subject
 from yolov7.evaluation.evaluate import PROTOCOL, evaluate
 from yolov7.evaluation.plots import plot_study
 from yolov7.evaluation.times import NETWORK
+from yolov7.inference.loading import usual_device
 from yolov7.inference.network import Network
 from yolov7.inference.postprocess import NMSOptions
 from yolov7.model.precision import is_native
@@ -83,11 +84,11 @@ def table10(options: TestOptions) -> None:
 
     Half is fp16 on a GPU, as in the paper, else bf16. Writes ``table10.json``.
     """
-    device = _device(options)
+    paths = checkpoint.find_weights(options.weights)
+    device = _device(options, paths)
     half: Literal["bf16", "fp16"] = "bf16" if device.type == "cpu" else "fp16"
     if device.type == "cpu" and not is_native("bf16", device):
         logger.warning("this processor computes in bf16 by emulation: slower than in fp32")
-    paths = checkpoint.find_weights(options.weights)
     rows = []
     settings: tuple[Literal["bf16", "fp16", "fp32"], ...] = (half, "fp32")
     for precision in settings:
@@ -119,14 +120,15 @@ TASKS: dict[str, Callable[[TestOptions], object]] = {"speed": speed, "study": st
 
 
 def _subjects(options: TestOptions) -> list[tuple[Path, Subject]]:
-    device = _device(options)
-    return [(path, open_subject([path], options, device, "val")) for path in checkpoint.find_weights(options.weights)]
+    paths = checkpoint.find_weights(options.weights)
+    device = _device(options, paths)
+    return [(path, open_subject([path], options, device, "val")) for path in paths]
 
 
-def _device(options: TestOptions) -> torch.device:
+def _device(options: TestOptions, paths: Sequence[Path]) -> torch.device:
     if environment().count > 1:
         raise InputError(f"--task {options.task} is for one process; found {environment().count} ($WORLD_SIZE)")
-    return own_device(options.device)
+    return own_device(usual_device(paths, options.device))
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -5,12 +5,13 @@ Boxes and scores of every row, and the detections that are left of them after su
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ import torch
 
 from yolov7.data.images import letterbox
 from yolov7.export.fresh import rows_of
-from yolov7.export.suppression import Thresholds
-from yolov7.inference.exported import ExportFacts, rows_above
+from yolov7.inference.exported import Thresholds, rows_above
 from yolov7.inference.postprocess import NMSOptions, suppress
 from yolov7.model.anchors import Predictions
 from yolov7.model.detector import Detector
@@ -57,14 +57,13 @@ class Parity:
     passed: bool
 
 
-def make_inputs(pictures: Sequence[np.ndarray], facts: ExportFacts, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Batches of letterboxed pictures: two sizes, one of them rectangular, where the file takes more than one."""
-    shapes = [(facts.height, facts.width)] if facts.height and facts.width else _two_sizes(size, facts.stride)
+def make_inputs(pictures: Sequence[np.ndarray], size: tuple[int, int], stride: int) -> dict[str, np.ndarray]:
+    """Batches of letterboxed pictures of two sizes, one of them rectangular; the first is ``size``."""
     batches = {}
-    for height, width in shapes:
+    for height, width in _two_sizes(size, stride):
         for batch in BATCHES:
             chosen = [pictures[index % len(pictures)] for index in range(batch)]
-            boxed = [letterbox(picture, (height, width), facts.stride, auto=False)[0] for picture in chosen]
+            boxed = [letterbox(picture, (height, width), stride, auto=False)[0] for picture in chosen]
             stacked = np.stack(boxed).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
             batches[f"{batch}x{height}x{width}"] = np.ascontiguousarray(stacked)
     return batches
@@ -108,8 +107,7 @@ def compare(expected: dict[str, list[Rows]], found: dict[str, list[Rows]], toler
     table = []
     for name, pictures in expected.items():
         pairs = list(zip(pictures, found[name], strict=True))
-        boxes = max(_apart(a["boxes"], b["boxes"]) for a, b in pairs)
-        scores = max(_apart(a["scores"], b["scores"]) for a, b in pairs)
+        boxes, scores = (float(np.max([_apart(a[key], b[key]) for a, b in pairs])) for key in ("boxes", "scores"))
         confidence, kept = _enough(pictures)
         unlike = sum(_unlike(own, _detections(_in_order_of(a, b, tolerance), NMSOptions(confidence)), tolerance)
                      for own, (a, b) in zip(kept, pairs, strict=True))
@@ -118,22 +116,18 @@ def compare(expected: dict[str, list[Rows]], found: dict[str, list[Rows]], toler
     return table
 
 
-def compare_detections(expected: dict[str, list[Rows]], found: dict[str, list[Rows]], thresholds: Thresholds,
-                       tolerance: Tolerance) -> list[Parity]:
-    """Of a graph that suppresses by itself: its detections against those of PyTorch and our suppression."""
+def compare_suppression(table: Sequence[Parity], rows: dict[str, list[Rows]], found: dict[str, list[Rows]],
+                        thresholds: Thresholds) -> list[Parity]:
+    """The comparison of a file's rows, together with that of its detections: are they those of our suppression?"""
     options = NMSOptions(thresholds.confidence, thresholds.iou, thresholds.most)
-    table = []
-    for name, pictures in expected.items():
-        kept = [_detections(rows, options) for rows in pictures]
-        unlike, boxes, scores = 0, 0.0, 0.0
-        for own, rows in zip(kept, found[name], strict=True):
-            other = Detections(torch.from_numpy(rows["boxes"]), *torch.from_numpy(rows["scores"]).max(1))
-            unlike += _unlike(own, other, tolerance)
-            if len(own) == len(other):
-                boxes = max(boxes, _apart(own.boxes.numpy(), other.boxes.numpy()))
-                scores = max(scores, _apart(own.scores.numpy(), other.scores.numpy()))
-        table.append(Parity(name, boxes, scores, thresholds.confidence, min(map(len, kept)), unlike, not unlike))
-    return table
+    whole = []
+    for entry in table:
+        unlike = entry.unlike
+        for before, after in zip(rows[entry.input], found[entry.input], strict=True):
+            kept = Detections(torch.from_numpy(after["boxes"]), *torch.from_numpy(after["scores"]).max(1))
+            unlike += _unlike(_detections(before, options), kept, FULL)
+        whole.append(replace(entry, unlike=unlike, passed=entry.passed and not unlike))
+    return whole
 
 
 def text(table: Sequence[Parity]) -> str:
@@ -146,7 +140,8 @@ def text(table: Sequence[Parity]) -> str:
 
 def as_records(table: Sequence[Parity]) -> list[dict[str, Any]]:
     """For the file beside the exported one."""
-    return [dict(vars(row)) for row in table]
+    return [{key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+             for key, value in vars(row).items()} for row in table]
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:

@@ -20,9 +20,9 @@ from yolov7.data.images import load_image
 from yolov7.data.sources import Files, open_source
 from yolov7.export import parity, tensorrt
 from yolov7.export.parity import Parity, Rows
-from yolov7.export.suppression import Thresholds
+from yolov7.export.rows import without_suppression
 from yolov7.export.writers import WRITERS, Request, require
-from yolov7.inference.exported import ExportFacts
+from yolov7.inference.exported import FIXED_INPUT, INPUT, ExportFacts, Thresholds
 from yolov7.inference.network import to_half
 from yolov7.model import weights
 from yolov7.model.original import export_state_dict
@@ -60,16 +60,15 @@ def export(options: ExportOptions, path: Path) -> bool:
     if "original" in options.format and is_fused(loaded.model):
         raise InputError(f"{path}: is re-parameterized and has no original layout; accepted: best.pt or last.pt of a "
                          "run")
-    facts = _facts(options, loaded)
     pictures = _pictures(options, loaded)
-    folder = Path(options.output) if options.output else path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    inputs = parity.make_inputs(pictures, facts, _size(options, loaded))
-    job = _Job(options, loaded, _request(options, loaded, facts), folder / path.stem, inputs,
+    folder = _folder(options.output) if options.output else path.parent
+    size = _size(options, loaded)
+    inputs = parity.make_inputs(pictures, size, loaded.model.stride)
+    job = _Job(options, loaded, _request(options, loaded, size), folder / path.stem, inputs,
                parity.reference(loaded.model, inputs))
     results = {name: _attempt(name, job) for name in dict.fromkeys(options.format)}
     report = folder / f"{path.stem}-parity.json"
-    write_atomically(report, json.dumps(results, indent=1) + "\n")
+    write_atomically(report, json.dumps(_earlier(report) | results, indent=1) + "\n")
     passed = [name for name, result in results.items() if result["passed"]]
     logger.info("written and equal to the model: %s; comparison in %s", ", ".join(passed) or "none", report)
     return len(passed) == len(results)
@@ -84,32 +83,52 @@ def _attempt(name: str, job: _Job) -> dict[str, object]:
         else:
             WRITERS[name][0](job.request, path)
         table = _compare(name, path, job)
-        if name == "tensorrt" and (engine := tensorrt.write_engine(path, job.options.fp16)):
-            logger.info("tensorrt: %s", engine)
+        passed = all(row.passed for row in table)
+        size = sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file()) / 1e6
+        logger.log(logging.INFO if passed else logging.ERROR, "%s: %s, %.1f MB\n%s", name, path, size,
+                   parity.text(table))
+        result = {"passed": passed, "file": path.name, "inputs": parity.as_records(table)}
+        if (least := min(row.detections for row in table)) < parity.LEAST_DETECTIONS:
+            logger.warning("%s: compared on %d detections in a picture, however low their scores; %d or more would say "
+                           "more", name, least, parity.LEAST_DETECTIONS)
+        static = not _is_dynamic(job.options)
+        if name == "tensorrt" and (engine := tensorrt.write_engine(path, job.options.fp16, static)):
+            logger.info("tensorrt: %s, which is not compared", engine)
+            result["engine"] = engine.name
     except Exception as error:  # torch, onnx and openvino raise what they like
         logger.error("%s: failed: %s", name, " ".join(str(error).split())[:500] or type(error).__name__)
         return {"passed": False, "error": str(error)}
-    passed = all(row.passed for row in table)
-    logger.log(logging.INFO if passed else logging.ERROR, "%s: %s, %.1f MB\n%s", name, path, path.stat().st_size / 1e6,
-               parity.text(table))
-    return {"passed": passed, "file": path.name, "inputs": parity.as_records(table)}
+    return result
 
 
 def _compare(name: str, path: Path, job: _Job) -> list[Parity]:
-    exact = name in _OWN or not job.options.fp16
-    tolerance = parity.FULL if exact else parity.HALF
-    if name == "tensorrt":
-        with tensorrt.without_suppression(path) as rows:
-            return parity.compare(job.expected, parity.run_fresh(rows, job.inputs), tolerance)
+    facts, own = job.request.facts, name in _OWN
+    tolerance = parity.FULL if own or not job.options.fp16 else parity.HALF
+    inputs = {key: images for key, images in job.inputs.items()
+              if own or facts.height is None or images.shape[2:] == (facts.height, facts.width)}
+    expected = {key: job.expected[key] for key in inputs}
     if name == "original":  # its layout does not say which model it is
         with tempfile.TemporaryDirectory() as folder:
             cfg = Path(folder) / "model.yaml"
             cfg.write_text(yaml.safe_dump(dict(job.loaded.model.spec.definition), sort_keys=False), encoding="utf-8")
-            return parity.compare(job.expected, parity.run_fresh(path, job.inputs, cfg), tolerance)
-    found = parity.run_fresh(path, job.inputs)
-    if name in WRITERS and job.request.facts.head == "end2end":
-        return parity.compare_detections(job.expected, found, job.request.thresholds, tolerance)
-    return parity.compare(job.expected, found, tolerance)
+            return parity.compare(expected, parity.run_fresh(path, inputs, cfg), tolerance)
+    if own or facts.thresholds is None:
+        return parity.compare(expected, parity.run_fresh(path, inputs), tolerance)
+    with without_suppression(path) as rows:
+        found = parity.run_fresh(rows, inputs)
+    table = parity.compare(expected, found, tolerance)
+    if name == "tensorrt":  # nothing here can run its suppression
+        return table
+    return parity.compare_suppression(table, found, parity.run_fresh(path, inputs), facts.thresholds)
+
+
+def _earlier(report: Path) -> dict[str, object]:
+    """Comparisons of files of other formats that still stand there."""
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        return {name: result for name, result in content.items() if (report.parent / result["file"]).is_file()}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):  # none so far, or not ours
+        return {}
 
 
 # --- our own formats -------------------------------------------------------------------------------------------
@@ -143,28 +162,55 @@ def _check(options: ExportOptions) -> None:
         raise InputError("--head end2end: not for --format torchscript; accepted: onnx, openvino, tensorrt")
 
 
+    only_end2end = ("conf_thres", "iou_thres", "max_det")
+    for name in only_end2end:
+        if options.head != "end2end" and getattr(options, name) != getattr(ExportOptions(), name):
+            raise InputError(f"--{name.replace('_', '-')}: is for --head end2end; found --head {options.head}")
+    if options.batch_size != 1 and _is_dynamic(options):
+        raise InputError(f"--batch-size {options.batch_size}: is for graphs of one batch; leave it out, or --dynamic "
+                         "and --dynamic-batch")
+    if options.fp16 and set(options.format) <= set(_OWN):
+        raise InputError(f"--fp16: not for --format {', '.join(options.format)}; accepted: {', '.join(WRITERS)}")
+    if options.img_size and len(options.img_size) > len(("height", "width")):
+        raise InputError(f"--img-size: found {len(options.img_size)} numbers; accepted: height and width, or one")
+
+
+def _is_dynamic(options: ExportOptions) -> bool:
+    return options.dynamic or options.dynamic_batch
+
+
 def _size(options: ExportOptions, loaded: LoadedModel) -> tuple[int, int]:
     sizes, stride = options.img_size or (loaded.image_size,), loaded.model.stride
     height, width = (-(-size // stride) * stride for size in (sizes[0], sizes[-1]))
+    if (height, width) != (sizes[0], sizes[-1]):
+        logger.warning("--img-size %d %d: rounded up to multiples of %d: %d %d", sizes[0], sizes[-1], stride, height,
+                       width)
     return height, width
 
 
-def _facts(options: ExportOptions, loaded: LoadedModel) -> ExportFacts:
-    height, width = _size(options, loaded)
-    head = loaded.model.head
-    return ExportFacts(
+def _folder(name: str) -> Path:
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {name!r}: cannot be made a folder: {error.strerror}") from None
+    return folder
+
+
+def _request(options: ExportOptions, loaded: LoadedModel, size: tuple[int, int]) -> Request:
+    (height, width), head = size, loaded.model.head
+    thresholds = Thresholds(options.conf_thres, options.iou_thres, options.max_det)
+    facts = ExportFacts(
         loaded.model.spec.name, loaded.names, max(height, width), loaded.model.stride, options.head,
         tuple(tuple((w, h) for w, h in level) for level in head.anchors.tolist()), head.strides,
-        None if options.dynamic or options.dynamic_batch else options.batch_size,
-        None if options.dynamic else height, None if options.dynamic else width, options.with_preprocess, loaded.data,
-        loaded.merged, package=__version__)
-
-
-def _request(options: ExportOptions, loaded: LoadedModel, facts: ExportFacts) -> Request:
+        None if _is_dynamic(options) else options.batch_size, None if options.dynamic else height,
+        None if options.dynamic else width, thresholds if options.head == "end2end" else None,
+        options.with_preprocess, loaded.data, loaded.merged,
+        INPUT if options.dynamic else FIXED_INPUT.format(height=height, width=width), package=__version__)
     model = deployed(loaded.model)
     if options.fp16:
         to_half(model, torch.float16)
-    return Request(model, facts, Thresholds(options.conf_thres, options.iou_thres, options.max_det), options.fp16)
+    return Request(model, facts)
 
 
 def _pictures(options: ExportOptions, loaded: LoadedModel) -> Sequence[np.ndarray]:
@@ -172,11 +218,9 @@ def _pictures(options: ExportOptions, loaded: LoadedModel) -> Sequence[np.ndarra
     if options.source:
         source = open_source(options.source)
         if not isinstance(source, Files):
+            source.close()
             raise InputError(f"--source {options.source!r}: a stream; accepted: a picture, a folder, a glob")
-        found = [frame.image for frame, _ in zip(source, range(PICTURES), strict=False)]
-        if not found:
-            raise InputError(f"--source {options.source!r}: no picture in it; the first fault: {source.faults[0]}")
-        return found
+        return [frame.image for frame, _ in zip(source, range(PICTURES), strict=False)]
     try:
         paths = open_split(open_data(loaded.data), "val").paths[:PICTURES]
     except InputError as error:

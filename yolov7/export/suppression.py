@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from yolov7.inference.exported import Thresholds
 
 STANDARD = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
@@ -76,15 +77,6 @@ suppression (float[batch, rows, 4] all_boxes, float[batch, rows, {classes}] all_
         score_threshold = {confidence}, class_agnostic = 0> (all_boxes, all_scores)
 }}
 """
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What is kept: detection's rules, the best class of each box alone."""
-
-    confidence: float = 0.25
-    iou: float = 0.45
-    most: int = 100
 
 
 def append(graph: Any, text: str, num_classes: int, thresholds: Thresholds) -> Any:

@@ -24,13 +24,12 @@ from torch.export import Dim
 from yolov7.config import InputError, to_mapping, write_atomically
 from yolov7.export import suppression
 from yolov7.export.forms import make_form, output_names
-from yolov7.export.suppression import Thresholds
 from yolov7.inference.exported import KEY, ExportFacts
 from yolov7.model.detector import Detector
 
 OPSET = 18  # what the current exporter writes natively
 MOST_STEPS = 256  # strides along a side of a dynamic input
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "tensorrt": ("onnx", "onnxscript"),
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "tensorrt": ("onnx", "onnxscript", "onnxruntime"),
             "openvino": ("onnx", "onnxscript", "openvino")}
 
 
@@ -38,10 +37,8 @@ PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "tensorrt": ("onnx", 
 class Request:
     """What is to be written."""
 
-    model: Detector  # deployed
+    model: Detector  # deployed, in the precision of its weights
     facts: ExportFacts
-    thresholds: Thresholds  # of an end-to-end graph
-    half: bool = False  # weights in float16 (the model has them so, but for OpenVINO, which changes them itself)
 
     @cached_property
     def rows(self) -> Any:
@@ -79,7 +76,7 @@ def write_openvino(request: Request, path: Path) -> None:
         model = openvino.convert_model(str(source))
         model.set_rt_info(_facts_text(request), [KEY])
         made = Path(folder) / path.name
-        openvino.save_model(model, str(made), compress_to_fp16=request.half)
+        openvino.save_model(model, str(made), compress_to_fp16=False)  # what is to be in float16 is so already
         os.replace(made.with_suffix(".bin"), path.with_suffix(".bin"))
         os.replace(made, path)
 
@@ -112,8 +109,8 @@ def example(facts: ExportFacts) -> Tensor:
 
 
 def _onnx_graph(request: Request, tail: str) -> Any:
-    if request.facts.head == "end2end":
-        return suppression.append(request.rows, tail, len(request.facts.names), request.thresholds)
+    if request.facts.thresholds is not None:
+        return suppression.append(request.rows, tail, len(request.facts.names), request.facts.thresholds)
     return copy.deepcopy(request.rows)
 
 

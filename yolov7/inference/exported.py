@@ -23,7 +23,17 @@ from yolov7.structures import HeadOutput
 FORMAT, VERSION = "yolov7-exported", 1
 KEY = "yolov7"  # of the metadata
 INPUT = "RGB, the long side scaled to image_size, padded with grey 114 to multiples of stride"
+FIXED_INPUT = "RGB, scaled to fit into {height} x {width}, padded with grey 114 to exactly that"
 Run = Callable[[np.ndarray], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What an end-to-end graph keeps: detection's rules, the best class of each box alone."""
+
+    confidence: float = 0.25
+    iou: float = 0.45
+    most: int = 100  # in a picture
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class ExportFacts:
     batch: int | None = None  # None: any
     height: int | None = None
     width: int | None = None
+    thresholds: Thresholds | None = None  # of an end-to-end graph
     preprocess: bool = False  # input uint8 [B, H, W, 3] instead of float32 [B, 3, H, W] in 0..1
     data: str = ""
     merged: tuple[str, ...] = ()

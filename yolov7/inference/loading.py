@@ -30,6 +30,11 @@ class NetworkOptions:
     compile: bool = False
 
 
+def usual_device(paths: Sequence[Path], name: str) -> str:
+    """``--device`` as it is given; without one the CPU for exported files, which run nowhere else."""
+    return name or ("cpu" if any(path.suffix in OPENERS for path in paths) else "")
+
+
 def load_network(paths: Sequence[Path], device: torch.device, options: NetworkOptions) -> Network:
     """The network of a weight file, ours or the original's, or of an exported file; several become an `Ensemble`.
 
@@ -58,4 +63,8 @@ def _open(path: Path, device: torch.device, precision: str, options: NetworkOpti
         raise InputError(f"{path}: exported files run on the CPU; accepted: --device cpu")
     if not path.is_file():
         raise InputError(f"--weights {str(path)!r}: no such file")
-    return OPENERS[path.suffix](path, "fp32" if options.precision == "auto" else precision)
+    network = OPENERS[path.suffix](path, "fp32" if options.precision == "auto" else precision)
+    if kept := network.facts.thresholds:
+        logger.warning("%s suppresses by itself and gives no more, whatever other flags say: at most %d detections "
+                       "above %g, of one class up to IoU %g", path, kept.most, kept.confidence, kept.iou)
+    return network

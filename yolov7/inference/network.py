@@ -116,6 +116,13 @@ def to_half(model: Detector, dtype: torch.dtype) -> None:
         model.nodes[name] = _InFloat(block, dtype) if name == stem else block.to(dtype)
 
 
+def check_size(network: Network, image_size: int | None) -> None:
+    """Raise `InputError` for an input size that a network of one shape does not take."""
+    if network.shape and image_size not in (None, max(network.shape)):
+        height, width = network.shape
+        raise InputError(f"--img-size {image_size}: the exported file takes {height} x {width} alone")
+
+
 class Augmented:
     """Test-time augmentation: the predictions on a picture, on a smaller mirror image and on a still smaller picture.
 
@@ -162,6 +169,9 @@ class Ensemble:
         self.info, self.device = first.info, first.device
         self.stride = math.lcm(*(network.stride for network in networks))
         self.shape = next(iter(shapes), None)
+        if self.shape and any(side % self.stride for side in self.shape):
+            raise InputError(f"--weights: an ensemble needs sides that are multiples of {self.stride}; an exported "
+                             f"file takes {self.shape[0]} x {self.shape[1]} alone")
 
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         """See `Network`."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from yolov7.data.images import letterbox
-from yolov7.inference.network import Network, network_input
+from yolov7.inference.network import Network, check_size, network_input
 from yolov7.inference.postprocess import NMSOptions, suppress, to_native
 from yolov7.structures import Detections, ImageMeta
 
@@ -25,6 +25,7 @@ class Predictor:
     """
 
     def __init__(self, network: Network, options: NMSOptions | None = None, image_size: int | None = None) -> None:
+        check_size(network, image_size)
         self.network = network
         self.names = network.info.names
         self.options = options or NMSOptions()

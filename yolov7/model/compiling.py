@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError
+from yolov7.config import InputError, reason_of
 from yolov7.model.detector import Detector
 from yolov7.structures import HeadOutput
 
@@ -17,9 +17,8 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
     except Exception as error:  # a compiler that is missing or broken shows itself in many ways
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--compile: does not work on this machine ({reason[:200]}); a C++ compiler such as g++ is "
-                         "needed, on CUDA Triton too; or leave the flag out") from None
+        raise InputError(f"--compile: does not work on this machine ({reason_of(error)}); a C++ compiler such as g++ "
+                         "is needed, on CUDA Triton too; or leave the flag out") from None
 
 
 def compile_frozen(model: Detector, graphs: bool = False) -> Callable[[Tensor], HeadOutput]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError
+from yolov7.config import InputError, reason_of
 from yolov7.model.blocks import BATCH_NORM_EPSILON
 
 LARGEST_FILE = 8 << 30  # bytes; the original's largest unstripped checkpoint has 1.4 GB
@@ -201,8 +201,7 @@ def _unpickle(path: str | Path) -> Any:
         raise InputError(f"{path}: is not a file of torch.save, or one of a version before 1.6 or cut off; accepted: "
                          "a zip archive (load and save it again with a newer torch)") from None
     except Exception as error:  # a damaged pickle raises anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: is damaged: {reason[:200]}") from None
+        raise InputError(f"{path}: is damaged: {reason_of(error)}") from None
 
 
 def _walk(module: _Stub, prefix: str, depth: int, path: str | Path) -> Iterator[tuple[str, _Stub]]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov7.config import InputError, write_atomically
+from yolov7.config import InputError, reason_of, write_atomically
 from yolov7.model.detector import Detector
 from yolov7.model.original import (
     OTHER_CLASSES,
@@ -97,8 +97,7 @@ def read(path: str | Path) -> dict[str, Any] | OriginalCheckpoint:
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         if zipfile.is_zipfile(path):
             return read_original(path)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: is not a weight file of this project or the original: {reason[:200]}") from None
+        raise InputError(f"{path}: is not a weight file of this project or the original: {reason_of(error)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; accepted: a weight file or a state dict")
     if content.get("format") == FORMAT:

@@ -1,0 +1,53 @@
+"""The rows inside an end-to-end file: what its suppression is given, as a file that runs by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from yolov7.export.tensorrt import remove_node
+from yolov7.inference.exported import KEY
+
+ROWS = ("network/boxes", "network/scores")  # tensors between the network and its suppression
+
+
+@contextlib.contextmanager
+def without_suppression(path: Path) -> Iterator[Path]:
+    """An end-to-end file up to its suppression, as a file that gives boxes and scores of all rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / f"rows{path.suffix}"
+        (_cut_openvino if path.suffix == ".xml" else _cut_onnx)(path, rows)
+        yield rows
+
+
+def _cut_onnx(path: Path, rows: Path) -> None:
+    import onnx
+
+    graph = onnx.load(path)
+    remove_node(graph, path)
+    del graph.graph.output[:]
+    for name in ROWS:
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    (text,) = [entry.value for entry in graph.metadata_props if entry.key == KEY]
+    onnx.helper.set_model_props(graph, {KEY: _decoded(text)})
+    onnx.save(graph, rows)
+
+
+def _cut_openvino(path: Path, rows: Path) -> None:
+    import openvino
+
+    graph = openvino.Core().read_model(str(path))
+    text = graph.get_rt_info([KEY]).astype(str)
+    outputs: dict[str, Any] = {name: port for node in graph.get_ops() for port in node.outputs()
+                               for name in port.get_names() if name in ROWS}
+    cut = openvino.Model([outputs[name] for name in ROWS], graph.get_parameters(), "rows")
+    cut.set_rt_info(_decoded(text), [KEY])
+    openvino.save_model(cut, str(rows), compress_to_fp16=False)
+
+
+def _decoded(text: str) -> str:
+    """The facts of the file, of which one is another."""
+    return text.replace('"head": "end2end"', '"head": "decoded"')
