@@ -12,7 +12,7 @@ want of memory, where a first run of more than 15 seconds counts. "limit" is the
 setting's format, on as many threads.
 
 Writes ``scripts/results/inference_<device>.json`` after every model (what it holds of other models and numbers of
-threads stays, if it is of the same machine) and ``inference_<device>.png``; ``--table`` only prints its tables. The
+threads stays, if it is of the same machine) and ``inference_<device>.png``; ``--table`` measures nothing. The
 last line is the ratio of the main comparison: yolov7-tiny, one picture, all threads: the unfused network's median over
 that of the best setting.
 """
@@ -302,10 +302,11 @@ def plot(content: dict[str, Any]) -> bytes:
     for row in content["rows"]:
         if row["batch"] == 1 and row["threads"] == most:
             paper = read_spec(row["model"]).paper
-            label = row["model"].removeprefix("yolov7-") + (f" (AP at {paper.size} px)" if paper.size else "")
-            points.append({"weights": row["setting"], "size": label, "AP": (paper.AP or 0) / 100,
+            label = row["model"] + (f" (AP at {paper.size} px)" if paper.size else "")
+            shown = label if row["setting"] == UNFUSED else ""  # the slowest one: free space at its right
+            points.append({"weights": row["setting"], "size": shown, "AP": (paper.AP or 0) / 100,
                            "network_ms": row["network_median"]})
-    return plot_study(points)
+    return plot_study(points, "The paper's AP over measured time, one picture", logarithmic=True)
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -326,7 +327,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({os.cpu_count() or 1, 1}, reverse=True))
     parser.add_argument("--seconds", type=float, default=3.0, help="of each setting, at least")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--table", action="store_true", help="measure nothing, print the tables of the file")
+    parser.add_argument("--table", action="store_true", help="measure nothing: plot and tables of the file")
     options = parser.parse_args()
     device = own_device(options.device)
     options.batches = options.batches or ([1, 8, 32] if device.type == "cuda" else [1, 8])
@@ -345,6 +346,8 @@ def main() -> None:
                 sys.stdout.flush()
         done = {(name, row["threads"]) for row in rows}
         content["rows"] = [row for row in content["rows"] if (row["model"], row["threads"]) not in done] + rows
+        save(content, path)
+    if options.table:
         save(content, path)
     sys.stdout.write(f"{tables(content)}\nratio {speedup(content):.2f}\n")
 

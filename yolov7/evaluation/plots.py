@@ -170,9 +170,10 @@ def _label(axes: Axes, x: str, y: str) -> None:
 # --- AP and time -----------------------------------------------------------------------------------------------
 
 
-def plot_study(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """AP over milliseconds of the network, a line for each ``weights``, a point for each ``size``: a PNG of 1080 x 720
-    pixels."""
+def plot_study(rows: Sequence[Mapping[str, Any]], title: str = "AP over time, by size of the input",
+               logarithmic: bool = False) -> bytes:
+    """AP over milliseconds of the network, a line for each ``weights``, a point for each ``size``, which is its label:
+    a PNG of 1080 x 720 pixels."""
     figure, (axes,) = _figure(9, 6, 1)
     for place, weights in enumerate(dict.fromkeys(row["weights"] for row in rows)):
         points = [row for row in rows if row["weights"] == weights]
@@ -181,10 +182,13 @@ def plot_study(rows: Sequence[Mapping[str, Any]]) -> bytes:
         for row in points:
             axes.annotate(str(row["size"]), (row["network_ms"], 100 * row["AP"]), xytext=(4, 5), fontsize=8, color=GREY,
                           textcoords="offset points")
-    axes.set_title("AP over time, by size of the input", loc="left")
+    axes.set_title(title, loc="left")
     axes.set_xlabel("milliseconds of the network per picture", color=GREY)
     axes.set_ylabel("AP (%)", color=GREY)
-    axes.set_xlim(left=0)
+    if logarithmic:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
     axes.grid(color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
