@@ -331,6 +331,14 @@ def test_no_picture_to_compare_on(small: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "out").exists()
 
 
+def test_a_runtime_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, suffix in (("onnxruntime", ".onnx"), ("openvino", ".xml")):
+        monkeypatch.setitem(sys.modules, package, None)
+        (path := tmp_path / f"file{suffix}").touch()
+        with pytest.raises(InputError, match=rf"file{suffix}: needs the package '{package}': pip install 'yolov7-fr"):
+            load_network([path], torch.device("cpu"), NetworkOptions())
+
+
 def test_openvino_computes_in_two_formats(small: Path, pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     assert export(small, pictures, tmp_path, "--format", "openvino", "--img-size", "64") == 0
