@@ -110,10 +110,16 @@ def test_augmentation_and_ensembles_find_more(files: list[str], tmp_path: Path) 
 def test_an_exported_file_scores_as_its_weights_do(files: list[str], shapes: Path, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
-    assert cli.main(["export", "--weights", files[0], "--format", "onnx", "--output", str(tmp_path), "--img-size", "96",
-                     "96", "--batch-size", "2"]) == 0
+    pytest.importorskip("openvino")
+    assert cli.main(["export", "--weights", files[0], "--format", "onnx", "openvino", "torchscript", "--output",
+                     str(tmp_path), "--img-size", "96", "96", "--batch-size", "2"]) == 0
     onnx = tmp_path / "1.onnx"
-    assert test([str(onnx)], tmp_path, "--name", "onnx") == 0
+    scores = []
+    for path in (onnx, tmp_path / "1.xml", tmp_path / "1.torchscript"):
+        assert test([str(path)], tmp_path, "--name", path.suffix[1:]) == 0
+        rows = json.loads((tmp_path / path.suffix[1:] / "predictions.json").read_text())
+        scores.append(sorted((row["score"] for row in rows), reverse=True)[:50])
+    assert scores[1:] == [pytest.approx(scores[0], abs=5e-3)] * 2  # which of many equal ones stays is chance
     assert test([str(onnx)], tmp_path, "--task", "speed", "--name", "speed") == 0
     found = json.loads((tmp_path / "onnx" / "predictions.json").read_text())
     assert len({row["image_id"] for row in found}) == 5 and len(found) > 50

@@ -22,7 +22,7 @@ import yolov7
 from yolov7 import cli
 from yolov7.config import InputError
 from yolov7.data.images import cv2, load_image
-from yolov7.export import run, suppression
+from yolov7.export import run, suppression, tensorrt
 from yolov7.inference.loading import NetworkOptions, load_network
 from yolov7.inference.runtimes import open_openvino
 from yolov7.model import weights
@@ -226,6 +226,24 @@ def test_a_suppression_that_differs_is_a_failure(small: Path, pictures: Path, tm
     assert export(small, pictures, tmp_path, *flags) == 1
     (found,) = parity(tmp_path).values()
     assert all(row["boxes"] <= 1e-2 and row["scores"] <= 1e-4 and row["unlike"] > 0 for row in found["inputs"])
+
+
+def test_an_engine_is_told_beside_its_graph(small: Path, pictures: Path, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is built is named; one that cannot be built is a failure, and the graph stands as it was compared."""
+    pytest.importorskip("onnxruntime")
+    flags = ("--format", "tensorrt", "--head", "end2end", "--img-size", "64")
+    monkeypatch.setattr(tensorrt, "write_engine", lambda path, half, static: path.with_suffix(".engine"))
+    assert export(small, pictures, tmp_path, *flags) == 0
+    assert parity(tmp_path)["tensorrt"]["engine"] == "small-trt.engine"
+
+    def broken(path: Path, half: bool, static: bool) -> Path:
+        raise RuntimeError(f"TensorRT cannot build an engine of {path}, static: {static}")
+
+    monkeypatch.setattr(tensorrt, "write_engine", broken)
+    assert export(small, pictures, tmp_path, *flags) == 1
+    found = parity(tmp_path)["tensorrt"]
+    assert not found["passed"] and found["error"].endswith("static: True") and found["inputs"][0]["passed"]
 
 
 def test_comparisons_of_files_that_stand_there_are_kept(small: Path, pictures: Path, tmp_path: Path) -> None:

@@ -76,29 +76,41 @@ def export(options: ExportOptions, path: Path) -> bool:
 
 def _attempt(name: str, job: _Job) -> dict[str, object]:
     """Write and compare one format; what goes wrong is told, and the others go on."""
+    path = job.stem.with_name(job.stem.name + (_OWN | WRITERS)[name][1])
     try:
-        path = job.stem.with_name(job.stem.name + (_OWN | WRITERS)[name][1])
         if name in _OWN:
             _OWN[name][0](job, path)
         else:
             WRITERS[name][0](job.request, path)
         table = _compare(name, path, job)
-        passed = all(row.passed for row in table)
-        size = sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file()) / 1e6
-        logger.log(logging.INFO if passed else logging.ERROR, "%s: %s, %.1f MB\n%s", name, path, size,
-                   parity.text(table))
-        result = {"passed": passed, "file": path.name, "inputs": parity.as_records(table)}
-        if (least := min(row.detections for row in table)) < parity.LEAST_DETECTIONS:
-            logger.warning("%s: compared on %d detections in a picture, however low their scores; %d or more would say "
-                           "more", name, least, parity.LEAST_DETECTIONS)
-        static = not _is_dynamic(job.options)
-        if name == "tensorrt" and (engine := tensorrt.write_engine(path, job.options.fp16, static)):
-            logger.info("tensorrt: %s, which is not compared", engine)
-            result["engine"] = engine.name
     except Exception as error:  # torch, onnx and openvino raise what they like
-        logger.error("%s: failed: %s", name, " ".join(str(error).split())[:500] or type(error).__name__)
-        return {"passed": False, "error": str(error)}
-    return result
+        return _failure(name, error)
+    passed = all(row.passed for row in table)
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    logger.log(logging.INFO if passed else logging.ERROR, "%s: %s, %.1f MB\n%s", name, path,
+               sum(file.stat().st_size for file in files) / 1e6, parity.text(table))
+    if (least := min(row.detections for row in table)) < parity.LEAST_DETECTIONS:
+        logger.warning("%s: compared on %d detections in a picture, however low their scores; %d or more would say "
+                       "more", name, least, parity.LEAST_DETECTIONS)
+    result = {"passed": passed, "file": path.name, "inputs": parity.as_records(table)}
+    return result | _add_engine(path, job) if name == "tensorrt" else result
+
+
+def _add_engine(path: Path, job: _Job) -> dict[str, object]:
+    """What there is to say of an engine; that of the graph stands."""
+    try:
+        engine = tensorrt.write_engine(path, job.options.fp16, not _is_dynamic(job.options))
+    except Exception as error:  # of TensorRT
+        return _failure("tensorrt", error)
+    if engine is None:
+        return {}
+    logger.info("tensorrt: %s, which is not compared", engine)
+    return {"engine": engine.name}
+
+
+def _failure(name: str, error: Exception) -> dict[str, object]:
+    logger.error("%s: failed: %s", name, " ".join(str(error).split())[:500] or type(error).__name__)
+    return {"passed": False, "error": str(error)}
 
 
 def _compare(name: str, path: Path, job: _Job) -> list[Parity]:
