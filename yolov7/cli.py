@@ -51,7 +51,7 @@ def detect(options: DetectOptions) -> int:
 
     if not options.source:
         raise InputError("--source is missing; accepted: a picture, video, folder, glob, camera or stream")
-    how = NetworkOptions(options.cfg, options.precision, options.half_decode, options.augment, options.compile)
+    how = NetworkOptions.of_flags(options)
     paths = checkpoint.find_weights(options.weights)
     network = load_network(paths, own_device(usual_device(paths, options.device)), how)
     folder = partial(checkpoint.new_folder, options.project, options.name, options.exist_ok)

@@ -228,6 +228,15 @@ def test_a_suppression_that_differs_is_a_failure(small: Path, pictures: Path, tm
     assert all(row["boxes"] <= 1e-2 and row["scores"] <= 1e-4 and row["unlike"] > 0 for row in found["inputs"])
 
 
+def test_a_graph_without_tensorrts_node_is_a_failure(small: Path, pictures: Path, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(suppression, "TENSORRT", suppression.STANDARD)
+    assert export(small, pictures, tmp_path, "--format", "tensorrt", "--head", "end2end", "--img-size", "64") == 1
+    assert re.search("last node is .*; expected: .'network/boxes', 'network/scores'. -> EfficientNMS_TRT -> ",
+                     parity(tmp_path)["tensorrt"]["error"])
+
+
 def test_an_engine_is_told_beside_its_graph(small: Path, pictures: Path, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is built is named; one that cannot be built is a failure, and the graph stands as it was compared."""

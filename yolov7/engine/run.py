@@ -99,10 +99,10 @@ def _resumed_run(options: TrainOptions, device: torch.device, processes: Process
     """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
     path = processes.tell(checkpoint.find_last(options.resume or "", options.project) if processes.first else Path())
     folder = path.parent.parent if path.parent.name else path.absolute().parent.parent
-    if processes.first and not options.dry_run:
-        held.enter_context(checkpoint.claimed(folder))
-    processes.wait()
-    content = checkpoint.read_last(path)
+    with processes.first_before_others():  # a run that ends just now may still write it
+        if processes.first and not options.dry_run:
+            held.enter_context(checkpoint.claimed(folder))
+        content = checkpoint.read_last(path)
     config = from_mapping(RunConfig, content["config"], str(path))
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
                                  device=options.device or config.device)

@@ -80,7 +80,7 @@ class Subject:
 
 def open_subject(paths: Sequence[Path], options: TestOptions, device: torch.device, split: str) -> Subject:
     """Load the network of some files, and the data that the flags or the files name."""
-    how = NetworkOptions(options.cfg, options.precision, options.half_decode, options.augment, options.compile)
+    how = NetworkOptions.of_flags(options)
     network = load_network(paths, device, how)
     data = options.data or network.info.data
     if not data:

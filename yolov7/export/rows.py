@@ -8,26 +8,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from yolov7.export.suppression import ROWS
 from yolov7.export.tensorrt import remove_node
 from yolov7.inference.exported import KEY
 
-ROWS = ("network/boxes", "network/scores")  # tensors between the network and its suppression
-
 
 @contextlib.contextmanager
-def without_suppression(path: Path) -> Iterator[Path]:
-    """An end-to-end file up to its suppression, as a file that gives boxes and scores of all rows."""
+def without_suppression(path: Path, plugin: bool) -> Iterator[Path]:
+    """An end-to-end file up to its suppression, as a file that gives boxes and scores of all rows.
+
+    Raises `RuntimeError` for a file whose suppression should be TensorRT's ``plugin`` and is not.
+    """
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / f"rows{path.suffix}"
-        (_cut_openvino if path.suffix == ".xml" else _cut_onnx)(path, rows)
+        if path.suffix == ".xml":
+            _cut_openvino(path, rows)
+        else:
+            _cut_onnx(path, rows, plugin)
         yield rows
 
 
-def _cut_onnx(path: Path, rows: Path) -> None:
+def _cut_onnx(path: Path, rows: Path, plugin: bool) -> None:
     import onnx
 
     graph = onnx.load(path)
-    remove_node(graph, path)
+    if plugin:
+        remove_node(graph, path)
     del graph.graph.output[:]
     for name in ROWS:
         graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))

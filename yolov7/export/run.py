@@ -126,7 +126,7 @@ def _compare(name: str, path: Path, job: _Job) -> list[Parity]:
             return parity.compare(expected, parity.run_fresh(path, inputs, cfg), tolerance)
     if own or facts.thresholds is None:
         return parity.compare(expected, parity.run_fresh(path, inputs), tolerance)
-    with without_suppression(path) as rows:
+    with without_suppression(path, plugin=name == "tensorrt") as rows:
         found = parity.run_fresh(rows, inputs)
     table = parity.compare(expected, found, tolerance)
     if name == "tensorrt":  # nothing here can run its suppression

@@ -6,6 +6,8 @@ from typing import Any
 
 from yolov7.inference.exported import Thresholds
 
+ROWS = ("network/boxes", "network/scores")  # tensors between the network and its suppression
+
 STANDARD = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
 suppression (float[batch, rows, 4] all_boxes, float[batch, rows, {classes}] all_scores)
@@ -88,7 +90,7 @@ def append(graph: Any, text: str, num_classes: int, thresholds: Thresholds) -> A
         class_list=", ".join(map(str, range(num_classes))), iou=repr(float(thresholds.iou)),
         confidence=repr(float(thresholds.confidence))))
     head = onnx.compose.add_prefix(graph, "network/", rename_inputs=False)
-    merged = onnx.compose.merge_models(head, tail, [("network/boxes", "all_boxes"), ("network/scores", "all_scores")])
+    merged = onnx.compose.merge_models(head, tail, list(zip(ROWS, ("all_boxes", "all_scores"), strict=True)))
     versions = {entry.domain: entry.version for entry in merged.opset_import}  # the standard's stands there twice
     del merged.opset_import[:]
     merged.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from yolov7.config import write_atomically
+from yolov7.export.suppression import ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -18,14 +19,12 @@ OUTPUTS = ("num_dets", "det_boxes", "det_scores", "det_classes")
 
 
 def remove_node(graph: Any, path: Path) -> None:
-    """Take TensorRT's node, which nothing else can run, off a graph, if it has one; raises `RuntimeError` where it is
-    not what TensorRT expects."""
+    """Take TensorRT's node, which nothing else can run, off a graph; raises `RuntimeError` where it is not what
+    TensorRT expects."""
     node = graph.graph.node[-1]
-    if "TRT" not in {entry.domain for entry in graph.opset_import}:
-        return
-    if (node.op_type, tuple(node.output)) != (NODE, OUTPUTS) or len(node.input) != len(("boxes", "scores")):
-        raise RuntimeError(f"{path}: the last node is {node.op_type} -> {list(node.output)}; expected: {NODE} -> "
-                           f"{list(OUTPUTS)}")
+    if (node.op_type, tuple(node.input), tuple(node.output)) != (NODE, ROWS, OUTPUTS):
+        raise RuntimeError(f"{path}: the last node is {list(node.input)} -> {node.op_type} -> {list(node.output)}; "
+                           f"expected: {list(ROWS)} -> {NODE} -> {list(OUTPUTS)}")
     del graph.graph.node[-1]
 
 

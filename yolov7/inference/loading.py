@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from yolov7.inference.runtimes import OPENERS
 from yolov7.model.compiling import check_compiler
 from yolov7.model.precision import choose_precision
 from yolov7.model.weights import load_model
+from yolov7.options import DetectOptions, TestOptions
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ class NetworkOptions:
     half_decode: bool = False
     augment: bool = False
     compile: bool = False
+
+    @classmethod
+    def of_flags(cls, flags: TestOptions | DetectOptions) -> NetworkOptions:
+        """The flags of a command that are called as the fields are."""
+        return cls(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(cls)})
 
 
 def usual_device(paths: Sequence[Path], name: str) -> str:
