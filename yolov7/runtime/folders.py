@@ -1,0 +1,80 @@
+"""Folders of results: new ones, the best weights in them, and the lock that a training holds."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from yolov7.config import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def new_folder(project: str, name: str, exist_ok: bool) -> Path:
+    """Create ``project/name``, with the first free number appended unless ``exist_ok``.
+
+    Callers at the same time get different folders. Raises `InputError` where it cannot be created.
+    """
+    for number in itertools.count(1):
+        folder = Path(project) / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+            return folder
+        except FileExistsError:
+            if exist_ok:  # a file
+                raise InputError(f"--project {project!r}: cannot create {folder}: a file is in its place") from None
+        except OSError as error:
+            raise InputError(f"--project {project!r}: cannot create {folder}: {error.strerror}") from None
+    raise AssertionError("numbers do not end")
+
+
+def find_weights(given: Sequence[str]) -> list[Path]:
+    """`find_best` for each of the paths that a command was given."""
+    return [find_best(path) for path in given or [""]]
+
+
+def find_best(given: str, project: str = "runs/train") -> Path:
+    """The path of weights; for an empty one ``best.pt`` of the latest run. Raises `InputError` where there is none."""
+    if given:
+        return Path(given)
+    found = sorted(Path(project).rglob("best.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"--weights: not given, and no best.pt below {project!r}; train first, or name a weight file")
+    return found[-1]
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, and delete the half-written files of a killed process.
+
+    The system releases the lock however the process ends, and child processes do not inherit it; its file stays.
+    Raises `InputError` where another process trains in the folder. Without lock on systems and disks that have none.
+    """
+    with (folder / ".lock").open("a+", encoding="ascii") as file:
+        _lock(file, folder)
+        for path in (*folder.glob(".*.tmp"), *folder.glob("weights/.*.tmp")):
+            path.unlink(missing_ok=True)
+        yield
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        raise InputError(f"{folder}: process {file.read()} trains in it; wait for its end, stop it, or take another "
+                         "--name") from None
+    except OSError as error:
+        logger.warning("%s: cannot be locked (%s): do not start a second training in it", folder, error.strerror)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
