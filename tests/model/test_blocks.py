@@ -58,12 +58,12 @@ def test_shape_and_gradient(name: str, arguments: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
 def test_activation_reaches_every_convolution(activation: str) -> None:
-    wanted = {"silu": nn.SiLU, "leaky_relu": nn.LeakyReLU}[activation]
+    expected = {"silu": nn.SiLU, "leaky_relu": nn.LeakyReLU}[activation]
     for name, cls in BLOCKS.items():
         if "activation" in inspect.signature(cls.__init__).parameters:
             block = build(name, activation=activation)
             found = {type(m) for m in block.modules() if isinstance(m, (nn.SiLU, nn.LeakyReLU))}
-            assert found == {wanted}, name
+            assert found == {expected}, name
 
 
 @pytest.mark.parametrize(("name", "arguments", "message"), [

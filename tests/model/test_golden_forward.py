@@ -1,4 +1,4 @@
-"""Forward passes against the original's numbers, through the importer of its state dicts."""
+"""Forward passes against the numbers of the reference implementation, through the importer of its state dicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from golden_numbers import GOLDEN, golden_state_dict, read_manifest
 
 from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.model.detector import Detector
-from yolov7.model.original import export_state_dict, import_state_dict
+from yolov7.model.reference.layout import export_state_dict, import_state_dict
 from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import read_spec
 from yolov7.structures import HeadOutput
@@ -62,7 +62,8 @@ def check(outputs: dict[str, torch.Tensor], form: str) -> None:
                                    rtol=1e-3, atol=1e-4 * largest)
 
 
-@pytest.mark.parametrize("form", SUMMARY)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", SUMMARY, scope="class")
 class TestForm:
     """All tests of a form stand together, so that its weights are made once."""
 
@@ -74,7 +75,7 @@ class TestForm:
         check(outputs, form)
 
     def test_golden_forward_reparameterized(self, form: str) -> None:
-        """The original's numbers, and the network's outputs before re-parameterization to 1e-5."""
+        """The numbers of the reference implementation, and the network's outputs before re-parameterization to 1e-5."""
         before = golden_outputs(form)
         outputs = named_outputs(reparameterize(load_golden(form)), golden_input(form))
         assert len(outputs) == 1 + len(load_golden(form).head.strides)  # the lead head alone
@@ -82,14 +83,14 @@ class TestForm:
         for name in set(outputs) - {"decoded"}:
             assert (outputs[name] - before[name]).abs().max() < 1e-5 * before[name].abs().max(), name
 
-    def test_layout_of_the_original(self, form: str) -> None:
-        """Back to the original's names: the same keys in the same order, the same values."""
+    def test_layout_of_the_reference_implementation(self, form: str) -> None:
+        """Back to the reference implementation's names: the same keys in the same order, the same values."""
         if form.endswith(".deploy"):
             return
         state = export_state_dict(load_golden(form))
-        wanted = golden_state_dict(form, SUMMARY[form]["gain"])
-        assert list(state) == list(wanted) == [key for key, _ in read_manifest(form)["parameters"]]
-        for key, value in wanted.items():
+        expected = golden_state_dict(form, SUMMARY[form]["gain"])
+        assert list(state) == list(expected) == [key for key, _ in read_manifest(form)["parameters"]]
+        for key, value in expected.items():
             assert torch.equal(state[key], value), key
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from yolov7.config import shipped_files
+from yolov7.config.recipe import OptimizerConfig
 from yolov7.engine.optim import make_optimizer
 from yolov7.model.blocks import RepConv
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import _fuse_branches, reparameterize
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import read_spec, scaled_spec
-from yolov7.options import OptimizerConfig
 
 
 def randomize(module: nn.Module) -> nn.Module:

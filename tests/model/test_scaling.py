@@ -119,10 +119,10 @@ def test_derived_model() -> None:
 
 @pytest.mark.parametrize(("definition", "message"), [
     (derived(nodes={"p2": {"out": 8}}), "derived.yaml, nodes: unknown node 'p2'; accepted: stem, c1, c2, p1"),
-    (derived(nodes={"p1": 8}), "derived.yaml, nodes, p1: found 8; accepted: keys with values"),
-    (derived(nodes=8), "derived.yaml, nodes: found 8; accepted: keys with values"),
+    (derived(nodes={"p1": 8}), r"derived.yaml, nodes, p1: found a whole number \(8\); accepted: keys with values"),
+    (derived(nodes=8), r"derived.yaml, nodes: found a whole number \(8\); accepted: keys with values"),
     (derived(blocks={"ELAM": {}}), "derived.yaml, blocks: unknown block 'ELAM'; accepted: Conv, ELAN, MPDown"),
-    (derived(blocks={"ELAN": 1}), "derived.yaml, blocks, ELAN: found 1; accepted: keys with values"),
+    (derived(blocks={"ELAN": 1}), r"derived.yaml, blocks.ELAN: found a whole number \(1\); accepted: keys with values"),
     (derived(scale={"dept": 2}), "derived.yaml, scale: unknown key 'dept'.*did you mean 'depth'"),
     (derived(scale={"depth": "1 + 1"}), r"derived.yaml, scale, depth: found a text \('1 \+ 1'\); accepted: a number"),
     (derived(scale={"depth": 0}), "derived.yaml, scale, depth: found 0.0; accepted: 0.01 to 16"),

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from yolov7.config import InputError, shipped_files
+from yolov7.config.recipe import read_recipe
 from yolov7.model.blocks import BLOCKS
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused, reparameterize
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import ModelSpec, parse_spec, read_spec, scaled_spec
-from yolov7.options import read_recipe
 
 CONFIGS = shipped_files("cfg")
 SMALL: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What models cost: against torch's own counter, the original's figures, and the paper's."""
+"""What models cost: against torch's own counter, the reference implementation's figures, and the paper's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANIFESTS = {path.name.split(".")[0]: path.name.removesuffix(".manifest.json")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_costs_are_those_of_the_original_and_the_paper(name: str) -> None:
+def test_costs_are_those_of_the_reference_implementation_and_the_paper(name: str) -> None:
     manifest = read_manifest(MANIFESTS[name])
     spec = read_spec(name)
     cost = model_cost(spec)
@@ -57,13 +57,13 @@ def test_table_marks_what_deviates() -> None:
     assert len(lines) == 6
 
 
-def test_one_model_with_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = tmp_path / "graph.png"
-    assert cli.main(["models", "--cfg", "yolov7-e6e", "--deploy", "--picture", str(picture)]) == 0
+def test_one_model_with_its_drawing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawing = tmp_path / "graph.png"
+    assert cli.main(["models", "--cfg", "yolov7-e6e", "--deploy", "--picture", str(drawing)]) == 0
     text = capsys.readouterr().out
     assert "yolov7-e6e, deployed form, 1280 x 1280" in text and "151,687,420" in text and "843.240" in text
     assert "c3" in text and "320 x 160 x 160" in text and "a3" not in text.split()
-    image = cv2.imread(str(picture))
+    image = cv2.imread(str(drawing))
     assert image.shape[1] > 1500 and (image < 250).mean() > 0.01
     assert cli.main(["models", "--cfg", "yolov7-tiny", "--img-size", "320", "--picture", str(tmp_path / "g.svg")]) == 0
     assert "3.42" in capsys.readouterr().out and (tmp_path / "g.svg").read_text().startswith("<?xml")

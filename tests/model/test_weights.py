@@ -1,4 +1,4 @@
-"""Weight files: safe, atomic, exact; and the original's state dicts."""
+"""Weight files: safe, atomic, exact; and state dicts of the reference implementation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from golden_numbers import golden_state_dict
 from yolov7.config import InputError
 from yolov7.model import weights
 from yolov7.model.detector import Detector
-from yolov7.model.original import import_state_dict
+from yolov7.model.reference.layout import import_state_dict
 from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import read_spec
 
@@ -61,8 +61,8 @@ def test_another_class_count_leaves_the_detection_convolutions_fresh(tiny: Detec
 
 def test_the_model_follows_from_the_weights(tiny: Detector, tmp_path: Path) -> None:
     assert weights.spec_of(write(tiny, tmp_path / "w.pt")).nodes == tiny.spec.nodes
-    torch.save(golden_state_dict("yolov7.deploy", 1.0), tmp_path / "original.pt")
-    assert weights.spec_of(tmp_path / "original.pt").name == "yolov7"
+    torch.save(golden_state_dict("yolov7.deploy", 1.0), tmp_path / "reference.pt")
+    assert weights.spec_of(tmp_path / "reference.pt").name == "yolov7"
 
 
 def test_weights_of_another_model(tiny: Detector, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_weights_of_another_model(tiny: Detector, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"", "is not a weight file of this project"),
-    (b"not a zip", "is not a weight file of this project or the original"),
+    (b"not a zip", "is not a weight file of this project or the reference implementation"),
     (None, "no such file"),
 ])
 def test_damaged_files(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -110,24 +110,25 @@ def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     assert not proof.exists()
 
 
-def test_state_dict_of_the_original(tmp_path: Path) -> None:
+def test_state_dict_of_the_reference_implementation(tmp_path: Path) -> None:
     state = golden_state_dict("yolov7-tiny.training", 1.0)
-    torch.save(state, tmp_path / "original.pt")
-    loaded = weights.load_model(tmp_path / "original.pt", "yolov7-tiny")
+    torch.save(state, tmp_path / "reference.pt")
+    loaded = weights.load_model(tmp_path / "reference.pt", "yolov7-tiny")
     assert torch.equal(loaded.model.nodes["stem"].conv.weight, state["model.0.conv.weight"])
     assert torch.equal(loaded.model.head.implicit_add[1], state["model.77.ia.1.implicit"])
     assert len(loaded.names) == 80
-    with pytest.raises(InputError, match="not tell yolov7-tiny-silu, yolov7-tiny apart; name the model with --cfg"):
-        weights.load_model(tmp_path / "original.pt")
+    message = r"fits several models \(yolov7-tiny-silu, yolov7-tiny\); name the model with --cfg"
+    with pytest.raises(InputError, match=message):
+        weights.load_model(tmp_path / "reference.pt")
     with pytest.raises(InputError, match="weights of another model: "):
-        weights.load_model(tmp_path / "original.pt", "yolov7")
+        weights.load_model(tmp_path / "reference.pt", "yolov7")
 
 
-def test_original_with_another_class_count() -> None:
+def test_reference_weights_with_another_class_count() -> None:
     model = Detector(read_spec("yolov7-tiny"), 3)
     fresh = [conv.weight.clone() for conv in model.head.convs]
     state = golden_state_dict("yolov7-tiny.training", 1.0)
-    report = import_state_dict(model, state, "original.pt")
+    report = import_state_dict(model, state, "reference.pt")
     assert report.copied == len(state) - 1 - 9  # the anchors in cells; weights, biases, multipliers of three levels
     assert all(torch.equal(a, b.weight) for a, b in zip(fresh, model.head.convs, strict=True))
 
@@ -135,7 +136,7 @@ def test_original_with_another_class_count() -> None:
 def test_foreign_tensors() -> None:
     model = Detector(read_spec("yolov7-tiny"), 80)
     state = dict(golden_state_dict("yolov7-tiny.training", 1.0))
-    with pytest.raises(InputError, match="'backbone.x' is none of the original's"):
+    with pytest.raises(InputError, match="'backbone.x' is not part of the reference implementation's"):
         import_state_dict(model, {"backbone.x": torch.zeros(1)}, "other.pt")
     state["model.3.conv.weight"] = torch.zeros(7, 64, 1, 1)
     with pytest.raises(InputError, match=r"Conv model.3 -> yolov7-tiny, Conv nodes.c2.main: .* conv.weight is \(7, 64"):

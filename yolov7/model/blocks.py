@@ -1,30 +1,31 @@
 """The blocks of the networks, and their registry.
 
 A block is an ``nn.Module`` under `register_block` with the signature ``(in_channels, out, ...)``: ``in_channels`` is
-a number, or a tuple where ``inputs`` is not 1. YAML nodes name its other arguments; an argument ``activation`` gets
-the model's own where a node does not say otherwise. Convolutions are created in the order of the original's layers,
-so that its weights map by position (the order inside a composite is part of the weight format).
+a number, or a tuple where ``inputs`` is not 1. YAML nodes name its other arguments; an argument ``activation`` has the
+model's as its default. Convolutions are created in the order of the reference implementation's layers, so that its
+weights map by position (the order inside a composite is part of the weight format).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BATCH_NORM_EPSILON = 1e-3  # not part of a state dict: a constant of the original's weights
+BATCH_NORM_EPSILON = 1e-3  # not part of a state dict: a constant of the reference implementation's weights
 BATCH_NORM_MOMENTUM = 0.03
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "leaky_relu": nn.LeakyReLU}
 
 
 class Block(nn.Module):
-    """What the builder needs to know of a block."""
+    """The properties of a block that the builder of a network reads."""
 
     inputs: ClassVar[int] = 1  # feature maps it takes; 0 = two or more
-    reduction: ClassVar[float] = 1  # stride of its output over the (largest) stride of its inputs
+    reduction: float = 1  # stride of its output over the (largest) stride of its inputs
     extra_outputs: ClassVar[tuple[str, ...]] = ()  # maps that `forward` returns behind the output: ``node.name``
     width_step: ClassVar[int] = 8  # scaling rounds ``out`` up to a multiple of this (see `scaling`) ...
     depth_step: ClassVar[int] = 1  # ... and ``depth`` to one of this
@@ -49,7 +50,7 @@ def make_activation(name: str) -> nn.Module:
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with the original's constants."""
+    """Batch norm with the constants of the reference implementation."""
     return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM)
 
 
@@ -64,17 +65,20 @@ def require_even(out: int) -> int:
 class Conv(Block):
     """Convolution, batch norm, activation; padding keeps the size at stride 1."""
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, in_channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
                  activation: str = "silu") -> None:
         super().__init__()
         self.out_channels = out
-        self.reduction = stride  # type: ignore[misc]  # of this instance
+        self.reduction = stride
         self.conv = nn.Conv2d(in_channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = batch_norm(out)
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+        y: Tensor = self.act(self.bn(self.conv(x)))
+        return y
 
 
 @register_block
@@ -83,6 +87,19 @@ class ConvDown(Conv):
 
     def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
         super().__init__(in_channels, out, 3, 2, activation=activation)
+
+
+class FusedConv(nn.Module):
+    """Convolution with bias, then activation: what Conv and RepConv become."""
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.conv(x))
+        return y
 
 
 @register_block
@@ -99,17 +116,17 @@ class RepConv(Block):
             raise ValueError(f"an identity branch needs equal widths and stride 1, found {in_channels} -> {out}, "
                              f"stride {stride}")
         self.out_channels = out
-        self.reduction = stride  # type: ignore[misc]  # of this instance
+        self.reduction = stride
         self.identity = batch_norm(out) if identity else None
         self.dense = nn.Sequential(
-            nn.Conv2d(in_channels, out, 3, stride, padding=1, groups=groups, bias=False), batch_norm(out)
-        )
+            nn.Conv2d(in_channels, out, 3, stride, padding=1, groups=groups, bias=False), batch_norm(out))
         self.point = nn.Sequential(nn.Conv2d(in_channels, out, 1, stride, groups=groups, bias=False), batch_norm(out))
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.dense(x) + self.point(x)
-        return self.act(y if self.identity is None else y + self.identity(x))
+        y: Tensor = self.dense(x) + self.point(x)
+        y = self.act(y if self.identity is None else y + self.identity(x))
+        return y
 
 
 @register_block

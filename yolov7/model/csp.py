@@ -1,7 +1,7 @@
 """Blocks of the baselines: cross-stage partial stages, darknet's residual layers, their stem and pyramid pooling.
 
-Everything here is of YOLOR, YOLOv4-CSP, YOLOv3 and the ResNet variants, and of the paper's study of planned
-re-parameterization in a residual model (table 5). The rules of `blocks` hold.
+They make up YOLOR, YOLOv4-CSP, YOLOv3 and the ResNet variants, and the paper's study of planned re-parameterization in
+a residual model (table 5). The rules of `blocks` hold.
 """
 
 from __future__ import annotations
@@ -121,11 +121,11 @@ class Dark(Block):
         self.layers = nn.Sequential(*(
             Residual([Conv(width, out // 2, activation=activation), Conv(out // 2, out, 3, activation=activation)],
                      shortcut and width == out)
-            for width in widths[:-1]
-        ))
+            for width in widths[:-1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        y: Tensor = self.layers(x)
+        return y
 
 
 @register_block

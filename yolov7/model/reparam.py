@@ -1,4 +1,4 @@
-"""Re-parameterization: the training graph -> the fused graph that is deployed (spec of checkpoints, section 6).
+"""Re-parameterization: the training graph -> the fused graph that is deployed (docs/reference.md, Re-parameterization).
 
 Conv + batch norm become one convolution with bias, the branches of RepConv one 3x3, implicit knowledge part of the
 detection convolution; auxiliary heads are dropped. The algebra runs in float64, so that the fused weights are the
@@ -13,21 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolov7.model.blocks import Conv, RepConv
+from yolov7.model.blocks import Conv, FusedConv, RepConv
 from yolov7.model.detector import Detector
-from yolov7.model.heads import AnchorHead
-
-
-class FusedConv(nn.Module):
-    """Convolution with bias, then activation: what Conv and RepConv become."""
-
-    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.conv(x))
+from yolov7.model.heads.base import Head
 
 
 def is_fused(model: nn.Module) -> bool:
@@ -36,9 +24,9 @@ def is_fused(model: nn.Module) -> bool:
 
 
 def reparameterize(model: Detector) -> Detector:
-    """A deployed copy of a training-form model, in evaluation mode, same outputs up to rounding.
+    """A deployed copy of a training-form model in evaluation mode, with the same outputs up to rounding.
 
-    Raises ``ValueError`` for a model that is fused already. The model itself is left as it is.
+    The model itself does not change. Raises ``ValueError`` for a model that is fused already.
     """
     if is_fused(model):
         raise ValueError(f"{model.spec.name} is re-parameterized already")
@@ -52,19 +40,20 @@ def reparameterize(model: Detector) -> Detector:
 
 
 def _fuse(module: nn.Module) -> nn.Module:
-    """The fused form of a leaf; any other module as it is."""
+    """The fused form of a convolution; any other module as it is."""
     if isinstance(module, Conv):
         return FusedConv(_with_bias(module.conv, *_fold(module.conv, module.bn)), module.act)
     return FusedConv(_fuse_branches(module), module.act) if isinstance(module, RepConv) else module
 
 
 def deployed(model: Detector) -> Detector:
-    """A copy of the model in the form that is deployed, in evaluation mode: re-parameterized, unless it is already."""
+    """A copy of the model in deployed form (re-parameterized if it is not yet), in evaluation mode."""
     return copy.deepcopy(model).eval() if is_fused(model) else reparameterize(model)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _fold(conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias (float64) of a convolution followed by batch norm."""
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     return _scale(conv.weight.double(), norm)
 
 
@@ -89,9 +78,10 @@ def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 @torch.no_grad()
 def _fuse_branches(block: RepConv) -> nn.Conv2d:
-    conv: nn.Conv2d = block.dense[0]  # type: ignore[assignment]
-    weight, bias = _fold(conv, block.dense[1])  # type: ignore[arg-type]
-    point_weight, point_bias = _fold(block.point[0], block.point[1])  # type: ignore[arg-type]
+    conv = block.dense[0]
+    assert isinstance(conv, nn.Conv2d)
+    weight, bias = _fold(conv, block.dense[1])
+    point_weight, point_bias = _fold(block.point[0], block.point[1])
     weight, bias = weight + F.pad(point_weight, (1, 1, 1, 1)), bias + point_bias
     if block.identity is not None:
         per_group = conv.in_channels // conv.groups
@@ -104,7 +94,7 @@ def _fuse_branches(block: RepConv) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def _fold_implicit(head: AnchorHead) -> None:
+def _fold_implicit(head: Head) -> None:
     if not len(head.implicit_add):
         return
     for conv, add, multiply in zip(head.convs, head.implicit_add, head.implicit_multiply, strict=True):

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from yolov7.config import InputError, from_mapping, option, unknown
+from yolov7.config import InputError, convert, from_mapping, option, unknown
 from yolov7.model.blocks import BLOCKS
 
-DERIVED_KEYS = ("scale_of", "scale", "blocks")  # read here; what is left is a plain definition
-OWN_KEYS = ("name", "paper")  # of one model, never handed down
+DERIVED_KEYS = ("scale_of", "scale", "blocks")  # applied here; a plain definition has none of them
+OWN_KEYS = ("name", "paper")  # of one model, not inherited
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scale:
 
 
 class Rounding(NamedTuple):
-    """An argument whose scaled value is not what the block takes."""
+    """An argument whose scaled value the block does not accept."""
 
     node: str
     key: str
@@ -47,9 +47,9 @@ class Rounding(NamedTuple):
 
 def resolve(definition: Mapping[str, Any], where: str,
             read_base: Callable[[str], Mapping[str, Any]]) -> tuple[dict[str, Any], list[Rounding]]:
-    """A definition without ``scale_of``, ``scale`` and ``blocks``: those are applied, in this order.
+    """A plain definition: ``scale_of``, ``blocks`` and ``scale`` are applied, in this order.
 
-    ``read_base`` reads the definition that ``scale_of`` names. Also returns what had to be rounded.
+    ``read_base`` reads the definition that ``scale_of`` names. Also returns the values that had to be rounded.
     """
     plain = {key: value for key, value in definition.items() if key not in DERIVED_KEYS}
     if "scale_of" in definition:
@@ -65,15 +65,16 @@ def resolve(definition: Mapping[str, Any], where: str,
 
 
 def _derive(base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The base with keys replaced; those of nodes and head one by one. A node that is ``null`` is removed."""
+    """The base with keys replaced, inside nodes and head key by key. A node that is ``null`` is removed."""
     result = {key: value for key, value in base.items() if key not in OWN_KEYS} | dict(changes)
     nodes = dict(base["nodes"])
-    for name, change in _mapping(changes.get("nodes", {}), f"{where}, nodes").items():
+    for name, change in convert(changes.get("nodes", {}), dict[str, Any], f"{where}, nodes").items():
         if name not in nodes:
             raise InputError(f"{where}, nodes: {unknown('node', name, nodes)}")
-        nodes[name] = None if change is None else nodes[name] | _mapping(change, f"{where}, nodes, {name}")
+        nodes[name] = None if change is None else nodes[name] | convert(change, dict[str, Any],
+                                                                        f"{where}, nodes, {name}")
     result["nodes"] = {name: node for name, node in nodes.items() if node is not None}
-    result["head"] = base["head"] | _mapping(changes.get("head", {}), f"{where}, head")
+    result["head"] = base["head"] | convert(changes.get("head", {}), dict[str, Any], f"{where}, head")
     return result
 
 
@@ -82,23 +83,18 @@ def _change_blocks(nodes: Any, changes: Any, where: str) -> Any:
     if not isinstance(nodes, dict) or not changes:
         return nodes
     kinds = list(dict.fromkeys(node.get("block") for node in nodes.values() if isinstance(node, dict)))
-    for block, change in _mapping(changes, f"{where}, blocks").items():
-        _mapping(change, f"{where}, blocks, {block}")
+    for block in convert(changes, dict[str, dict[str, Any]], f"{where}, blocks"):
         if block not in kinds:
             raise InputError(f"{where}, blocks: {unknown('block', block, kinds)}")
     return {name: node | changes.get(node.get("block"), {}) if isinstance(node, dict) else node
             for name, node in nodes.items()}
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: found {value!r}; accepted: keys with values")
-    return value
-
-
 def apply_scale(definition: Mapping[str, Any], scale: Scale, name: str) -> tuple[dict[str, Any], list[Rounding]]:
-    """Multiply the arguments of all nodes. Widths are rounded up to multiples of 8 (both halves of a transition),
-    depths to the nearest that the block takes."""
+    """Multiply the arguments of all nodes; also returns the values that had to be rounded.
+
+    Widths are rounded up to multiples of 8 (both halves of a transition), depths to the nearest that the block accepts.
+    """
     factors = scale.factors()
     roundings: list[Rounding] = []
     nodes = definition.get("nodes")
@@ -116,7 +112,7 @@ def apply_scale(definition: Mapping[str, Any], scale: Scale, name: str) -> tuple
 
 
 def _numbers(content: Any) -> set[str]:
-    """Keys of a node whose values are whole numbers; others fail later, by name."""
+    """Keys of a node whose values are whole numbers; other values are reported when the definition is parsed."""
     if not isinstance(content, dict):
         return set()
     return {key for key, value in content.items() if isinstance(value, int) and not isinstance(value, bool)}

@@ -1,7 +1,7 @@
-"""Model YAML -> `ModelSpec`: checked by name and type, before a single tensor is made.
+"""Model YAML -> `ModelSpec`, checked by name and type before a tensor is made.
 
-The YAML holds facts only: composite blocks with named nodes, each fed by the node above it unless ``from`` names
-others. Nothing in it is evaluated. A model may be another one scaled (``scale_of``, see `scaling`).
+The YAML lists named nodes with their blocks; each is fed by the node above it unless ``from`` names others. Nothing in
+it is evaluated. A model may be another one scaled (``scale_of``, see `scaling`).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import dataclasses
 import inspect
 import logging
 import re
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yolov7.model.csp  # noqa: F401  # registers the blocks of the baselines
 from yolov7.config import InputError, convert, find_yaml, from_mapping, read_yaml, unknown
 from yolov7.model import scaling
 from yolov7.model.blocks import ACTIVATIONS, BLOCKS
+from yolov7.model.heads.base import Anchors, find_head, head_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ HEAD_KEYS = ("block", "from", "auxiliary", "anchors", "implicit")
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node of the graph. An input is a node, or an extra output of one: ``node.output``."""
+    """One node of the graph. Its inputs are nodes, or extra outputs of nodes: ``node.output``."""
 
     name: str
     block: str
@@ -38,7 +38,7 @@ class NodeSpec:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the maps that the node makes."""
+        """Names of the feature maps that the node returns."""
         return (self.name, *(f"{self.name}.{extra}" for extra in BLOCKS[self.block].extra_outputs))
 
 
@@ -53,6 +53,8 @@ class HeadSpec:
     anchors: tuple[tuple[tuple[float, float], ...], ...]  # [L, A, 2] width, height
     implicit: bool
     auxiliary: tuple[str, ...] = ()
+    block: str = "AnchorHead"
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # those of `block` alone
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class PaperFigures:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole network, and what it is to be trained with."""
+    """A whole network, with the recipe and image size of its training."""
 
     name: str
     recipe: str
@@ -76,11 +78,11 @@ class ModelSpec:
     activation: str
     nodes: tuple[NodeSpec, ...]
     head: HeadSpec
-    definition: Mapping[str, Any]  # plain, scaled already: travels inside weight files
+    definition: Mapping[str, Any]  # plain values, already scaled; stored in weight files
     paper: PaperFigures = PaperFigures()
 
     def deployed(self) -> ModelSpec:
-        """The graph without auxiliary heads and what only they read."""
+        """The graph without auxiliary heads and the nodes that only they read."""
         needed = set(self.head.inputs)
         for node in reversed(self.nodes):
             if needed & set(node.outputs):
@@ -88,8 +90,8 @@ class ModelSpec:
         nodes = tuple(node for node in self.nodes if needed & set(node.outputs))
         return dataclasses.replace(self, nodes=nodes, head=dataclasses.replace(self.head, auxiliary=()))
 
-    def with_anchors(self, anchors: Sequence[Sequence[Sequence[float]]]) -> ModelSpec:
-        """The same network with other anchors ``[L, A, 2]`` in pixels, in its definition too."""
+    def with_anchors(self, anchors: Anchors) -> ModelSpec:
+        """The same network with other anchors ``[L, A, 2]`` in pixels, also in its definition."""
         plain = [[[float(side) for side in pair] for pair in level] for level in anchors]
         checked = _parse_anchors(plain, len(self.head.inputs), f"{self.name}.head, anchors")
         definition = {**self.definition, "head": {**self.definition["head"], "anchors": plain}}
@@ -97,7 +99,7 @@ class ModelSpec:
 
 
 def read_spec(name: str) -> ModelSpec:
-    """Read a model by path or by its shipped name (``--cfg``)."""
+    """Read a model by path or by its shipped name (``--cfg``); raises `InputError`."""
     path = find_yaml(name, "cfg", "--cfg")
     definition, roundings = scaling.resolve(read_yaml(path), str(path), _read_base)
     for rounding in roundings:
@@ -114,13 +116,13 @@ def _read_base(name: str) -> Mapping[str, Any]:
 
 
 def scaled_spec(spec: ModelSpec, scale: scaling.Scale) -> tuple[ModelSpec, list[scaling.Rounding]]:
-    """A model with its arguments multiplied, and what had to be rounded."""
+    """A model with its arguments scaled, and the values that had to be rounded."""
     definition, roundings = scaling.apply_scale({**spec.definition, "name": f"{spec.name}-scaled"}, scale, spec.name)
     return parse_spec(definition, f"{spec.name}, scaled"), roundings
 
 
-def parse_spec(definition: Mapping[str, Any], where: str) -> ModelSpec:
-    """Check a model definition; ``where`` names its source in messages."""
+def parse_spec(definition: Mapping[str, Any], where: str, package: str = "") -> ModelSpec:
+    """Check a model definition. ``where`` names its source in messages, ``package`` the package of its head."""
     for key in definition:
         if key not in KEYS:
             raise InputError(f"{where}: {unknown('key', key, (*KEYS, *scaling.DERIVED_KEYS))}")
@@ -132,7 +134,7 @@ def parse_spec(definition: Mapping[str, Any], where: str) -> ModelSpec:
     if activation not in ACTIVATIONS:
         raise InputError(f"{where}, activation: {unknown('activation', activation, ACTIVATIONS)}")
     nodes = _parse_nodes(definition["nodes"], name, where)
-    head = _parse_head(definition["head"], nodes, name, where)
+    head = _parse_head(definition["head"], nodes, f"{where}, {name}.head", package)
     _check_all_read(nodes, head, f"{where}, {name}")
     return ModelSpec(
         name=name,
@@ -142,8 +144,7 @@ def parse_spec(definition: Mapping[str, Any], where: str) -> ModelSpec:
         nodes=nodes,
         head=head,
         definition={key: value for key, value in definition.items() if key != "paper"},
-        paper=from_mapping(PaperFigures, definition.get("paper", {}), f"{where}, paper"),
-    )
+        paper=from_mapping(PaperFigures, definition.get("paper", {}), f"{where}, paper"))
 
 
 def _parse_nodes(mapping: Any, model: str, where: str) -> tuple[NodeSpec, ...]:
@@ -160,15 +161,17 @@ def _parse_nodes(mapping: Any, model: str, where: str) -> tuple[NodeSpec, ...]:
 def _parse_node(name: str, content: Any, above: Sequence[NodeSpec], later: list[str], where: str) -> NodeSpec:
     if not isinstance(content, dict) or "block" not in content:
         raise InputError(f"{where}: found {content!r}; accepted: {{block: ..., ...}}")
-    block = content["block"]
+    block = convert(content["block"], str, f"{where}, block")
     if block not in BLOCKS:
         raise InputError(f"{where}: {unknown('block', block, sorted(BLOCKS))}")
     inputs = _parse_inputs(content.get("from", above[-1].name if above else IMAGE), above, later, where)
-    wanted = BLOCKS[block].inputs
-    if (wanted and len(inputs) != wanted) or (not wanted and len(inputs) < 2):
-        raise InputError(f"{where}: {block} takes {wanted or 'two or more'} inputs, found {len(inputs)}")
+    count = BLOCKS[block].inputs
+    if (count and len(inputs) != count) or (not count and len(inputs) < 2):
+        raise InputError(f"{where}: {block} takes {count or 'two or more'} inputs, found {len(inputs)}")
     arguments = {key: value for key, value in content.items() if key not in ("block", "from")}
-    return NodeSpec(name, block, inputs, _check_arguments(block, arguments, where))
+    parameters = dict(inspect.signature(BLOCKS[block], eval_str=True).parameters)
+    del parameters["in_channels"]
+    return NodeSpec(name, block, inputs, _check_arguments(block, parameters, arguments, where))
 
 
 def _parse_inputs(value: Any, above: Sequence[NodeSpec], later: list[str], where: str) -> tuple[str, ...]:
@@ -190,32 +193,30 @@ def _check_all_read(nodes: Sequence[NodeSpec], head: HeadSpec, where: str) -> No
                              "that something reads, or none")
 
 
-def _check_arguments(block: str, arguments: dict[str, Any], where: str) -> dict[str, Any]:
-    parameters = dict(inspect.signature(BLOCKS[block].__init__).parameters)
-    hints = typing.get_type_hints(BLOCKS[block].__init__)
-    accepted = [name for name in parameters if name not in ("self", "in_channels")]
+def _check_arguments(block: str, parameters: Mapping[str, inspect.Parameter], arguments: dict[str, Any],
+                     where: str) -> dict[str, Any]:
+    """The arguments of a block or head, checked against the signature of its constructor."""
     for key in arguments:
-        if key not in accepted:
-            raise InputError(f"{where}: {block} has no argument {key!r}: {unknown('argument', key, accepted)}")
-    for key in accepted:
-        if key not in arguments and parameters[key].default is inspect.Parameter.empty:
+        if key not in parameters:
+            raise InputError(f"{where}: {block} has no argument {key!r}: {unknown('argument', key, parameters)}")
+    for key, parameter in parameters.items():
+        if key not in arguments and parameter.default is inspect.Parameter.empty:
             raise InputError(f"{where}: {block} needs the argument {key!r}")
-    checked = {key: convert(value, hints[key], f"{where}, {key}") for key, value in arguments.items()}
+    checked = {key: convert(value, parameters[key].annotation, f"{where}, {key}") for key, value in arguments.items()}
     for key, value in checked.items():
-        if hints[key] is int and value < 1:
+        if parameters[key].annotation is int and value < 1:
             raise InputError(f"{where}, {key}: found {value}; accepted: at least 1")
     return checked
 
 
-def _parse_head(content: Any, nodes: Sequence[NodeSpec], model: str, where: str) -> HeadSpec:
-    where = f"{where}, {model}.head"
+def _parse_head(content: Any, nodes: Sequence[NodeSpec], where: str, package: str) -> HeadSpec:
     if not isinstance(content, dict):
         raise InputError(f"{where}: found {content!r}; accepted: keys {', '.join(HEAD_KEYS)}")
+    block = convert(content.get("block"), str, f"{where}, block")
+    own = head_arguments(find_head(block, where, package))
     for key in content:
-        if key not in HEAD_KEYS:
-            raise InputError(f"{where}: {unknown('key', key, HEAD_KEYS)}")
-    if content.get("block") != "AnchorHead":
-        raise InputError(f"{where}: {unknown('block', content.get('block'), ['AnchorHead'])}")
+        if key not in (*HEAD_KEYS, *own):
+            raise InputError(f"{where}: {unknown('key', key, (*HEAD_KEYS, *own))}")
     for key in ("from", "anchors"):
         if key not in content:
             raise InputError(f"{where}: the key {key!r} is missing")
@@ -225,13 +226,16 @@ def _parse_head(content: Any, nodes: Sequence[NodeSpec], model: str, where: str)
         raise InputError(f"{where}, auxiliary: found {len(auxiliary)} nodes; accepted: none, or one for each of the "
                          f"{len(inputs)} levels")
     anchors = _parse_anchors(content["anchors"], len(inputs), f"{where}, anchors")
-    return HeadSpec(inputs, anchors, convert(content.get("implicit", True), bool, f"{where}, implicit"), auxiliary)
+    given = {key: value for key, value in content.items() if key in own}
+    return HeadSpec(inputs, anchors, convert(content.get("implicit", True), bool, f"{where}, implicit"), auxiliary,
+                    block, _check_arguments(block, own, given, where))
 
 
 def _parse_anchors(content: Any, levels: int, where: str) -> tuple[tuple[tuple[float, float], ...], ...]:
-    anchors = convert(content, tuple[tuple[tuple[float, ...], ...], ...], where)
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = convert(content, tuple[tuple[tuple[float, ...], ...], ...],
+                                                                   where)
     counts = {len(level) for level in anchors}
     if len(anchors) != levels or len(counts) != 1 or any(len(pair) != 2 for level in anchors for pair in level):
         raise InputError(f"{where}: found {[len(level) for level in anchors]} anchors for {levels} inputs; accepted: "
                          "one list per input, equally long, of [width, height] pairs")
-    return typing.cast("tuple[tuple[tuple[float, float], ...], ...]", anchors)
+    return anchors

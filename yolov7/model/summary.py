@@ -1,25 +1,31 @@
-"""What a model costs, node by node: shapes, parameters and FLOPs, as tables.
+"""Shapes, parameters and FLOPs of a model, node by node: as tables and as a drawing of its graph.
 
-A multiply-add counts as two operations, and only convolutions (with their biases) are counted: the convention of the
-paper's tables. Everything is computed on the meta device: no weights, no arithmetic.
+A multiply-add counts as two operations, and only convolutions (with their biases) are counted, as in the paper's
+tables. Everything is computed on the meta device, without weights or arithmetic.
 """
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
+from yolov7.config import atomic_write
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import ModelSpec
 
-DEVIATION = 0.01  # from the paper's figure; more is marked
+COLOURS = {"ELAN": "#bcd9f2", "EELA": "#9cc4ea", "CSPA": "#bcd9f2", "CSPB": "#bcd9f2", "CSPC": "#bcd9f2",
+           "Dark": "#bcd9f2", "SPPC": "#d8c6ee", "SPP": "#d8c6ee", "RepC": "#f6d5a8", "Anch": "#f3b7b7"}
+DEVIATION = 0.01  # relative to the paper's figure; larger ones are marked
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def _count_nothing(*_: Any) -> None:
 def node_costs(spec: ModelSpec, height: int, width: int, fused: bool, num_classes: int = 80) -> list[NodeCost]:
     """Costs of every node and of the head, in order, for the training form or the deployed one.
 
-    thop leaves traces in what it counts: the model that it gets is made for it.
+    thop adds attributes to the modules that it counts, so it gets a model of its own.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # thop compares versions in a way that Python deprecates
@@ -65,7 +71,7 @@ def node_costs(spec: ModelSpec, height: int, width: int, fused: bool, num_classe
                       2e-9 * operations[node.name]) for node in model.spec.nodes]
     head = model.spec.head
     rows = sum(model.head.num_anchors * (height // stride) * (width // stride) for stride in model.head.strides)
-    costs.append(NodeCost("head", "AnchorHead", (*head.inputs, *head.auxiliary), (rows, 5 + num_classes),
+    costs.append(NodeCost("head", head.block, (*head.inputs, *head.auxiliary), (rows, model.head.channels.size),
                           _parameters(model.head), 2e-9 * operations["head"]))
     return costs
 
@@ -81,7 +87,7 @@ def _parameters(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """A model at its nominal size: parameters and GFLOPs in training form and deployed."""
+    """Parameters and GFLOPs of a model at its nominal size, in training form and deployed."""
 
     spec: ModelSpec
     training_parameters: int
@@ -91,12 +97,12 @@ class ModelCost:
 
     @property
     def gflops_as_in_paper(self) -> float:
-        """Deployed, at the size that the paper quotes; all networks are fully convolutional."""
+        """GFLOPs of the deployed form at the size that the paper quotes; all networks are fully convolutional."""
         return self.gflops * ((self.spec.paper.size or self.spec.image_size) / self.spec.image_size) ** 2
 
 
 def model_cost(spec: ModelSpec, num_classes: int = 80) -> ModelCost:
-    """The costs of both forms."""
+    """The costs of the training form and of the deployed form."""
     totals: list[Any] = []
     for fused in (False, True):
         costs = node_costs(spec, spec.image_size, spec.image_size, fused, num_classes)
@@ -105,7 +111,7 @@ def model_cost(spec: ModelSpec, num_classes: int = 80) -> ModelCost:
 
 
 def models_table(costs: Sequence[ModelCost]) -> str:
-    """All models beside the paper's figures; what deviates from them by more than 1% is marked and explained."""
+    """A table of models with the paper's figures; deviations of more than 1% are marked and explained."""
     header = ("model", "size", "recipe", "M params", "GFLOPs", "deployed: M", "GFLOPs", "paper: M", "GFLOPs", "AP")
     rows, notes = [], []
     for cost in costs:
@@ -125,7 +131,7 @@ def models_table(costs: Sequence[ModelCost]) -> str:
 
 
 def nodes_table(costs: Sequence[NodeCost]) -> str:
-    """One model, node by node."""
+    """A table of one model, node by node."""
     header = ("node", "block", "from", "output", "parameters", "GFLOPs")
     rows = [(cost.name, cost.block, ", ".join(cost.inputs), " x ".join(map(str, cost.shape)), f"{cost.parameters:,}",
              f"{cost.gflops:.3f}") for cost in costs]
@@ -139,10 +145,75 @@ def _figure(value: float | None, suffix: str = "") -> str:
 
 
 def align_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest entry; numbers to the right."""
+    """A text table: columns as wide as their widest entry, numbers aligned to the right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     numeric = [all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("  ".join(cell.rjust(width) if right else cell.ljust(width)
                                for cell, width, right in zip(line, widths, numeric, strict=True)).rstrip()
                      for line in lines)
+
+
+# --- drawing and YAML --------------------------------------------------------------------------------------------
+
+
+def definition_text(definition: Mapping[str, Any]) -> str:
+    """A model definition as YAML, one node a line."""
+    def line(value: Any) -> str:
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).strip()
+
+    plain = {key: value for key, value in definition.items() if key not in ("nodes", "head")}
+    nodes = "".join(f"  {name}: {line(node)}\n" for name, node in definition["nodes"].items())
+    head = "".join(f"  {key}: {line({key: value})[1:-1].partition(': ')[2]}\n" for key, value in
+                   definition["head"].items())
+    return f"{yaml.safe_dump(plain, sort_keys=False)}nodes:\n{nodes}head:\n{head}"
+
+
+def draw_graph(spec: ModelSpec, costs: Sequence[NodeCost], path: str) -> None:
+    """Write the graph as a PNG, PDF or SVG file: from left to right as it is computed, one row for each stride."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    places = _places(costs)
+    columns, rows = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
+    figure, axes = pyplot.subplots(figsize=(1.05 * columns + 0.6, 1.15 * rows + 0.6))
+    for cost in costs:
+        for source in cost.inputs:
+            _draw_edge(axes, places[source.partition(".")[0]], places[cost.name])
+    for cost in costs:
+        x, y = places[cost.name]
+        axes.text(x, y, f"{cost.name}\n{cost.block}\n{' x '.join(map(str, cost.shape))}", ha="center", va="center",
+                  fontsize=6.5, bbox={"boxstyle": "round,pad=0.3", "fc": COLOURS.get(cost.block[:4], "#eeeeee"),
+                                      "ec": "#444444", "lw": 0.7})
+    axes.text(*places["image"], "image", ha="center", va="center", fontsize=7)
+    axes.set(xlim=(-0.6, columns - 0.4), ylim=(rows - 0.4, -0.6), title=spec.name)
+    axes.axis("off")
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=110)
+    pyplot.close(figure)
+    atomic_write(path, buffer.getvalue())
+
+
+def _draw_edge(axes: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    far = end[0] - start[0] > 1.5 and start[1] == end[1]  # curves around the nodes between
+    style = {"arrowstyle": "-|>", "color": "#888888", "lw": 0.8, "shrinkA": 14, "shrinkB": 16,
+             "connectionstyle": f"arc3,rad={-0.25 if far else 0.0}"}
+    axes.annotate("", end, start, arrowprops=style)
+
+
+def _places(costs: Sequence[NodeCost]) -> dict[str, tuple[int, int]]:
+    """Column and row of every node: columns by the longest path from the image, rows by height of the map."""
+    heights = sorted({cost.shape[-2] for cost in costs if len(cost.shape) == 3}, reverse=True)
+    places = {"image": (0, 0)}
+    taken = set(places.values())
+    for cost in costs:
+        column = 1 + max(places[name.partition(".")[0]][0] for name in cost.inputs)
+        row = heights.index(cost.shape[-2]) if len(cost.shape) == 3 else len(heights) // 2
+        while (column, row) in taken:
+            column += 1
+        places[cost.name] = (column, row)
+        taken.add((column, row))
+    return places

@@ -1,7 +1,7 @@
-"""The original's layout of weights, in and out (spec of checkpoints, sections 4 to 7).
+"""Import and export of the reference implementation's layout of weights (docs/reference.md, Key layout).
 
-Its layers and ours are created in the same order: its state dicts map by position, and every tensor is checked by
-shape. Out, the same order gives each of our leaves its place in the original's flat list of layers.
+Its layers and ours are created in the same order, so its state dicts are imported by position, and every tensor is
+checked by its shape. For the export the same order gives each of our layers its place in its flat list of layers.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 
 from yolov7.config import InputError, shipped_files
-from yolov7.model.blocks import Block, Conv, RepConv
+from yolov7.model.blocks import EELAN, ELAN, Conv, RepConv
 from yolov7.model.detector import Detector
-from yolov7.model.heads import AnchorHead
+from yolov7.model.heads.base import Head
 from yolov7.model.spec import ModelSpec, NodeSpec, read_spec
 
 Leaf = tuple[str, str, dict[str, Tensor]]  # kind, prefix, tensors by the rest of their key
@@ -33,7 +34,7 @@ _BY_CLASSES = ("convs.", "auxiliary_convs.", "implicit_multiply.")  # tensors wh
 
 @dataclass
 class ImportReport:
-    """What became of the tensors of a file."""
+    """Which tensors of a model were copied from a file, and which were not."""
 
     copied: int = 0
     fresh: dict[str, list[str]] = field(default_factory=dict)  # why -> our tensors that start fresh
@@ -43,7 +44,7 @@ class ImportReport:
         self.fresh.setdefault(reason, []).append(key)
 
     def text(self) -> str:
-        """For people."""
+        """The report as a sentence."""
         left = (f"{len(keys)} start fresh, as {reason}: {', '.join(keys)}" for reason, keys in self.fresh.items())
         return "; ".join((f"{self.copied} tensors taken over", *left))
 
@@ -56,13 +57,14 @@ def depends_on_classes(key: str) -> bool:
 # --- leaves ----------------------------------------------------------------------------------------------------------
 
 
-def _original_leaves(state: Mapping[str, Tensor], where: str) -> list[Leaf]:
-    """Group a state dict of the original into leaves, in order."""
+def _reference_leaves(state: Mapping[str, Tensor], where: str) -> list[Leaf]:
+    """Group a state dict of the reference implementation into leaves, in order."""
     leaves: dict[str, Leaf] = {}
     for key, value in state.items():
         found = next(((kind, match) for kind, pattern in _LEAF_KEYS if (match := pattern.match(key))), None)
         if found is None:
-            raise InputError(f"{where}: the tensor {key!r} is none of the original's detection models")
+            raise InputError(f"{where}: the tensor {key!r} is not part of the reference implementation's "
+                             "detection models")
         kind, match = found
         leaves.setdefault(match[1], (kind, match[1], {}))[2][match[2]] = value
     return list(leaves.values())
@@ -70,15 +72,15 @@ def _original_leaves(state: Mapping[str, Tensor], where: str) -> list[Leaf]:
 
 def _own_leaves(model: Detector) -> Iterator[tuple[str, str, nn.Module]]:
     """Kind, name and module of every layer with weights, in order."""
-    kinds: tuple[tuple[str, type[nn.Module]], ...] = (("Conv", Conv), ("RepConv", RepConv), ("head", AnchorHead))
+    kinds: tuple[tuple[str, type[nn.Module]], ...] = (("Conv", Conv), ("RepConv", RepConv), ("head", Head))
     for name, module in model.named_modules():
         kind = next((kind for kind, cls in kinds if isinstance(module, cls)), None)
         if kind:
             yield kind, name, module
 
 
-def _original_names(module: nn.Module, rest: str) -> str:
-    """The original's name of one of our leaf's tensors."""
+def _reference_name(module: nn.Module, rest: str) -> str:
+    """The reference implementation's name of a tensor of one of our leaves."""
     if isinstance(module, Conv):
         return rest
     part, _, name = rest.partition(".")
@@ -93,14 +95,14 @@ def _original_names(module: nn.Module, rest: str) -> str:
 
 @torch.no_grad()
 def import_state_dict(model: Detector, state: Mapping[str, Tensor], where: str) -> ImportReport:
-    """Copy a state dict of the original (training or deploy form) into a training-form model.
+    """Copy a state dict of the reference implementation (training or deploy form) into a training-form model.
 
-    What a deploy file lacks starts fresh: its implicit knowledge as the neutral 0 and 1, its auxiliary head at
-    random. Where only the class count differs, the detection convolutions keep their fresh weights. Anything else
-    that does not fit is an `InputError` that names the layers.
+    Where a deploy file has no tensors, implicit knowledge becomes the neutral 0 and 1 and the auxiliary head keeps its
+    random weights. Where only the class count differs, the detection convolutions keep their random weights. Raises
+    `InputError`, with the names of the layers, for anything else that does not fit.
     """
     report = ImportReport()
-    theirs = _original_leaves(state, where)
+    theirs = _reference_leaves(state, where)
     for (kind, left, tensors), (_, right, module) in _match(model, theirs, where):
         _copy_leaf(module, tensors, f"{where}: {kind} {left} -> {model.spec.name}, {kind} {right}", report)
     return report
@@ -111,18 +113,17 @@ def _match(model: Detector, theirs: list[Leaf], where: str) -> list[tuple[Leaf, 
     if model.spec.head.auxiliary and not any(name.startswith("m2.") for name in (theirs[-1][2] if theirs else ())):
         deployed = {node.name for node in model.spec.deployed().nodes}  # a deploy file has no auxiliary head
         ours = [leaf for leaf in ours if leaf[0] == "head" or leaf[1].split(".")[1] in deployed]
-    for index in range(max(len(theirs), len(ours))):
-        left = f"{theirs[index][0]} {theirs[index][1]}" if index < len(theirs) else "nothing more"
-        right = f"{ours[index][0]} {ours[index][1]}" if index < len(ours) else "nothing more"
-        if index >= min(len(theirs), len(ours)) or theirs[index][0] != ours[index][0]:
-            raise InputError(f"{where}: weights of another model: found {left} where {model.spec.name} has {right}")
+    for left, right in zip_longest(theirs, ours, fillvalue=("nothing", "more")):
+        if left[0] != right[0]:
+            raise InputError(f"{where}: weights of another model: found {left[0]} {left[1]} where {model.spec.name} "
+                             f"has {right[0]} {right[1]}")
     return list(zip(theirs, ours, strict=True))
 
 
 def _copy_leaf(module: nn.Module, tensors: dict[str, Tensor], where: str, report: ImportReport) -> None:
     left = dict(tensors)
     for key, target in module.state_dict(keep_vars=True).items():
-        name = _original_names(module, key)
+        name = _reference_name(module, key)
         source = left.pop(name, None)
         if source is None and key.startswith(("implicit_", "auxiliary_")):
             if key.startswith("implicit_"):
@@ -153,7 +154,7 @@ def _same_inputs(source: Tensor, target: Tensor) -> bool:
 
 
 def count_classes(state: Mapping[str, Tensor], anchors: int, where: str) -> int:
-    """The class count that the detection convolutions of a state dict of the original were made for."""
+    """The class count of a state dict of the reference implementation, from its detection convolutions."""
     biases = [value for key, value in state.items() if re.search(r"\.m\.\d+\.bias$", key)]
     if not biases or biases[-1].numel() % anchors or biases[-1].numel() // anchors <= 5:
         raise InputError(f"{where}: weights of another model: no detection convolution of {anchors} anchors")
@@ -161,29 +162,29 @@ def count_classes(state: Mapping[str, Tensor], anchors: int, where: str) -> int:
 
 
 def identify(state: Mapping[str, Tensor], activation: str, where: str) -> ModelSpec:
-    """The shipped model that a state dict of the original belongs to, by the order and shapes of its layers.
+    """The shipped model that a state dict of the reference implementation fits, by the order and shapes of its layers.
 
-    Models that differ in their activation alone cannot be told apart by weights: ``activation`` decides, and
-    where it is unknown too, the user has to.
+    ``activation`` decides between models that differ in nothing else. Raises `InputError` where no model fits, or
+    several do and the activation is unknown.
     """
-    theirs, found = _original_leaves(state, where), []
+    theirs, found = _reference_leaves(state, where), []
     for path in shipped_files("cfg").values():
         spec = read_spec(str(path))
         if path.parent.name != "ablation" and activation in ("", spec.activation):
             missing = _missing(spec, theirs, count_classes(state, len(spec.head.anchors[0]), where), where)
             found += [] if missing is None else [(missing, spec)]
-    least = min((missing for missing, _ in found), default=0)  # a plain head is of a model without implicit knowledge
-    chosen = [spec for missing, spec in found if missing == least]
+    fewest = min((missing for missing, _ in found), default=0)  # plain heads fit models with implicit knowledge too
+    chosen = [spec for missing, spec in found if missing == fewest]
     if not chosen:
-        raise InputError(f"{where}: has the layers of none of the shipped models; name its model with --cfg")
+        raise InputError(f"{where}: matches none of the shipped models; name its model with --cfg")
     if len({spec.activation for spec in chosen}) > 1:
         names = ", ".join(spec.name for spec in chosen)
-        raise InputError(f"{where}: the weights alone do not tell {names} apart; name the model with --cfg")
+        raise InputError(f"{where}: fits several models ({names}); name the model with --cfg")
     return chosen[0]
 
 
 def _missing(spec: ModelSpec, theirs: list[Leaf], num_classes: int, where: str) -> int | None:
-    """How many tensors of a model a file lacks; None where it is of another model."""
+    """The number of tensors of a model that a file does not have; None where the file does not fit."""
     with torch.device("meta"):
         model = Detector(spec, num_classes)
     report = ImportReport()
@@ -197,61 +198,56 @@ def _missing(spec: ModelSpec, theirs: list[Leaf], num_classes: int, where: str) 
 
 # --- out -------------------------------------------------------------------------------------------------------------
 
-# Places that a composite takes in the original's list of layers, by our names; "" has no weights.
+# The layers that a block is in the reference implementation's list, by our names; "" for one without weights.
 _PLACES: dict[str, tuple[str, ...]] = {
     "MPDown": ("", "pool", "reduce", "down", ""),
     "UpCat": ("coarse", "", "lateral", ""),
-    "SPPCSPCTiny": ("bypass", "main", "", "", "", "", "merge", "", "out"),
-}
+    "SPPCSPCTiny": ("bypass", "main", "", "", "", "", "merge", "", "out")}
 
 
 def export_state_dict(model: Detector) -> dict[str, Tensor]:
-    """The weights of a training-form model under the original's names, in its order (training form).
+    """The weights of a training-form model under the names of the reference implementation, in its order.
 
-    Raises `InputError` for blocks that the original does not have.
+    Raises `InputError` for blocks that it does not have.
     """
     state: dict[str, Tensor] = {}
     place = 0
-    inner: dict[str, str] = {}  # our name of a leaf -> what its keys begin with there
+    inner: dict[str, str] = {}  # our name of a leaf -> prefix of its keys there
     for node in model.spec.nodes:
-        count, names = _node_places(node, model.nodes[node.name], model.spec)  # type: ignore[arg-type]
+        count, names = _node_places(node, model.nodes[node.name], model.spec)
         inner |= {f"nodes.{node.name}{'.' if name else ''}{name}": f"model.{place + offset}{rest}"
                   for name, (offset, rest) in names.items()}
         place += count
     for _, name, module in _own_leaves(model):
         prefix = inner.get(name, f"model.{place}")
-        own = {_original_names(module, key): value for key, value in module.state_dict().items()}
-        if isinstance(module, AnchorHead):
+        own = {_reference_name(module, key): value for key, value in module.state_dict().items()}
+        if isinstance(module, Head):
             own = _head_tensors(module, own)
         state |= {f"{prefix}.{key}": value for key, value in own.items()}
     return state
 
 
-def _node_places(node: NodeSpec, block: Block, spec: ModelSpec) -> tuple[int, dict[str, tuple[int, str]]]:
-    """How many places a node takes, and for each of its leaves the place and what follows it in the key."""
+def _node_places(node: NodeSpec, block: nn.Module, spec: ModelSpec) -> tuple[int, dict[str, tuple[int, str]]]:
+    """The number of layers that a node is there; for each of its leaves the layer and the rest of the key."""
     if node.block in ("EELANGrouped", "EELANHGrouped"):
-        raise InputError(f"{spec.name}.{node.name}: {node.block} has no counterpart in the original; accepted: EELAN")
+        raise InputError(f"{spec.name}.{node.name}: {node.block} is not in the reference implementation; accepted: "
+                         "EELAN")
     if node.block == "Cat" and _block_of(node.inputs[0], spec) == "MPDown":
         return 0, {}  # one concatenation there, two here
-    places = _composite_places(node.block, block)
+    places = _composite_places(block)
     if not places:
         return 1, {name: (0, rest) for name, rest in _keys_inside(block).items()}
     return len(places), {name: (offset, "") for offset, name in enumerate(places) if name}
 
 
-def _composite_places(kind: str, block: Block) -> tuple[str, ...]:
-    """What takes several places in the original's list; () for one layer."""
-    if kind in ("ELAN", "ELANH"):
-        return _elan_places(block)
-    if kind in ("EELAN", "EELANH"):
-        one = _elan_places(block.first)  # type: ignore[arg-type]
+def _composite_places(block: nn.Module) -> tuple[str, ...]:
+    """The layers of a block that is several there; () for a block that is a single one."""
+    if isinstance(block, ELAN):
+        return ("bypass", "main", *(f"chain.{index}" for index in range(len(block.chain))), "", "out")
+    if isinstance(block, EELAN):
+        one = _composite_places(block.first)
         return (*(name and f"first.{name}" for name in one), *(name and f"second.{name}" for name in one), "")
-    return _PLACES.get(kind, ())
-
-
-def _elan_places(block: nn.Module) -> tuple[str, ...]:
-    chain = (f"chain.{index}" for index in range(len(block.chain)))  # type: ignore[arg-type]
-    return ("bypass", "main", *chain, "", "out")
+    return _PLACES.get(type(block).__name__, ())
 
 
 def _block_of(name: str, spec: ModelSpec) -> str:
@@ -259,9 +255,9 @@ def _block_of(name: str, spec: ModelSpec) -> str:
 
 
 def _keys_inside(block: nn.Module) -> dict[str, str]:
-    """Leaves of a block that is one layer of the original -> what stands in the key behind its place.
+    """Leaves of a block that is a single layer there -> the rest of their keys.
 
-    Convolutions of a block are cv1, cv2, ... there, its residual layers m.0, m.1, ...
+    Convolutions of a block are cv1, cv2, ..., its residual layers m.0, m.1, ...
     """
     if isinstance(block, (Conv, RepConv)):
         return {"": ""}
@@ -277,8 +273,8 @@ def _keys_inside(block: nn.Module) -> dict[str, str]:
     return keys
 
 
-def _head_tensors(head: AnchorHead, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head's tensors in the original's order, with its anchors in cells and in pixels."""
+def _head_tensors(head: Head, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The head's tensors in the order of the reference implementation, with anchors in cells and in pixels."""
     levels, per_level, _ = head.anchors.shape
     strides = torch.tensor(head.strides, dtype=head.anchors.dtype, device=head.anchors.device)
     tensors = {"anchors": head.anchors / strides[:, None, None],

@@ -1,4 +1,4 @@
-"""Checkpoints of the original: pickled modules read without running anything, found by their layers, written back."""
+"""Checkpoints of the reference implementation: read without running code, found by their layers, written back."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from golden_numbers import golden_state_dict
 from torch import Tensor, nn
 
 from yolov7.config import InputError
-from yolov7.model import original, weights
+from yolov7.model import weights
 from yolov7.model.detector import Detector
-from yolov7.model.original_reader import read_original
+from yolov7.model.reference import layout
+from yolov7.model.reference.reader import read_reference
 from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import read_spec
 
@@ -34,7 +35,7 @@ CLASSES = {"Model": "models.yolo", "IDetect": "models.yolo", "Conv": "models.com
 
 @pytest.fixture
 def their(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """Instances of classes of the original, which exist only while files are written."""
+    """Instances of classes of the reference implementation, which exist only while files are written."""
     for module in {"models", *CLASSES.values()}:
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
 
@@ -48,7 +49,7 @@ def their(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
 
 
 def build_their_module(state: Mapping[str, Tensor], make: Callable[[str], Any], activation: type[nn.Module]) -> Any:
-    """A module tree with these tensors, of the classes that the original has there."""
+    """A module tree with these tensors, of the classes that the reference implementation has there."""
     root = make("Model")
     root.names = [f"thing {i}" for i in range(80)]
     for key, value in state.items():
@@ -94,10 +95,10 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pickled_module(their: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(checkpoint(their), tmp_path / "yolov7-tiny.pt")
     forget(monkeypatch)
-    found = read_original(tmp_path / "yolov7-tiny.pt")
-    wanted = golden_state_dict(FORM, 1.0)
-    assert list(found.state) == list(wanted)  # keys and order
-    for key, value in wanted.items():
+    found = read_reference(tmp_path / "yolov7-tiny.pt")
+    expected = golden_state_dict(FORM, 1.0)
+    assert list(found.state) == list(expected)  # keys and order
+    for key, value in expected.items():
         stored = value.half() if value.is_floating_point() else value
         assert found.state[key].dtype == stored.dtype and torch.equal(found.state[key], stored), key
     assert found.activation == "leaky_relu" and found.names[3] == "thing 3"
@@ -117,12 +118,12 @@ def test_averaged_weights_go_first_and_a_bare_module_is_read(their: Callable[[st
     torch.save({**content, "ema": averaged}, tmp_path / "both.pt")
     torch.save(content["model"], tmp_path / "init.pt")
     key = "model.0.conv.weight"
-    first = read_original(tmp_path / "init.pt").state[key]
-    assert torch.equal(read_original(tmp_path / "both.pt").state[key], averaged.state_dict()[key])
+    first = read_reference(tmp_path / "init.pt").state[key]
+    assert torch.equal(read_reference(tmp_path / "both.pt").state[key], averaged.state_dict()[key])
     assert not torch.equal(first, averaged.state_dict()[key])
 
 
-def test_fine_tuning_from_the_original(their: Callable[[str], Any], tmp_path: Path) -> None:
+def test_fine_tuning_from_the_reference_implementation(their: Callable[[str], Any], tmp_path: Path) -> None:
     torch.save(checkpoint(their), tmp_path / "w.pt")
     model = Detector(read_spec("yolov7-tiny"), 3)
     report = weights.initialize_from(model, tmp_path / "w.pt")
@@ -145,7 +146,7 @@ class Call:
 
 
 def lookalike(name: str, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """A call of a function in a module that looks like one of the original's, importable when the file is read."""
+    """A call of a function in a module that looks like one of the reference implementation's, importable at reading."""
     module = types.ModuleType(name)
 
     def touch(path: str) -> None:
@@ -164,7 +165,7 @@ MALICIOUS: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {
     "builtin eval": lambda proof, _: Call(builtins.eval, f"open({str(proof)!r}, 'w')"),
     "builtin exec": lambda proof, _: Call(builtins.exec, f"open({str(proof)!r}, 'w')"),
     "open": lambda proof, _: Call(open, str(proof), "w"),
-    "lookalike of the original": lambda proof, patch: lookalike("models.common_", proof, patch),
+    "lookalike of the reference implementation": lambda proof, patch: lookalike("models.common_", proof, patch),
     "lookalike of torch": lambda proof, patch: lookalike("torch.nn.modules.conv2", proof, patch),
     "lookalike of numpy": lambda proof, patch: lookalike("numpyro", proof, patch),
     "lookalike of collections": lambda proof, patch: lookalike("collections_", proof, patch),
@@ -222,7 +223,7 @@ def test_other_networks_and_damaged_files(their: Callable[[str], Any], tmp_path:
     with pytest.raises(InputError, match="weights of another model: no detection convolution of 3 anchors"):
         weights.load_model(path)
     torch.save({"model": None, "epoch": their("MP")}, path)
-    with pytest.raises(InputError, match="holds no network of the original"):
+    with pytest.raises(InputError, match="holds no network of the reference implementation"):
         weights.load_model(path)
     torch.save(checkpoint(their), path)
     rewrite(path, "data/0", b"\0\0")
@@ -243,7 +244,7 @@ def test_other_networks_and_damaged_files(their: Callable[[str], Any], tmp_path:
 @pytest.mark.parametrize(("size", "stride", "offset"), [((9,), (1,), 0), ((2, 2), (4, 2), 3), ((4,), (-1,), 3),
                                                         ((1000000,), (0,), 0), ((2,), (1,), -1)])
 def test_tensors_stay_inside_their_storage(size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> None:
-    from yolov7.model.original_reader import _rebuild_tensor
+    from yolov7.model.reference.reader import _rebuild_tensor
 
     storage = torch.arange(8.0)
     assert torch.equal(_rebuild_tensor(storage, 1, (2, 2), (1, 2)), torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
@@ -257,7 +258,7 @@ def test_a_network_inside_itself(their: Callable[[str], Any], tmp_path: Path) ->
     content["model"]._modules["model"]._modules["0"]._modules["again"] = content["model"]._modules["model"]
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(InputError, match="a network nested deeper than 50 layers"):
-        read_original(tmp_path / "w.pt")
+        read_reference(tmp_path / "w.pt")
 
 
 # --- identification and the way back ---------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def test_models_are_found_by_their_layers(form: str) -> None:
     from golden_numbers import read_manifest
 
     state = {key: torch.empty(shape, device="meta") for key, shape in read_manifest(form)["parameters"]}
-    assert original.identify(state, "", form).name == form.partition(".")[0]
+    assert layout.identify(state, "", form).name == form.partition(".")[0]
 
 
 def test_deploy_file_in_a_model_with_auxiliary_head() -> None:
@@ -278,22 +279,22 @@ def test_deploy_file_in_a_model_with_auxiliary_head() -> None:
     with torch.device("meta"):
         model = Detector(read_spec("yolov7-w6"))
     state = {key: torch.empty(shape, device="meta") for key, shape in read_manifest("yolov7-w6.deploy")["parameters"]}
-    report = original.import_state_dict(model, state, "yolov7-w6.pt")
+    report = layout.import_state_dict(model, state, "yolov7-w6.pt")
     assert report.copied == 628 - 1  # all but the anchors in cells
     assert len(report.fresh["the file does not have them"]) == 8 + 8  # m2 and implicit knowledge
 
 
-def test_what_the_original_does_not_have() -> None:
+def test_what_the_reference_implementation_does_not_have() -> None:
     with torch.device("meta"):
         model = Detector(read_spec("yolov7-e6e-grouped"))
-    with pytest.raises(InputError, match="c2: EELANGrouped has no counterpart in the original; accepted: EELAN"):
-        original.export_state_dict(model)
+    with pytest.raises(InputError, match="c2: EELANGrouped is not in the reference implementation; accepted: EELAN"):
+        layout.export_state_dict(model)
 
 
 def test_repconv_inside_a_block_keeps_its_place() -> None:
     with torch.device("meta"):
         model = Detector(read_spec("elan3-rep135"))
-    keys = list(original.export_state_dict(model))
+    keys = list(layout.export_state_dict(model))
     assert "model.6.rbr_identity.weight" in keys and "model.7.conv.weight" in keys
 
 

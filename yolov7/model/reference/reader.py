@@ -1,12 +1,13 @@
-"""The original's checkpoints, read without executing anything in them (spec of checkpoints, section 3).
+"""Checkpoints of the reference implementation, read without executing their code (docs/reference.md, Safe reading).
 
-Such a file is a pickled module. Here every class of it becomes an inert stub, and its tensors are rebuilt by our own
-functions; a file that names anything which no checkpoint needs is refused before a single object is made.
+Such a file is a pickled module. Here every class in it becomes an inert stub, and its tensors are rebuilt by functions
+of this module; a file that refers to anything that no checkpoint needs is refused before an object is made.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import zipfile
@@ -23,15 +24,14 @@ from torch import Tensor
 from yolov7.config import InputError, reason_of
 from yolov7.model.blocks import BATCH_NORM_EPSILON
 
-LARGEST_FILE = 8 << 30  # bytes; the original's largest unstripped checkpoint has 1.4 GB
-MOST_MODULES = 100_000
-DEEPEST = 50
+MAX_FILE_SIZE = 8 << 30  # bytes; the largest unstripped checkpoint of the reference implementation has 1.4 GB
+MAX_MODULES = 100_000
+MAX_DEPTH = 50
 
 DTYPES = {
     "HalfStorage": torch.float16, "FloatStorage": torch.float32, "DoubleStorage": torch.float64,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
 # Modules whose classes and functions occur in checkpoints. They become stubs all the same.
 HARMLESS = ("models.", "torch.", "numpy", "_codecs", "utils.", "pathlib", "argparse")
 LAYERS = {  # classes of the detection models, behind "models."
@@ -45,8 +45,8 @@ LAYERS = {  # classes of the detection models, behind "models."
 
 
 @dataclass(frozen=True)
-class OriginalCheckpoint:
-    """What a file of the original says of its network."""
+class ReferenceCheckpoint:
+    """The network in a file of the reference implementation."""
 
     state: Mapping[str, Tensor]  # in the order of its layers, types as stored
     names: tuple[str, ...]  # of the classes; () where unknown
@@ -54,7 +54,7 @@ class OriginalCheckpoint:
 
 
 class _Stub:
-    """Stands for an object of a class that is not loaded: keeps its attributes, does nothing."""
+    """Replaces an object whose class is not loaded: keeps its attributes, does nothing."""
 
     path = ""  # full name of the class
 
@@ -72,14 +72,14 @@ class _Stub:
         pass
 
     def append(self, item: Any) -> None:
-        """Lists of unknown kind are not kept."""
+        """Items of unknown list classes are not kept."""
 
     def extend(self, items: Any) -> None:
-        """Lists of unknown kind are not kept."""
+        """Items of unknown list classes are not kept."""
 
 
 class _Storage:
-    """Stands for a storage class: the element type of a persistent id."""
+    """Replaces a storage class: the element type of a persistent id."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -96,18 +96,18 @@ class _Unpickler(pickle.Unpickler):
         self._stubs: dict[str, type[_Stub]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """A harmless replacement of a global, or an error that names it."""
+        """A harmless replacement of a global; raises `InputError` with its name for any other."""
         path = f"{module}.{name}"
         replacements: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict, "__builtin__.set": set, "builtins.set": set,
-            "torch._utils._rebuild_tensor_v2": _rebuild_tensor, "torch._utils._rebuild_parameter": _first_argument,
-        }
+            "torch._utils._rebuild_tensor_v2": _rebuild_tensor, "torch._utils._rebuild_parameter": _first_argument}
         if path in replacements:
             return replacements[path]
         if module == "torch" and name in DTYPES:
             return _Storage(DTYPES[name])
         if not path.startswith(HARMLESS):
-            raise InputError(f"the file refers to {path}, which no checkpoint of the original needs; it was not opened")
+            raise InputError(f"the file refers to {path}, which no checkpoint of the reference implementation needs; "
+                             "it was not opened")
         if path not in self._stubs:
             self._stubs[path] = type("_Stub", (_Stub,), {"path": path})
         return self._stubs[path]
@@ -132,9 +132,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     """A view of a flat storage that stays inside it."""
-    count = 1
-    for side in size:
-        count *= side
+    count = math.prod(size)
     last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
     if min((*size, *stride, offset), default=0) < 0 or count > len(storage) or (count and last >= len(storage)):
         raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} lies outside its storage")
@@ -145,33 +143,34 @@ def _first_argument(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-def read_original(path: str | Path) -> OriginalCheckpoint:
-    """Read a pickled checkpoint of the original: its averaged weights where it has them, else its weights.
+def read_reference(path: str | Path) -> ReferenceCheckpoint:
+    """Read a pickled checkpoint of the reference implementation: its EMA weights where it has them, else its weights.
 
-    Anything else, damaged and malicious files included, is an `InputError`; nothing in the file is executed.
+    Raises `InputError` for anything else, such as damaged or malicious files; nothing in the file is executed.
     """
     root = select_network(_unpickle(path))
     if is_state_dict(root):
-        return OriginalCheckpoint(root, (), "")
+        return ReferenceCheckpoint(root, (), "")
     if not isinstance(root, _Stub) or not isinstance(vars(root).get("_modules"), dict):
-        raise InputError(f"{path}: holds no network of the original; looked for 'ema', 'model' and 'state_dict'")
-    modules = list(islice(_walk(root, "", 0, path), MOST_MODULES + 1))
-    if len(modules) > MOST_MODULES:
-        raise InputError(f"{path}: has more than {MOST_MODULES} layers")
+        raise InputError(f"{path}: holds no network of the reference implementation; looked for 'ema', 'model' "
+                         "and 'state_dict'")
+    modules = list(islice(_walk(root, "", 0, path), MAX_MODULES + 1))
+    if len(modules) > MAX_MODULES:
+        raise InputError(f"{path}: has more than {MAX_MODULES} layers")
     for _, module in modules:
         if module.path.startswith("models.") and module.path.removeprefix("models.") not in LAYERS:
             raise InputError(f"{path}: has layers of the class {module.path}: a network of another project, or of a "
-                             "branch of the original for masks or poses")
+                             "branch of the reference implementation for masks or poses")
         if module.path.endswith("BatchNorm2d") and abs(vars(module).get("eps", 0) - BATCH_NORM_EPSILON) > 1e-9:
             raise InputError(f"{path}: has batch norm with epsilon {vars(module).get('eps')}; accepted: "
-                             f"{BATCH_NORM_EPSILON}, as in the original's detection models")
+                             f"{BATCH_NORM_EPSILON}, as in the reference implementation's detection models")
     names = vars(root).get("names")
     known = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
-    return OriginalCheckpoint(_state_dict(modules), tuple(known), _activation(modules))
+    return ReferenceCheckpoint(_state_dict(modules), tuple(known), _activation(modules))
 
 
 def select_network(content: Any) -> Any:
-    """The network in a checkpoint's dictionary (averaged weights first), or the content itself."""
+    """The network in a checkpoint's dictionary (EMA weights first), or the content itself."""
     keys = ("ema", "model", "state_dict")
     if isinstance(content, dict):
         return next((content[key] for key in keys if content.get(key) is not None), content)
@@ -184,8 +183,8 @@ def is_state_dict(content: Any) -> bool:
 
 
 def _unpickle(path: str | Path) -> Any:
-    if os.path.getsize(path) > LARGEST_FILE:
-        raise InputError(f"{path}: is larger than {LARGEST_FILE >> 30} GiB")
+    if os.path.getsize(path) > MAX_FILE_SIZE:
+        raise InputError(f"{path}: is larger than {MAX_FILE_SIZE >> 30} GiB")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -206,8 +205,8 @@ def _unpickle(path: str | Path) -> Any:
 
 def _walk(module: _Stub, prefix: str, depth: int, path: str | Path) -> Iterator[tuple[str, _Stub]]:
     """Modules with their dotted names, depth first, in stored order."""
-    if depth > DEEPEST:
-        raise InputError(f"{path}: has a network nested deeper than {DEEPEST} layers")
+    if depth > MAX_DEPTH:
+        raise InputError(f"{path}: has a network nested deeper than {MAX_DEPTH} layers")
     yield prefix, module
     children = vars(module).get("_modules")
     for name, child in (children if isinstance(children, dict) else {}).items():

@@ -1,0 +1,285 @@
+"""Heads: feature maps -> logits of named channels, and how logits become predictions.
+
+This is the only place that knows how logits become boxes (docs/reference.md, Box decoding). Per axis, with cell index
+g, stride s and anchor side a: centre ``(2 sigmoid(t) - 0.5 + g) s``, side ``(2 sigmoid(t))^2 a``. Decoding runs in
+float32 whatever the network ran in: half precision has steps of 0.5 px above 512 px.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from yolov7.boxes import cxcywh_to_xyxy
+from yolov7.config import InputError, unknown
+from yolov7.runtime.plugins import import_all, load_plugins
+from yolov7.structures import HeadOutput
+
+NOMINAL_SIZE = 640  # the objectness prior counts on 8 objects in an image of this side
+CONSTRAINED, FREE = 0.5, 1.0  # cells outside its own that a centre may reach; FREE is of table 7 alone
+Anchors = Sequence[Sequence[Sequence[float]]]  # [L, A, 2] width, height in pixels
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The last axis of a head's logits: the name and the width of each group of channels, in order."""
+
+    widths: Mapping[str, int]
+
+    @classmethod
+    def of(cls, num_classes: int, extra: Mapping[str, int]) -> Channels:
+        """The channels of a detector, then those that a task adds."""
+        return cls({"box": 4, "objectness": 1, "classes": num_classes, **extra})
+
+    @property
+    def size(self) -> int:
+        """The number of all channels, X."""
+        return sum(self.widths.values())
+
+    @property
+    def scores(self) -> slice:
+        """Objectness and classes; an open slice where nothing follows, as exported graphs have it."""
+        return slice(4, self.slice("classes").stop if self.extra else None)
+
+    def slice(self, name: str) -> slice:
+        """The position of the channels of a name. Raises `KeyError`."""
+        start = 0
+        for other, width in self.widths.items():
+            if other == name:
+                return slice(start, start + width)
+            start += width
+        raise KeyError(name)
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """The names that a task adds to those of a detector."""
+        return tuple(name for name in self.widths if name not in ("box", "objectness", "classes"))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Decoded output: one row per prediction, ordered by level (finest first), anchor, row, column."""
+
+    boxes: Tensor  # float32 [B, M, 4] xyxy pixels of the network input; of one image [M, 4]
+    objectness: Tensor  # float32 [B, M] in 0..1; of one image [M]
+    classes: Tensor  # float32 [B, M, C] in 0..1, to be multiplied by the objectness; of one image [M, C]
+    extra: dict[str, Tensor] = field(default_factory=dict)  # a task's columns [B, M, ...]; of one image [M, ...]
+    maps: dict[str, Tensor] = field(default_factory=dict)  # name -> [B, ...]; of one image [...]
+
+    def images(self) -> list[Predictions]:
+        """One `Predictions` for each image of a batch, without the batch dimension."""
+        return [Predictions(self.boxes[i], self.objectness[i], self.classes[i],
+                            {name: column[i] for name, column in self.extra.items()},
+                            {name: value[i] for name, value in self.maps.items()}) for i in range(len(self.boxes))]
+
+
+def decode_boxes(logits: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor | float,
+                 reach: float = CONSTRAINED, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Logits ``[..., 4]`` at cells ``[..., 2]`` (x, y) with anchors ``[..., 2]`` -> xyxy boxes ``[..., 4]``.
+
+    With anchors in pixels and the level's stride the result is in pixels of the network input; with anchors in
+    cells, stride 1 and cells 0 it is in cells, relative to the cell's corner. ``reach`` is how far a centre may lie
+    outside its cell. With float16 as ``dtype`` it is rounded where the reference implementation rounds in half
+    precision.
+    """
+    activated = logits.to(dtype).sigmoid()
+    centre = (activated[..., :2] * (1 + 2 * reach) - reach + cells) * stride
+    size = (activated[..., 2:] * 2).square() * anchors
+    return cxcywh_to_xyxy(torch.cat((centre, size), dim=-1).to(dtype))
+
+
+def cell_grid(height: int, width: int, device: torch.device) -> Tensor:
+    """Cell indices (x, y) of a level: float32 ``[h, w, 2]``."""
+    y = torch.arange(height, device=device, dtype=torch.float32)
+    x = torch.arange(width, device=device, dtype=torch.float32)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+# --- decoding ----------------------------------------------------------------------------------------------------
+
+# logits of the task's channels by name [..., width], cells [..., 2], anchors [..., 2] pixels, stride -> columns
+DecodeColumns = Callable[[dict[str, Tensor], Tensor, Tensor, float], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How the logits of a head become predictions, without the head itself (exported files have none)."""
+
+    channels: Channels
+    anchors: Tensor  # [L, A, 2] pixels
+    strides: tuple[int, ...]
+    columns: DecodeColumns
+
+    def __call__(self, output: HeadOutput) -> Predictions:
+        """Decode every row of the lead levels."""
+        rows, extra = [], []
+        for logits, anchors, stride in zip(output.levels, self.anchors, self.strides, strict=True):
+            cells = cell_grid(logits.shape[2], logits.shape[3], logits.device)
+            # the anchors are viewed once, and after the logits: exported graphs number operations in their order
+            boxes = decode_boxes(logits[..., :4], cells, sides := anchors[:, None, None], stride)  # [B, A, h, w, 4]
+            scores = logits[..., self.channels.scores].float().sigmoid()
+            rows.append(torch.cat((boxes, scores), dim=-1).flatten(1, 3))
+            extra.append({name: column.flatten(1, 3) for name, column in
+                          self._columns(logits, cells, sides, stride).items()})
+        decoded = torch.cat(rows, dim=1)  # [B, M, 5 + C]
+        columns = {name: torch.cat([level[name] for level in extra], dim=1) for name in extra[0]}
+        return Predictions(decoded[..., :4], decoded[..., 4], decoded[..., 5:], columns, output.maps)
+
+    def above(self, output: HeadOutput, confidence: float, dtype: torch.dtype = torch.float32) -> list[Predictions]:
+        """Decode the rows whose objectness exceeds ``confidence``, in the order of all rows.
+
+        One `Predictions` for each image, without the batch dimension. ``dtype`` is the format of the arithmetic and of
+        the result: float16 is that of the reference implementation on GPUs.
+        """
+        batch = len(output.levels[0])
+        images, rows, extra = [], [], []
+        for logits, anchors, stride in zip(output.levels, self.anchors, self.strides, strict=True):
+            image, anchor, y, x = (logits[..., 4].to(dtype).sigmoid() > confidence).nonzero(as_tuple=True)
+            chosen = logits[image, anchor, y, x]  # [N, X]
+            cells = torch.stack((x, y), dim=-1).float()
+            boxes = decode_boxes(chosen[:, :4], cells, anchors[anchor], stride, dtype=dtype)
+            scores = chosen[:, self.channels.scores].to(dtype).sigmoid()
+            images.append(image)
+            rows.append(torch.cat((boxes, scores), dim=-1))
+            extra.append(self._columns(chosen, cells, anchors[anchor], stride))
+        of_image = torch.cat(images)
+        counts = torch.bincount(of_image, minlength=batch).tolist()  # waits for the device, as all that follows
+        order = of_image.argsort(stable=True)
+        columns = {name: torch.split(torch.cat([level[name] for level in extra])[order], counts) for name in extra[0]}
+        return [Predictions(part[:, :4], part[:, 4], part[:, 5:], {name: parts[i] for name, parts in columns.items()},
+                            {name: value[i] for name, value in output.maps.items()})
+                for i, part in enumerate(torch.split(torch.cat(rows)[order], counts))]
+
+    def _columns(self, logits: Tensor, cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:
+        own = {name: logits[..., self.channels.slice(name)] for name in self.channels.extra}
+        return self.columns(own, cells, anchors, stride) if own else {}
+
+
+# --- heads -------------------------------------------------------------------------------------------------------
+
+
+class Head(nn.Module):
+    """One 1x1 convolution per level, with implicit knowledge: ``multiply * conv(x + add)`` (paper, section 4.3).
+
+    ``anchors`` is ``[L, A, 2]`` in pixels (width, height). Without ``implicit`` it is a plain convolution.
+    ``auxiliary_channels`` are the channels of the auxiliary head's inputs: plain convolutions, used in training alone.
+
+    The head of a task names its additional channels in ``extra``. Its own keyword arguments are keys of the model's
+    YAML. It may add modules, maps by overriding `make_maps`, and decode its channels in `decode_columns`.
+    """
+
+    anchors: Tensor
+    map_names: ClassVar[tuple[str, ...]] = ()  # keys of `make_maps`
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
+                 implicit: bool = True, auxiliary_channels: Sequence[int] = (),
+                 extra: Mapping[str, int] | None = None) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.num_classes = num_classes
+        self.num_anchors = len(anchors[0])
+        self.channels = Channels.of(num_classes, extra or {})
+        outputs = self.num_anchors * self.channels.size
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32))
+        self.convs = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in in_channels)
+        self.auxiliary_convs = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in auxiliary_channels)
+        self.implicit_add = nn.ParameterList()
+        self.implicit_multiply = nn.ParameterList()
+        if implicit:
+            self.implicit_add.extend(nn.Parameter(0.02 * torch.randn(1, c, 1, 1)) for c in in_channels)
+            self.implicit_multiply.extend(nn.Parameter(1 + 0.02 * torch.randn(1, outputs, 1, 1)) for _ in in_channels)
+        for convs in (self.convs, self.auxiliary_convs):
+            for conv, stride in zip(convs, self.strides, strict=False):
+                self._add_bias_prior(conv, stride)
+
+    @property
+    def decoder(self) -> Decoder:
+        """How the logits become predictions."""
+        return Decoder(self.channels, self.anchors, self.strides, self.decode_columns)
+
+    @staticmethod
+    def decode_columns(logits: dict[str, Tensor], cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:
+        """The decoded columns of the task's channels by name; the logits themselves unless a head overrides this."""
+        return {name: value.float() for name, value in logits.items()}
+
+    def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Maps for the whole image by name, such as prototypes of masks: ``[B, ...]``."""
+        return {}
+
+    @torch.no_grad()
+    def _add_bias_prior(self, conv: nn.Module, stride: int) -> None:
+        """Start from few objects: 8 in an image of 640 px, and a class score of 0.6 over all classes."""
+        bias = conv.get_parameter("bias").view(self.num_anchors, -1)
+        bias[:, self.channels.slice("objectness")] += math.log(8 / (NOMINAL_SIZE / stride) ** 2)
+        bias[:, self.channels.slice("classes")] += math.log(0.6 / (self.num_classes - 0.99))
+
+    def forward(self, features: Sequence[Tensor], auxiliary: Sequence[Tensor] = ()) -> HeadOutput:
+        """L maps ``[B, c, h, w]``, finest first, and L or none for the auxiliary head -> logits [B, A, h, w, X]."""
+        levels = []
+        for index, (feature, conv) in enumerate(zip(features, self.convs, strict=True)):
+            x = _in_format_of(conv, feature)
+            if len(self.implicit_add):
+                y = conv(x + self.implicit_add[index]) * self.implicit_multiply[index]
+            else:
+                y = conv(x)
+            levels.append(self._separate(y))
+        extra = tuple(self._separate(conv(x)) for x, conv in zip(auxiliary, self.auxiliary_convs, strict=True))
+        maps = {}
+        if self.map_names:
+            maps = self.make_maps([_in_format_of(conv, x) for conv, x in zip(self.convs, features, strict=True)])
+        return HeadOutput(tuple(levels), (HeadOutput(extra),) if extra else (), maps)
+
+    def _separate(self, y: Tensor) -> Tensor:
+        """``[B, A * X, h, w]`` -> ``[B, A, h, w, X]``."""
+        batch, _, height, width = y.shape
+        return y.view(batch, self.num_anchors, self.channels.size, height, width).permute(0, 1, 3, 4, 2)
+
+
+def _in_format_of(conv: nn.Module, x: Tensor) -> Tensor:
+    """Features in the number format of a convolution (half-precision networks keep it in float32; see autocast)."""
+    assert isinstance(conv.weight, Tensor)
+    same = x.dtype == conv.weight.dtype or torch.is_autocast_enabled(x.device.type)  # autocast converts by itself
+    return x if same else x.to(conv.weight.dtype)
+
+
+# --- registry ----------------------------------------------------------------------------------------------------
+
+HEADS: dict[str, type[Head]] = {}
+HeadType = TypeVar("HeadType", bound=type[Head])
+
+
+def register_head(head: HeadType) -> HeadType:
+    """Make a head known to model YAML under its class name."""
+    HEADS[head.__name__] = head
+    return head
+
+
+def find_head(name: str, where: str, package: str = "") -> type[Head]:
+    """The head of that name, of this package or of an installed package that registers a task.
+
+    ``package`` is the one that a checkpoint names. Raises `InputError` where there is no such head.
+    """
+    if name not in HEADS:
+        import_all(importlib.import_module("yolov7.model.heads"))
+        load_plugins()
+    if name in HEADS:
+        return HEADS[name]
+    if package:
+        raise InputError(f"{where}: the head {name!r} comes with the package {package!r}, which is not installed here: "
+                         f"pip install {package}")
+    raise InputError(f"{where}: {unknown('block', name, HEADS)} (the heads of another package are found once it is "
+                     "installed)")
+
+
+def head_arguments(head: type[Head]) -> dict[str, inspect.Parameter]:
+    """The arguments of a head beyond those of all heads: keys of the model's YAML, with evaluated annotations."""
+    common = inspect.signature(Head).parameters
+    return {name: parameter for name, parameter in inspect.signature(head, eval_str=True).parameters.items()
+            if name not in common and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)}
