@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from yolov7.boxes import cxcywh_to_xyxy, paired_iou, pairwise_iou, xyxy_to_cxcywh
-from yolov7.loss.criterion import AUXILIARY_TOP_K, AUXILIARY_WEIGHT, DEEP_LEVEL_BALANCE, LEVEL_BALANCE, TOP_K
-from yolov7.options import LossConfig
-from yolov7.structures import HeadOutput, LossTerms, Targets
+from yolov7.config.recipe import LossConfig
+from yolov7.loss.criterion import AUXILIARY_TOP_K, AUXILIARY_WEIGHT, DEEP_LEVEL_BALANCE, LEVEL_BALANCE, TOP_K, Losses
+from yolov7.structures import HeadOutput, Targets
 
 OFFSETS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))  # centre, left, up, right, down
 
@@ -27,7 +27,7 @@ class Positives:
     anchor: Tensor
     row: Tensor
     column: Tensor
-    owner: Tensor  # index of the object in the padded targets
+    gt_index: Tensor  # index of the object in the padded targets
 
     def places(self) -> tuple[Tensor, ...]:
         """Indices into ``[B, A, h, w]``."""
@@ -39,7 +39,7 @@ class Positives:
 
     def take(self, mask: Tensor) -> Positives:
         """The entries under a mask or index."""
-        return Positives(self.image[mask], self.anchor[mask], self.row[mask], self.column[mask], self.owner[mask])
+        return Positives(self.image[mask], self.anchor[mask], self.row[mask], self.column[mask], self.gt_index[mask])
 
 
 class SimpleCriterion:
@@ -49,13 +49,14 @@ class SimpleCriterion:
         self.config, self.anchors, self.strides = config, anchors, tuple(strides)
         self.balance = LEVEL_BALANCE.get(len(strides), DEEP_LEVEL_BALANCE)
 
-    def __call__(self, output: HeadOutput, targets: Targets) -> LossTerms:
+    def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
         lead, *auxiliary = self.assign(output, targets)
-        terms = self.terms(output, targets, lead, 0.5)
+        losses = self.head_losses(output, targets, lead, 0.5)
         for head, assignment in zip(output.auxiliary, auxiliary, strict=True):
             reach = {"constrained": 0.5, "free": 1.0}[self.config.aux_decode]
-            terms = terms.plus(self.terms(head, targets, assignment, reach), AUXILIARY_WEIGHT)
-        return terms
+            extra = self.head_losses(head, targets, assignment, reach)
+            losses = {name: value + AUXILIARY_WEIGHT * extra[name] for name, value in losses.items()}
+        return losses
 
     def assign(self, output: HeadOutput, targets: Targets) -> list[list[Positives]]:
         """Positives by level, of the lead head and of the auxiliary head."""
@@ -77,12 +78,15 @@ class SimpleCriterion:
 
     def candidates(self, output: HeadOutput, targets: Targets, offset: float,
                    repeat_integers: bool = True) -> list[Positives]:
-        """Section 3 of the specification. At exact integers 3 cells repeat the centre's, unless told otherwise."""
+        """Level by level (docs/reference.md, Candidates).
+
+        At exact integers three cells repeat the centre's, unless ``repeat_integers`` is off.
+        """
         levels = []
         for logits, anchors, stride in zip(output.levels, self.anchors, self.strides, strict=True):
             height, width = logits.shape[2:4]
-            image, owner = targets.valid.nonzero(as_tuple=True)
-            boxes = xyxy_to_cxcywh(targets.boxes[image, owner])  # [T, 4]
+            image, gt_index = targets.valid.nonzero(as_tuple=True)
+            boxes = xyxy_to_cxcywh(targets.boxes[image, gt_index])  # [T, 4]
             ratio = boxes[None, :, 2:] / anchors[:, None]  # [A, T, 2]
             fits = torch.maximum(ratio, 1 / ratio).amax(dim=-1) < self.config.anchor_t
             x, y = (boxes[:, :2] / stride).unbind(-1)
@@ -95,7 +99,7 @@ class SimpleCriterion:
                 anchor, target = (fits & mask).nonzero(as_tuple=True)
                 column = (x + dx * offset).long().clamp(0, width - 1)[target]
                 row = (y + dy * offset).long().clamp(0, height - 1)[target]
-                entries.append(torch.stack((image[target], anchor, row, column, owner[target])))
+                entries.append(torch.stack((image[target], anchor, row, column, gt_index[target])))
             level = Positives(*torch.cat(entries, dim=1))
             if self.config.deduplicate_candidates:
                 level = level.take(_first_of_each(level))
@@ -105,7 +109,7 @@ class SimpleCriterion:
     @torch.no_grad()
     def match(self, output: HeadOutput, targets: Targets, candidates: list[Positives], top_k: int,
               reach: float) -> list[Positives]:
-        """Section 4, image by image."""
+        """Image by image (docs/reference.md, simOTA)."""
         chosen: list[list[Positives]] = [[] for _ in candidates]
         for image in range(len(targets.valid)):
             own = [level.take(level.image == image) for level in candidates]
@@ -117,11 +121,12 @@ class SimpleCriterion:
                      for index, (row, level) in enumerate(zip(rows, own, strict=True))]
             cost, iou = matching_cost(torch.cat(rows), torch.cat(boxes), targets.boxes[image, objects],
                                       targets.labels[image, objects])
-            owners = match(cost, iou, top_k).split([len(level.image) for level in own])
-            for index, (level, owner) in enumerate(zip(own, owners, strict=True)):
-                taken = owner >= 0
+            matched = match(cost, iou, top_k).split([len(level.image) for level in own])
+            for index, (level, gt_index) in enumerate(zip(own, matched, strict=True)):
+                taken = gt_index >= 0
                 part = level.take(taken)
-                chosen[index].append(Positives(part.image, part.anchor, part.row, part.column, objects[owner[taken]]))
+                own_objects = objects[gt_index[taken]]
+                chosen[index].append(Positives(part.image, part.anchor, part.row, part.column, own_objects))
         return [Positives(*(torch.cat([getattr(part, name) for part in parts]) for name in Positives.__annotations__))
                 if parts else candidates[index].take(torch.zeros(0, dtype=torch.long))
                 for index, parts in enumerate(chosen)]
@@ -133,26 +138,27 @@ class SimpleCriterion:
         size = (2 * rows[:, 2:4].sigmoid()) ** 2 * self.anchors[index][entries.anchor] * (scale / self.strides[index])
         return cxcywh_to_xyxy(torch.cat((centre, size), dim=1))
 
-    def terms(self, output: HeadOutput, targets: Targets, assignment: list[Positives], reach: float) -> LossTerms:
-        """Section 5, level by level."""
+    def head_losses(self, output: HeadOutput, targets: Targets, assignment: list[Positives], reach: float) -> Losses:
+        """Level by level (docs/reference.md, Loss terms)."""
         config = self.config
         zero = output.levels[0].sum() * 0
         box, objectness, classification = zero, zero, zero
         for index, (logits, entries) in enumerate(zip(output.levels, assignment, strict=True)):
-            wanted = torch.zeros(logits.shape[:4], device=logits.device)
+            truth = torch.zeros(logits.shape[:4], device=logits.device)
             if len(entries.image):
                 rows = logits[entries.places()].float()
                 predicted = self.decode(rows, entries, index, 0.0, 1.0, reach)
-                own = targets.boxes[entries.image, entries.owner] / self.strides[index]
+                own = targets.boxes[entries.image, entries.gt_index] / self.strides[index]
                 ciou = paired_iou(predicted, own - entries.corner().repeat(1, 2), "ciou")
                 box = box + (1 - ciou).mean()
                 quality = 1 - config.gr + config.gr * ciou.detach().clamp(min=0)
                 places = tuple(index.numpy() for index in entries.places())
-                wanted.numpy()[places] = quality.numpy()  # of repeated places NumPy keeps the last value
-                classification = classification + self.class_term(rows, targets.labels[entries.image, entries.owner])
-            loss = self.bce(logits[..., 4].float(), wanted, config.obj_pw)
+                truth.numpy()[places] = quality.numpy()  # of repeated places NumPy keeps the last value
+                classification = classification + self.class_term(rows, targets.labels[entries.image, entries.gt_index])
+            loss = self.bce(logits[..., 4].float(), truth, config.obj_pw)
             objectness = objectness + self.balance[index] * loss.mean()
-        return LossTerms(config.box * box, config.obj * objectness, config.cls * classification)
+        return {"box": config.box * box, "objectness": config.obj * objectness,
+                "classification": config.cls * classification}
 
     def class_term(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Mean over entries and classes."""
@@ -160,18 +166,18 @@ class SimpleCriterion:
         if classes == 1:
             return rows.sum() * 0
         smooth = self.config.label_smoothing
-        wanted = F.one_hot(labels, classes) * (1 - smooth) + 0.5 * smooth
+        truth = F.one_hot(labels, classes) * (1 - smooth) + 0.5 * smooth
         weights = rows.new_tensor(self.config.class_weights or (1.0,) * classes)
-        return (self.bce(rows[:, 5:], wanted, self.config.cls_pw) * weights).mean()
+        return (self.bce(rows[:, 5:], truth, self.config.cls_pw) * weights).mean()
 
-    def bce(self, logits: Tensor, wanted: Tensor, positive_weight: float) -> Tensor:
+    def bce(self, logits: Tensor, truth: Tensor, positive_weight: float) -> Tensor:
         """By element, with the focal factor."""
-        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none",
+        loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none",
                                                   pos_weight=logits.new_tensor(positive_weight))
         if self.config.fl_gamma:
             p = logits.sigmoid()
-            right = wanted * p + (1 - wanted) * (1 - p)
-            loss = loss * (wanted * 0.25 + (1 - wanted) * 0.75) * (1 - right) ** self.config.fl_gamma
+            right = truth * p + (1 - truth) * (1 - p)
+            loss = loss * (truth * 0.25 + (1 - truth) * 0.75) * (1 - right) ** self.config.fl_gamma
         return loss
 
 
@@ -204,17 +210,17 @@ def matching_cost(logits: Tensor, boxes: Tensor, object_boxes: Tensor, object_la
 def match(cost: Tensor, iou: Tensor, top_k: int) -> Tensor:
     """The object of every candidate, -1 for none: costs and IoUs ``[G, N]`` -> int64 ``[N]``.
 
-    Equal costs: the lower slot is taken first; between objects, the first one wins.
+    Equal costs: the lower candidate is taken first; between objects, the first one wins.
     """
     if not len(cost):
         return torch.full((cost.shape[1],), -1, device=cost.device)
-    wanted = iou.topk(min(top_k, iou.shape[1]), dim=1).values.sum(dim=1).long().clamp(min=1)  # [G]
-    owner = torch.full((cost.shape[1],), -1, device=cost.device)
-    marks = torch.zeros_like(owner)
+    dynamic_k = iou.topk(min(top_k, iou.shape[1]), dim=1).values.sum(dim=1).long().clamp(min=1)  # [G]
+    gt_index = torch.full((cost.shape[1],), -1, device=cost.device)
+    marks = torch.zeros_like(gt_index)
     for index in range(len(cost)):
-        taken = cost[index].sort(stable=True).indices[: int(wanted[index])]
-        owner[taken] = torch.where(marks[taken] == 0, index, owner[taken])
+        taken = cost[index].sort(stable=True).indices[: int(dynamic_k[index])]
+        gt_index[taken] = torch.where(marks[taken] == 0, index, gt_index[taken])
         marks[taken] += 1
     shared = marks > 1  # over all objects, also those that did not take it
-    owner[shared] = cost[:, shared].argmin(dim=0)
-    return owner
+    gt_index[shared] = cost[:, shared].argmin(dim=0)
+    return gt_index

@@ -9,11 +9,11 @@ import torch
 from test_batched import ANCHORS, STRIDES, batched_rows, gradients, make_output, make_targets
 
 from yolov7.config import InputError
-from yolov7.loss.criterion import AUXILIARY_WEIGHT, Criterion
-from yolov7.loss.rows import flat_rows, gather_rows, row_index
-from yolov7.model.anchors import CONSTRAINED, FREE, decode_boxes
-from yolov7.options import LossConfig
-from yolov7.structures import Assignment, HeadOutput
+from yolov7.config.recipe import LossConfig
+from yolov7.loss.candidates import Assignment, flat_rows, gather_predictions, row_index
+from yolov7.loss.criterion import AUXILIARY_WEIGHT, Criterion, total_loss
+from yolov7.model.heads.base import CONSTRAINED, FREE, decode_boxes
+from yolov7.structures import HeadOutput
 
 SIZE, COUNTS = (128, 160), (9, 3, 0, 14)
 TARGETS = make_targets(4, COUNTS, SIZE, 3)
@@ -55,7 +55,7 @@ def test_independent_labels_come_from_the_head_itself(output: HeadOutput) -> Non
 
 def test_free_decoding_changes_the_auxiliary_box_term_alone(output: HeadOutput) -> None:
     constrained, free = (criterion(aux_decode=decode)(output, TARGETS) for decode in ("constrained", "free"))
-    assert constrained.box != free.box and constrained.classification == free.classification
+    assert constrained["box"] != free["box"] and constrained["classification"] == free["classification"]
     for one, other in zip(gradients(constrained, output)[:3], gradients(free, output)[:3], strict=True):
         assert torch.equal(one, other)  # of the lead head
 
@@ -72,14 +72,14 @@ def test_an_auxiliary_head_that_equals_the_lead_head_adds_a_quarter(output: Head
     twin = dataclasses.replace(output, auxiliary=(HeadOutput(output.levels),))
     both = criterion(assignment="lead_guided")(twin, TARGETS)
     alone = criterion(top_k=20)(HeadOutput(output.levels), TARGETS)
-    torch.testing.assert_close(both.total, (1 + AUXILIARY_WEIGHT) * alone.total)
+    torch.testing.assert_close(total_loss(both), (1 + AUXILIARY_WEIGHT) * total_loss(alone))
 
 
 def test_default_number_of_positives(output: HeadOutput) -> None:
     lead = HeadOutput(output.levels)
-    for config, head, wanted in (({}, lead, 10), ({}, output, 20), ({"top_k": 3}, lead, 3)):
+    for config, head, top_k in (({}, lead, 10), ({}, output, 20), ({"top_k": 3}, lead, 3)):
         assignment = assign(criterion(**config), head)[0]
-        assert assignment.positive.shape[0] == 4 * 16 * wanted  # slots: pictures, padded objects, best candidates
+        assert assignment.positive.shape[0] == 4 * 16 * top_k  # images, padded objects, best candidates
 
 
 def test_class_weights_are_one_for_each_class() -> None:
@@ -87,7 +87,7 @@ def test_class_weights_are_one_for_each_class() -> None:
         criterion(class_weights=(1.0, 2.0))
 
 
-def test_rows_and_their_gradient() -> None:
+def test_gathered_predictions_and_their_gradient() -> None:
     """The buffer of a level gets what autograd would add up, in the memory layout of the level."""
     generator = torch.Generator().manual_seed(0)
     level = torch.randn(2, 6, 5, 3, 7, generator=generator).permute(0, 3, 1, 2, 4).requires_grad_()
@@ -95,17 +95,17 @@ def test_rows_and_their_gradient() -> None:
     weights = torch.randn(40, 7, generator=generator)
     index, inside = row_index(level, *place), torch.ones(40, dtype=torch.bool)
     labels = torch.randint(2, (40,), generator=generator)
-    found_rows, plain = gather_rows([level], [index], [inside], labels), level[tuple(place)]
+    gathered, plain = gather_predictions([level], [index], [inside], labels), level[tuple(place)]
     own = plain[:, 5:].gather(1, labels[:, None])[:, 0]
-    for ours, theirs in zip(found_rows[:3], (plain[:, :4], plain[:, 5:], own), strict=True):
+    for ours, theirs in zip(gathered[:3], (plain[:, :4], plain[:, 5:], own), strict=True):
         assert torch.equal(ours, theirs)
-    assert torch.equal(found_rows.objectness[0], level[..., 4])
+    assert torch.equal(gathered.objectness[0], level[..., 4])
     totals = [(boxes * weights[:, :4]).sum() + (classes * weights[:, 5:]).sum() + (one * weights[:, 4]).sum()
               + objectness.square().sum() for boxes, classes, one, objectness in
-              ((*found_rows[:3], found_rows.objectness[0]), (plain[:, :4], plain[:, 5:], own, level[..., 4]))]
-    (found,), (wanted,) = (torch.autograd.grad(total, level) for total in totals)
-    torch.testing.assert_close(found, wanted)
+              ((*gathered[:3], gathered.objectness[0]), (plain[:, :4], plain[:, 5:], own, level[..., 4]))]
+    (found,), (expected,) = (torch.autograd.grad(total, level) for total in totals)
+    torch.testing.assert_close(found, expected)
     assert found.stride() == level.stride()
     assert flat_rows(level).data_ptr() == level.data_ptr()  # no copy
     double = level.detach().double().requires_grad_()
-    torch.autograd.gradcheck(lambda x: gather_rows([x], [index], [inside], labels)[:3], double)
+    torch.autograd.gradcheck(lambda x: gather_predictions([x], [index], [inside], labels)[:3], double)

@@ -1,4 +1,4 @@
-"""Candidates and matching by hand-made cases (spec of assignment and loss, section 11)."""
+"""Candidates and matching by hand-made cases (docs/reference.md, Worked examples)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from simple_loss import match
 
 from yolov7.boxes import cxcywh_to_xyxy, paired_iou, pairwise_iou
+from yolov7.config.recipe import LossConfig
 from yolov7.loss.candidates import find_candidates
-from yolov7.loss.criterion import Criterion, scale_gains
-from yolov7.model.anchors import decode_boxes
-from yolov7.options import LossConfig
+from yolov7.loss.criterion import Criterion, scale_gains, total_loss
+from yolov7.model.heads.base import decode_boxes
 from yolov7.structures import HeadOutput, Targets
 
 ANCHORS = torch.tensor([[[12.0, 16.0]]])
@@ -64,7 +64,7 @@ def test_match_takes_the_cheapest_and_resolves_conflicts() -> None:
     assert match(cost, iou, top_k=10).tolist() == [0, 1, -1, 1]
 
 
-def test_match_breaks_ties_by_the_lower_slot() -> None:
+def test_match_breaks_ties_by_the_lower_candidate() -> None:
     assert match(torch.ones(1, 4), torch.full((1, 4), 0.5), top_k=4).tolist() == [0, 0, -1, -1]
     assert match(torch.ones(2, 1), torch.ones(2, 1), top_k=10).tolist() == [0]
 
@@ -77,18 +77,18 @@ def test_match_without_objects_or_candidates() -> None:
 def test_no_object_leaves_the_objectness_term_alone() -> None:
     targets = Targets(torch.zeros(1, 8, 4), torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.bool))
     output = one_level()
-    terms = Criterion(LossConfig(), ANCHORS, (8,), 2)(output, targets)
-    assert terms.box == 0 and terms.classification == 0 and terms.objectness > 0
-    terms.total.backward()
+    losses = Criterion(LossConfig(), ANCHORS, (8,), 2)(output, targets)
+    assert losses["box"] == 0 and losses["classification"] == 0 and losses["objectness"] > 0
+    total_loss(losses).backward()
     assert output.levels[0].grad[..., :4].abs().sum() == 0
 
 
 @pytest.mark.parametrize("logit", [40.0, -40.0, 1e4, -1e4])
 def test_saturated_logits_stay_finite(logit: float) -> None:
     level = torch.full((1, 1, 20, 20, 7), logit, requires_grad=True)
-    terms = Criterion(LossConfig(), ANCHORS, (8,), 2)(HeadOutput((level,)), one_target(5.3, 7.8))
-    terms.total.backward()
-    assert torch.isfinite(terms.total) and torch.isfinite(level.grad).all()
+    losses = Criterion(LossConfig(), ANCHORS, (8,), 2)(HeadOutput((level,)), one_target(5.3, 7.8))
+    total_loss(losses).backward()
+    assert torch.isfinite(total_loss(losses)) and torch.isfinite(level.grad).all()
 
 
 def test_loss_keeps_its_configuration() -> None:
@@ -115,7 +115,7 @@ def test_training_on_a_box_makes_it_fit() -> None:
     optimizer = torch.optim.Adam([level], lr=0.1)
     for _ in range(100):
         optimizer.zero_grad()
-        criterion(HeadOutput((level,)), targets).total.backward()
+        total_loss(criterion(HeadOutput((level,)), targets)).backward()
         optimizer.step()
     cell = level[0, 0, 7, 5].detach()
     box = decode_boxes(cell[:4], torch.tensor([5.0, 7.0]), torch.tensor([12.0, 16.0]), 8)

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simple_loss import Positives, SimpleCriterion
 
-from yolov7.loss import simota
-from yolov7.loss.criterion import Criterion
-from yolov7.options import LossConfig
-from yolov7.structures import Assignment, HeadOutput, LossTerms, Targets
+from yolov7.config.recipe import LossConfig
+from yolov7.loss import assignment as simota
+from yolov7.loss.candidates import Assignment
+from yolov7.loss.criterion import Criterion, Losses, total_loss
+from yolov7.structures import HeadOutput, Targets
 
 STRIDES = (8, 16, 32)
 ANCHORS = torch.tensor([[[12.0, 16], [19, 36], [40, 28]], [[36, 75], [76, 55], [72, 146]],
@@ -34,7 +35,7 @@ def make_output(seed: int, batch: int, size: tuple[int, int], classes: int, scal
 
 def make_targets(seed: int, counts: tuple[int, ...], size: tuple[int, int], classes: int, padding: int = 0,
                  exact: bool = False) -> Targets:
-    """Random objects, some without area, some as large as the picture; ``exact`` puts centres on cell borders."""
+    """Random objects, some without area, some as large as the image; ``exact`` puts centres on cell borders."""
     generator = torch.Generator().manual_seed(seed)
     width = max(8, -(-max(counts, default=0) // 8) * 8) + padding
     height_width = torch.tensor([size[1], size[0]], dtype=torch.float32)
@@ -64,24 +65,24 @@ def simple_rows(levels: list[Positives], output: HeadOutput) -> Counter:
     for index, (level, logits) in enumerate(zip(levels, output.levels, strict=True)):
         height, width = logits.shape[2:4]
         cell = (level.anchor * height + level.row) * width + level.column
-        found.update((image, index, c, owner) for image, c, owner in
-                     zip(level.image.tolist(), cell.tolist(), level.owner.tolist(), strict=True))
+        found.update((image, index, c, gt_index) for image, c, gt_index in
+                     zip(level.image.tolist(), cell.tolist(), level.gt_index.tolist(), strict=True))
     return found
 
 
-def gradients(terms: LossTerms, output: HeadOutput) -> list[torch.Tensor]:
+def gradients(losses: Losses, output: HeadOutput) -> list[torch.Tensor]:
     levels = [*output.levels, *(level for head in output.auxiliary for level in head.levels)]
-    return list(torch.autograd.grad(terms.total, levels))
+    return list(torch.autograd.grad(total_loss(losses), levels))
 
 
 def assert_equal_losses(config: LossConfig, output: HeadOutput, targets: Targets, classes: int) -> None:
     batched, simple = both(config, classes)
-    assignments, wanted = batched.assign(output, batched.prepare(output, targets)), simple.assign(output, targets)
-    for head, ours, theirs in zip((output, *output.auxiliary), assignments, wanted, strict=True):
+    assignments, expected = batched.assign(output, batched.prepare(output, targets)), simple.assign(output, targets)
+    for head, ours, theirs in zip((output, *output.auxiliary), assignments, expected, strict=True):
         assert batched_rows(ours) == simple_rows(theirs, head)
     ours, theirs = batched(output, targets), simple(output, targets)
     for name in ("box", "objectness", "classification"):
-        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-7)
     for one, other in zip(gradients(ours, output), gradients(theirs, output), strict=True):
         assert (one - other).abs().max() <= 1e-5 * other.abs().max() + 1e-9
 
@@ -151,7 +152,7 @@ def test_padding_changes_nothing(auxiliary: bool) -> None:
     wide = Targets(*(torch.nn.functional.pad(tensor, [0, 0] * (tensor.ndim - 2) + [0, 24])
                      for tensor in (narrow.boxes, narrow.labels, narrow.valid)))
     first, second = criterion(output, narrow), criterion(output, wide)
-    assert torch.equal(first.total, second.total)
+    assert torch.equal(total_loss(first), total_loss(second))
     for ours, theirs in zip(gradients(first, output), gradients(second, output), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -1,4 +1,4 @@
-"""Loss, gradients and assignments against the original's numbers."""
+"""Loss, gradients and assignments against the numbers of the reference implementation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from golden_numbers import GOLDEN
 
 from yolov7.boxes import cxcywh_to_xyxy
-from yolov7.loss.criterion import Criterion
-from yolov7.options import LossConfig
-from yolov7.structures import Assignment, HeadOutput, Targets
+from yolov7.config.recipe import LossConfig
+from yolov7.loss.candidates import Assignment
+from yolov7.loss.criterion import Criterion, total_loss
+from yolov7.structures import HeadOutput, Targets
 
 SUMMARY = json.loads((GOLDEN / "loss" / "summary.json").read_text())
 CASES = SUMMARY["cases"]
@@ -61,10 +62,10 @@ def assigned_rows(assignment: Assignment, output: HeadOutput, rows: np.ndarray) 
     """Per level a multiset of (image, anchor, row, column, index of the target row)."""
     own = [np.flatnonzero(rows[:, 0] == image) for image in range(len(output.levels[0]))]
     result = [Counter() for _ in output.levels]
-    for image, level, cell, owner in assignment.positives().tolist():
+    for image, level, cell, gt_index in assignment.positives().tolist():
         height, width = output.levels[level].shape[2:4]
         position = (cell // (height * width), cell // width % height, cell % width)
-        result[level][(image, *position, int(own[image][owner]))] += 1
+        result[level][(image, *position, int(own[image][gt_index]))] += 1
     return result
 
 
@@ -72,11 +73,12 @@ def assigned_rows(assignment: Assignment, output: HeadOutput, rows: np.ndarray) 
 def test_golden_loss(name: str) -> None:
     case, golden = CASES[name], np.load(GOLDEN / "loss" / f"{name}.npz")
     output, criterion = golden_output(case), criterion_of(case)
-    terms = criterion(output, padded_targets(golden["targets"], case))
-    ours = [terms.box, terms.objectness, terms.classification, terms.total, terms.total * case["batch"]]
+    losses = criterion(output, padded_targets(golden["targets"], case))
+    total = total_loss(losses)
+    ours = [losses["box"], losses["objectness"], losses["classification"], total, total * case["batch"]]
     np.testing.assert_allclose([t.item() for t in ours], [case[k] for k in ("box", "obj", "cls", "total", "loss")],
                                rtol=1e-5, atol=1e-9)
-    (terms.total * case["batch"]).backward()
+    (total * case["batch"]).backward()
     for index, level in enumerate(all_levels(output)):
         assert level.grad is not None
         assert level.grad.norm().item() == pytest.approx(case[f"grad{index}_norm"], rel=1e-4)

@@ -13,10 +13,10 @@ import torch
 from test_batched import ANCHORS, STRIDES, make_output, make_targets
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from yolov7.loss import simota
-from yolov7.loss.criterion import Criterion, Prepared
-from yolov7.options import LossConfig
-from yolov7.structures import HeadOutput, LossTerms, Targets
+from yolov7.config.recipe import LossConfig
+from yolov7.loss import assignment as simota
+from yolov7.loss.criterion import Criterion, Losses, Prepared, total_loss
+from yolov7.structures import HeadOutput, Targets
 
 CONFIGS = {
     "ota": (LossConfig(), False), "plain": (LossConfig(loss_ota=False), False), "auxiliary": (LossConfig(), True),
@@ -26,11 +26,11 @@ CONFIGS = {
 }
 
 
-def step(config: LossConfig, output: HeadOutput, targets: Targets) -> LossTerms:
-    terms = Criterion(config, ANCHORS.to(output.levels[0].device), STRIDES, output.levels[0].shape[-1] - 5)(output,
-                                                                                                           targets)
-    terms.total.backward()
-    return terms
+def step(config: LossConfig, output: HeadOutput, targets: Targets) -> Losses:
+    first = output.levels[0]
+    losses = Criterion(config, ANCHORS.to(first.device), STRIDES, first.shape[-1] - 5)(output, targets)
+    total_loss(losses).backward()
+    return losses
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -47,16 +47,15 @@ def test_the_whole_step_runs_without_values(name: str) -> None:
 
         heads = [HeadOutput(tuple(fake(level) for level in head.levels)) for head in (output, *output.auxiliary)]
         faked = HeadOutput(heads[0].levels, tuple(heads[1:]))
-        own = Prepared(Targets(fake(targets.boxes), fake(targets.labels), fake(targets.valid), targets.counts),
-                       prepared.candidates.each(fake))
+        own = Prepared(targets.map(fake), prepared.candidates.map(fake))
         criterion = copy.copy(real)
         criterion.anchors, criterion.stride_values = fake(real.anchors), fake(real.stride_values)
         criterion.class_weights = fake(real.class_weights)
         for budget in (1 << 30, 1 << 12):  # one group, and groups with chunks
             with pytest.MonkeyPatch.context() as patch:
-                patch.setitem(simota.PAIRS, "cpu", budget)
-                terms = criterion.loss(faked, own)
-                terms.total.backward()
+                patch.setitem(simota.MAX_PAIRS, "cpu", budget)
+                losses = criterion.loss(faked, own)
+                total_loss(losses).backward()
         levels = [level for head in heads for level in head.levels]
         assert all(level.grad is not None and level.grad.shape == level.shape for level in levels)
 
@@ -77,12 +76,12 @@ def test_fake_tensors_do_raise_on_values() -> None:
 @pytest.mark.parametrize("name", ["ota", "auxiliary"])
 def test_compiled_with_a_dynamic_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, also where the eager form would match in groups that follow from the counts of objects."""
-    monkeypatch.setitem(simota.PAIRS, "cpu", 1 << 12)
+    monkeypatch.setitem(simota.MAX_PAIRS, "cpu", 1 << 12)
     config, auxiliary = CONFIGS[name]
     criterion = Criterion(config, ANCHORS, STRIDES, 6)
 
     def total(levels: tuple[torch.Tensor, ...], extra: tuple[torch.Tensor, ...], prepared: Prepared) -> torch.Tensor:
-        return criterion.loss(HeadOutput(levels, (HeadOutput(extra),) if extra else ()), prepared).total
+        return total_loss(criterion.loss(HeadOutput(levels, (HeadOutput(extra),) if extra else ()), prepared))
 
     torch._dynamo.reset()
     compiled = torch.compile(total, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -119,8 +118,8 @@ def test_saturated_logits(dtype: torch.dtype, logit: float, auxiliary: bool) -> 
     for head in (output, *output.auxiliary):
         for level in head.levels:
             level.data.fill_(logit)
-    terms = step(LossConfig(), output, make_targets(0, (6, 3), (64, 96), 3, exact=True))
-    assert torch.isfinite(terms.total)
+    losses = step(LossConfig(), output, make_targets(0, (6, 3), (64, 96), 3, exact=True))
+    assert torch.isfinite(total_loss(losses))
     for head in (output, *output.auxiliary):
         assert all(torch.isfinite(level.grad).all() and level.grad.dtype == dtype for level in head.levels)
     criterion = Criterion(LossConfig(), ANCHORS, STRIDES, 3)
@@ -130,14 +129,14 @@ def test_saturated_logits(dtype: torch.dtype, logit: float, auxiliary: bool) -> 
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_odd_boxes(classes: int) -> None:
-    """Without area, of a thousandth of a pixel, as large as the picture, outside it."""
+    """Without area, of a thousandth of a pixel, as large as the image, outside it."""
     boxes = torch.tensor([[[5, 5, 5, 5], [9, 9, 9.001, 9.001], [0, 0, 96, 64], [90, 60, 200, 200], [-50, -50, 4, 4],
                            [0, 30, 96, 30.5], [10, 0, 10.5, 64], [20, 20, 44, 44]]])
     targets = Targets(boxes, torch.zeros(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.bool))
     for auxiliary in (False, True):
         output = make_output(1, 1, (64, 96), classes, auxiliary=auxiliary)
-        terms = step(LossConfig(), output, targets)
-        assert torch.isfinite(terms.total)
+        losses = step(LossConfig(), output, targets)
+        assert torch.isfinite(total_loss(losses))
         assert all(torch.isfinite(level.grad).all() for level in output.levels)
 
 
@@ -145,7 +144,7 @@ def test_autocast_changes_nothing() -> None:
     output, targets = make_output(2, 2, (64, 96), 3), make_targets(2, (6, 3), (64, 96), 3)
     plain = step(LossConfig(), output, targets)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(step(LossConfig(), output, targets).total, plain.total)
+        assert torch.equal(total_loss(step(LossConfig(), output, targets)), total_loss(plain))
 
 
 def test_same_numbers_twice() -> None:
@@ -153,8 +152,8 @@ def test_same_numbers_twice() -> None:
         results = []
         for _ in range(2):
             output = make_output(2, 3, (96, 96), 3, auxiliary=auxiliary)
-            terms = step(LossConfig(), output, make_targets(2, (20, 3, 7), (96, 96), 3, exact=True))
-            results.append([terms.total, *(level.grad for level in output.levels)])
+            losses = step(LossConfig(), output, make_targets(2, (20, 3, 7), (96, 96), 3, exact=True))
+            results.append([total_loss(losses), *(level.grad for level in output.levels)])
         assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
@@ -165,8 +164,8 @@ import resource, sys
 sys.path[:0] = sys.argv[1:3]
 import torch
 from test_batched import ANCHORS, STRIDES, make_targets
-from yolov7.loss.criterion import Criterion
-from yolov7.options import LossConfig
+from yolov7.config.recipe import LossConfig
+from yolov7.loss.criterion import Criterion, total_loss
 from yolov7.structures import HeadOutput
 
 def peak():
@@ -179,14 +178,14 @@ for level in levels:
 criterion = Criterion(LossConfig(), ANCHORS, STRIDES, 80)
 small = make_targets(0, (4,) * 16, (640, 640), 80)
 before = peak()
-gradients = torch.autograd.grad(criterion(HeadOutput(levels), targets).total, levels)
+gradients = torch.autograd.grad(total_loss(criterion(HeadOutput(levels), targets)), levels)
 print(peak() - before - sum(g.numel() * 4 for g in gradients))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures the peak of memory as Linux counts it")
-def test_a_crowded_picture_stays_small() -> None:
-    """2,000 boxes in one picture of 16 at 640 px, 80 classes: below 1.5 GB above predictions and gradients."""
+def test_a_crowded_image_stays_small() -> None:
+    """2,000 boxes in one image of 16 at 640 px, 80 classes: below 1.5 GB above predictions and gradients."""
     here = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", CROWDED, str(here), str(here.parent)], check=True,
                           capture_output=True, text=True)
@@ -204,13 +203,13 @@ def test_no_synchronisation_on_a_gpu(name: str) -> None:
     moved = HeadOutput(heads[0].levels, tuple(heads[1:]))
     targets = make_targets(0, (3, 0, 40, 9), (96, 128), 5)
     criterion = Criterion(config, ANCHORS.cuda(), STRIDES, 5)
-    criterion(moved, targets).total.backward()  # kernels are loaded
+    total_loss(criterion(moved, targets)).backward()  # kernels are loaded
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        total = criterion(moved, targets).total
+        total = total_loss(criterion(moved, targets))
         total.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    reference = Criterion(config, ANCHORS, STRIDES, 5)(output, targets).total
+    reference = total_loss(Criterion(config, ANCHORS, STRIDES, 5)(output, targets))
     torch.testing.assert_close(total.cpu(), reference, rtol=1e-4, atol=1e-6)

@@ -1,13 +1,18 @@
-"""Prior candidates: which cells may predict which object, before any prediction is looked at.
+"""Candidates: cells that may predict an object, and the predictions gathered there (docs/reference.md, Candidates).
 
-Spec of assignment and loss, section 3. No prediction takes part, so this runs on the host, where the targets come
-from: what does not fit is left out there, and the device gets short lists whose lengths the host knows.
+Finding them needs no prediction, so it runs on the host, where the targets come from: what does not fit is dropped
+there, and the device gets short lists whose lengths the host knows.
+
+The gradient of the gathered predictions is written into one buffer for each level. Autograd by itself would make a
+dense zero tensor for the gathered rows, another one for the objectness, and add them: at 640 px that memory traffic
+costs more than the rest of the loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,43 +21,62 @@ from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.structures import Targets
 
 NEIGHBOURS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))  # centre, left, up, right, down
-FINE, COARSE = 0.5, 1.0  # cells: how far a neighbour may lie from the centre; up to 3 cells, up to 5
-SLOTS_STEP = 64  # lists are padded to multiples of this: few distinct shapes
+FINE, COARSE = 0.5, 1.0  # cells: maximum distance of the centre from a neighbour; up to 3 cells, up to 5
+CANDIDATES_STEP = 64  # lists are padded to multiples of this: few distinct shapes
 
 LevelSize = tuple[int, int, int]  # anchors, height, width
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Slots of a batch in the order (level, neighbour, anchor, object), padded to N in each image."""
+    """Cells that may predict an object, in the order (level, neighbour, anchor, object), padded to N in each image."""
 
     level: Tensor  # int64 [B, N]
     cell: Tensor  # int64 [B, N], position ``(anchor * h + row) * w + column`` inside its level
-    owner: Tensor  # int64 [B, N], the object that proposes the cell
+    gt_index: Tensor  # int64 [B, N], the object that proposes the cell
     valid: Tensor  # bool [B, N]
-    fine: Tensor  # bool [B, N], the valid ones that are candidates under `FINE` too
-    counts: tuple[int, ...]  # slots of each image, which stand first
+    fine: Tensor  # bool [B, N], those that are candidates under `FINE`
+    counts: tuple[int, ...]  # candidates of each image, which stand first
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Candidates:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Candidates:
         """The same candidates with every tensor changed, such as moved to a device."""
-        return Candidates(change(self.level), change(self.cell), change(self.owner), change(self.valid),
+        return Candidates(change(self.level), change(self.cell), change(self.gt_index), change(self.valid),
                           change(self.fine), self.counts)
+
+
+class Assignment(NamedTuple):
+    """Which prediction learns which object: one row per candidate, over all images and levels.
+
+    S follows from lengths that the host knows; `positive` marks the rows that count. Of several positives in a cell
+    the one with the highest `order` sets the objectness.
+    """
+
+    image: Tensor  # int64 [S]
+    level: Tensor  # int64 [S]
+    cell: Tensor  # int64 [S], position ``(anchor * h + row) * w + column`` inside its level
+    gt_index: Tensor  # int64 [S], the object in the padded targets
+    order: Tensor  # int64 [S], index among the candidates of its image: by level, neighbour, anchor, object
+    positive: Tensor  # bool [S]
+
+    def positives(self) -> Tensor:
+        """The positives as rows (image, level, cell, gt_index): int64 ``[P, 4]``, for tests and drawings."""
+        return torch.stack((self.image, self.level, self.cell, self.gt_index), dim=1)[self.positive]
 
 
 def find_candidates(targets: Targets, sizes: Sequence[LevelSize], anchors: Tensor, strides: Sequence[int],
                     anchor_ratio: float = 4.0, offset: float = FINE, deduplicate: bool = False) -> Candidates:
     """The cell of every object's centre and its neighbours nearer than ``offset`` cells, for every fitting anchor.
 
-    ``targets`` and ``anchors`` (``[L, A, 2]`` pixels) are on the host. An anchor fits where no side differs by
-    ``anchor_ratio`` or more. Neighbours lie more than a cell from the border. With ``deduplicate`` a cell is proposed
-    once, by the first slot.
+    ``targets`` and ``anchors`` (``[L, A, 2]`` pixels) are on the host. An anchor fits if the ratio of no side reaches
+    ``anchor_ratio``. Neighbours are used more than a cell from the border. With ``deduplicate`` each cell is proposed
+    once, by its first candidate.
     """
     objects = xyxy_to_cxcywh(targets.boxes)
     levels = [_level_candidates(objects, targets.valid, size, anchors[index], stride, anchor_ratio, offset)
               for index, (size, stride) in enumerate(zip(sizes, strides, strict=True))]
     cell, valid, fine = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))  # [B, L * 5 * A * G]
-    slots = torch.arange(cell.shape[1])
-    level = slots // (cell.shape[1] // len(sizes))
+    candidates = torch.arange(cell.shape[1])
+    level = candidates // (cell.shape[1] // len(sizes))
     if deduplicate:
         starts = torch.tensor([sum(_cells(size) for size in sizes[:index]) for index in range(len(sizes))])
         total = sum(map(_cells, sizes))
@@ -60,10 +84,10 @@ def find_candidates(targets: Targets, sizes: Sequence[LevelSize], anchors: Tenso
         valid, fine = _drop_repetitions(unique, valid, total), _drop_repetitions(unique, fine, total)
     kept = valid | fine
     counts = kept.sum(dim=1).tolist()
-    longest = -(-max(1, *counts) // SLOTS_STEP) * SLOTS_STEP
-    chosen = torch.argsort(~kept, dim=1, stable=True)[:, :longest]  # those that count, in order, then some others
-    owner = chosen % targets.valid.shape[1]
-    return Candidates(level[chosen], cell.gather(1, chosen), owner, valid.gather(1, chosen), fine.gather(1, chosen),
+    longest = -(-max(1, *counts) // CANDIDATES_STEP) * CANDIDATES_STEP
+    chosen = torch.argsort(~kept, dim=1, stable=True)[:, :longest]  # candidates in order, then padding
+    gt_index = chosen % targets.valid.shape[1]
+    return Candidates(level[chosen], cell.gather(1, chosen), gt_index, valid.gather(1, chosen), fine.gather(1, chosen),
                       tuple(counts))
 
 
@@ -74,7 +98,7 @@ def _cells(size: LevelSize) -> int:
 
 def _level_candidates(objects: Tensor, present: Tensor, size: LevelSize, anchors: Tensor, stride: int,
                       anchor_ratio: float, offset: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell, valid and fine of one level's slots: ``[B, 5 * A * G]`` each."""
+    """Cell, valid and fine of one level's candidates: ``[B, 5 * A * G]`` each."""
     num_anchors, height, width = size
     column, row, near, fine = _neighbour_cells(objects[..., :2] / stride, height, width, offset)  # [B, 5, G]
     fits = _anchor_fits(objects[..., 2:], anchors, anchor_ratio) & present[:, None]  # [B, A, G]
@@ -84,9 +108,9 @@ def _level_candidates(objects: Tensor, present: Tensor, size: LevelSize, anchors
 
 
 def _neighbour_cells(centre: Tensor, height: int, width: int, offset: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Column and row of the five neighbours of centres in cells ``[B, G, 2]``, and who takes part: ``[B, 5, G]`` each.
+    """Column, row and two masks of the five neighbours of centres in cells ``[B, G, 2]``: ``[B, 5, G]`` each.
 
-    The last two are the neighbours under ``offset``, and those of them whose cell is one under `FINE` too.
+    The masks are the neighbours under ``offset``, and those whose cell is a candidate under `FINE` too.
     """
     x, y = centre.unbind(-1)
     near, fine = [torch.ones_like(x, dtype=torch.bool)], [torch.ones_like(x, dtype=torch.bool)]
@@ -96,7 +120,8 @@ def _neighbour_cells(centre: Tensor, height: int, width: int, offset: float) -> 
         # right and down of an exact integer: under FINE the centre's own cell again, under COARSE the next one
         apart = rest > 0 if sign > 0 and offset > FINE else torch.ones_like(inside)
         fine.append((rest < FINE) & inside & apart)
-    columns = [(x + dx * offset).long().clamp(0, width - 1) for dx, _ in NEIGHBOURS]  # truncation, as the original
+    # truncated as in the reference implementation
+    columns = [(x + dx * offset).long().clamp(0, width - 1) for dx, _ in NEIGHBOURS]
     rows = [(y + dy * offset).long().clamp(0, height - 1) for _, dy in NEIGHBOURS]
     return torch.stack(columns, 1), torch.stack(rows, 1), torch.stack(near, 1), torch.stack(fine, 1)
 
@@ -109,8 +134,94 @@ def _anchor_fits(sizes: Tensor, anchors: Tensor, anchor_ratio: float) -> Tensor:
 
 
 def _drop_repetitions(cell: Tensor, valid: Tensor, num_cells: int) -> Tensor:
-    """``valid`` without the slots ``[B, N]`` whose cell (counted over all levels) an earlier valid slot proposes."""
-    slot = torch.arange(cell.shape[1]).expand_as(cell)
-    unused = slot.new_full((len(cell), num_cells), cell.shape[1])
-    first = unused.scatter_reduce(1, cell, torch.where(valid, slot, cell.shape[1]), "amin")
-    return valid & (first.gather(1, cell) == slot)
+    """``valid`` ``[B, N]`` without candidates whose cell, an index over all levels, an earlier valid one proposes."""
+    candidate = torch.arange(cell.shape[1]).expand_as(cell)
+    unused = candidate.new_full((len(cell), num_cells), cell.shape[1])
+    first = unused.scatter_reduce(1, cell, torch.where(valid, candidate, cell.shape[1]), "amin")
+    return valid & (first.gather(1, cell) == candidate)
+
+
+# --- predictions at candidate cells -------------------------------------------------------------------------------
+
+OBJECTNESS = 4  # index in the last axis
+
+
+def flat_rows(level: Tensor) -> Tensor:
+    """A level ``[B, A, h, w, X]`` as rows ``[B * h * w * A, X]``: a view where the network ran in channels_last."""
+    return level.permute(0, 2, 3, 1, 4).flatten(0, 3)
+
+
+def row_index(level: Tensor, image: Tensor, anchor: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Indices into `flat_rows`: int64, of the broadcast shape."""
+    _, anchors, height, width, _ = level.shape
+    return ((image * height + row) * width + column) * anchors + anchor
+
+
+def places_in_levels(image: Tensor, cell: Tensor, inside: Sequence[Tensor], levels: Sequence[Tensor]) -> list[Tensor]:
+    """Image, anchor, row and column of candidates in each level: int64 ``[4, ...]`` for each.
+
+    ``cell`` is ``(anchor * h + row) * w + column`` in a candidate's own level; in levels that it is not ``inside`` of,
+    the first cell takes its place.
+    """
+    places = []
+    for mask, level in zip(inside, levels, strict=True):
+        height, width = level.shape[2:4]
+        own = torch.where(mask, cell, 0)
+        places.append(torch.stack((image, own // (height * width), own // width % height, own % width)))
+    return places
+
+
+class _Gather(torch.autograd.Function):
+    """(number of levels, labels, levels, indices, masks) -> boxes, rest, own class, objectness of each level."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, labels: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        levels, indices, inside = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        ctx.save_for_backward(labels, *indices, *inside)
+        ctx.levels = [(level.shape, level.dtype, level.device) for level in levels]
+        first = flat_rows(levels[0])
+        boxes, rest = first[:, :4].index_select(0, indices[0]), first[:, 5:].index_select(0, indices[0])
+        for level, index, mask in zip(levels[1:], indices[1:], inside[1:], strict=True):
+            rows = flat_rows(level)
+            boxes = torch.where(mask[:, None], rows[:, :4].index_select(0, index), boxes)
+            rest = torch.where(mask[:, None], rows[:, 5:].index_select(0, index), rest)
+        own = rest.gather(1, labels[:, None])[:, 0]
+        return boxes, rest, own, *(level[..., OBJECTNESS].clone() for level in levels)
+
+    @staticmethod
+    def backward(ctx: Any, boxes: Tensor, rest: Tensor, own: Tensor, *objectness: Tensor) -> tuple[Tensor | None, ...]:
+        """Add the gradients of candidates and objectness into one buffer for each level."""
+        count, labels = len(ctx.levels), ctx.saved_tensors[0]
+        indices, inside = ctx.saved_tensors[1 : count + 1], ctx.saved_tensors[count + 1 :]
+        result: list[Tensor | None] = [None, None]
+        for (shape, dtype, device), index, mask, gradient in zip(ctx.levels, indices, inside, objectness, strict=True):
+            batch, anchors, height, width, size = shape
+            buffer = torch.zeros(batch, height, width, anchors, size, dtype=dtype, device=device)
+            level = buffer.permute(0, 3, 1, 2, 4)
+            level[..., OBJECTNESS] = gradient
+            rows, places = buffer.view(-1, size), index * size + 5 + labels
+            rows[:, :4].index_add_(0, index, torch.where(mask[:, None], boxes, 0.0).to(dtype))
+            rows[:, 5:].index_add_(0, index, torch.where(mask[:, None], rest, 0.0).to(dtype))
+            buffer.view(-1).index_add_(0, places, torch.where(mask, own, 0.0).to(dtype))
+            result.append(level)
+        return (*result, *[None] * (2 * count))
+
+
+class Gathered(NamedTuple):
+    """Differentiable logits at candidate cells, in the number format of the levels; for padding those of any cell."""
+
+    boxes: Tensor  # [S, 4]
+    rest: Tensor  # [S, X - 5]: classes, then what a task adds
+    own_class: Tensor  # [S], of the candidate's label: a copy with its own gradient
+    objectness: list[Tensor]  # [B, A, h, w] for each level, of all predictions
+
+
+def gather_predictions(levels: Sequence[Tensor], indices: Sequence[Tensor], inside: Sequence[Tensor],
+                       labels: Tensor) -> Gathered:
+    """The logits at candidate cells, and the objectness logits of every level.
+
+    ``levels`` are ``[B, A, h, w, X]``. For each level ``indices`` are the candidates' rows in `flat_rows`, int64
+    ``[S]``, and ``inside`` marks the candidates of this level, bool ``[S]``; indices of others may be any.
+    """
+    boxes, rest, own, *objectness = _Gather.apply(len(levels), labels, *levels, *indices, *inside)
+    return Gathered(boxes, rest, own, objectness)

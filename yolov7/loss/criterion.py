@@ -1,9 +1,15 @@
-"""The loss: box, objectness and class terms over assigned slots (spec of assignment and loss, sections 5 and 6)."""
+"""The loss: named terms over the assigned predictions (docs/reference.md, Loss terms).
+
+A task names its terms; those of a detector are here: box, objectness and classification.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -11,19 +17,35 @@ from torch.nn import functional as F
 
 from yolov7.boxes import paired_iou
 from yolov7.config import InputError
-from yolov7.loss.candidates import COARSE, FINE, Candidates, find_candidates
-from yolov7.loss.rows import SlotRows, gather_rows, places_in_levels, row_index
-from yolov7.loss.simota import Matching, assign, every_candidate
-from yolov7.model.anchors import CONSTRAINED, FREE, decode_boxes
-from yolov7.options import LossConfig
-from yolov7.structures import Assignment, HeadOutput, LossTerms, Targets
+from yolov7.config.recipe import LossConfig
+from yolov7.loss.assignment import Matching, assign, every_candidate
+from yolov7.loss.candidates import (
+    COARSE,
+    FINE,
+    Assignment,
+    Candidates,
+    Gathered,
+    find_candidates,
+    gather_predictions,
+    places_in_levels,
+    row_index,
+)
+from yolov7.model.heads.base import CONSTRAINED, FREE, Channels, decode_boxes
+from yolov7.structures import HeadOutput, Targets
 
-LEVEL_BALANCE = {3: (4.0, 1.0, 0.4)}  # weights of the levels' objectness
+LEVEL_BALANCE = {3: (4.0, 1.0, 0.4)}  # weights of the objectness of each level, by the number of levels
 DEEP_LEVEL_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 FOCAL_ALPHA = 0.25
 TOP_K, AUXILIARY_TOP_K = 10, 20
 AUXILIARY_WEIGHT = 0.25
 REACH = {"constrained": CONSTRAINED, "free": FREE}
+
+Losses = dict[str, Tensor]  # named terms, weighted by their gains: means, not yet times the batch size
+
+
+def total_loss(losses: Losses) -> Tensor:
+    """Sum of the terms: ``[]``."""
+    return reduce(add, losses.values())
 
 
 def scale_gains(config: LossConfig, levels: int, num_classes: int, image_size: int) -> LossConfig:
@@ -31,11 +53,10 @@ def scale_gains(config: LossConfig, levels: int, num_classes: int, image_size: i
     per_level = 3 / levels
     return dataclasses.replace(
         config, box=config.box * per_level, cls=config.cls * per_level * num_classes / 80,
-        obj=config.obj * per_level * (image_size / 640) ** 2,
-    )
+        obj=config.obj * per_level * (image_size / 640) ** 2)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Prepared:
     """Targets and their candidates, on the device of the predictions."""
 
@@ -43,67 +64,136 @@ class Prepared:
     candidates: Candidates
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Means:
-    """What sums of a head are divided by, of all processes together."""
+    """Divisors of the sums of a head, over all processes."""
 
     positives: tuple[Tensor, ...]  # L times [], at least 1
-    share: Tensor  # [], of all images, those of this process: the weight of its mean over cells
+    share: Tensor  # [], images of this process over all images: the weight of its mean over cells
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The input of the terms of one head: its candidates with their predictions and targets."""
+
+    config: LossConfig
+    channels: Channels
+    gathered: Gathered
+    targets: Targets
+    assignment: Assignment
+    labels: Tensor  # int64 [S], the class of each candidate's object
+    inside: Sequence[Tensor]  # L times bool [S]: positives of each level
+    places: Sequence[Tensor]  # L times int64 [4, S]: image, anchor, row, column
+    strides: tuple[int, ...]
+    weight: Tensor  # [S], 1 / positives of its level; 0 where not positive
+    ciou: Tensor  # [S], of predicted and target boxes
+    objectness: Sequence[Tensor]  # L times [B, A, h, w]: targets of the objectness
+    share: Tensor  # [], see `Means`
+    class_weights: Tensor  # [C] or [1]
+    maps: dict[str, Tensor]  # of the lead head
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Values of the candidates ``[S]`` -> the sum over levels of their mean over the level's positives: ``[]``."""
+        return (values * self.weight).sum()
+
+    def target(self, name: str) -> Tensor:
+        """A field of each candidate's object: ``[S, ...]``."""
+        return self.targets.extra[name][self.assignment.image, self.assignment.gt_index]
+
+    def logits(self, name: str) -> Tensor:
+        """The logits of the channels of a name that a task adds: ``[S, width]``."""
+        where = self.channels.slice(name)
+        return self.gathered.rest[:, where.start - 5 : where.stop - 5]
+
+    def in_cells(self, points: Tensor) -> Tensor:
+        """Points ``[S, K, 2]`` in pixels -> in cells of each candidate's level, relative to its cell."""
+        relative = [points / stride - place[2:].flip(0).T[:, None] for place, stride in
+                    zip(self.places, self.strides, strict=True)]
+        return _of_own_level(self.inside, [level.flatten(1) for level in relative]).view_as(points)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named term of the loss."""
+
+    name: str  # column of results.csv
+    value: Callable[[Matched], Tensor]  # -> [], to be multiplied by the gain
+    gain: Callable[[LossConfig], float] | float  # for terms of a task a number, which ``loss.gains`` may change
+    short: str = ""  # name in the progress bar; default: the name
+
+    def weight(self, config: LossConfig) -> float:
+        """The gain of the term in a recipe."""
+        return self.gain(config) if callable(self.gain) else config.gains.get(self.name, self.gain)
+
+
+Assigner = Callable[["Criterion", HeadOutput, Prepared], tuple[Assignment, ...]]  # for the lead, then auxiliary head
 
 
 class Criterion:
-    """``criterion(output, targets) -> LossTerms``: assignment, then the terms of the lead and auxiliary heads.
+    """``criterion(output, targets) -> Losses``: assignment, then the terms of the lead and auxiliary heads.
 
-    Two steps, of which the second never waits for the device: ``criterion.loss(output, criterion.prepare(output,
-    targets))``, with the targets still on the host. ``anchors`` is ``[L, A, 2]`` in pixels, on the device of the
-    predictions; the gains of ``config`` are used as they are (see `scale_gains`). With ``loss_ota`` off every
-    candidate is a positive. Raises `InputError` where the class weights are not one for each of ``num_classes``.
+    It is ``criterion.loss(output, criterion.prepare(output, targets))``: the first step runs on the host, where the
+    targets are, the second never waits for the device. ``anchors`` is ``[L, A, 2]`` in pixels, on the device of the
+    predictions; the gains of ``config`` are used unchanged (see `scale_gains`). Without ``loss_ota`` every candidate is
+    a positive. Raises `InputError` unless there is one class weight for each of ``num_classes``, or none.
 
-    ``across`` adds a tensor up over all processes of a distributed training. The means are then those of the whole
-    batch, and the terms are this process's share of them: their sum over the processes is what one process would get.
+    ``across`` sums a tensor over all processes of a distributed training. The means are then those of the whole batch,
+    and the terms are this process's share of them: their sum over the processes equals the terms of a single process.
     """
 
     def __init__(self, config: LossConfig, anchors: Tensor, strides: Sequence[int], num_classes: int,
-                 across: Callable[[Tensor], Tensor] | None = None) -> None:
+                 across: Callable[[Tensor], Tensor] | None = None, *, terms: Sequence[Term] = (),
+                 channels: Channels | None = None, assigner: Assigner | None = None) -> None:
         self.config, self.across = config, across
         self.anchors, self.host_anchors = anchors, anchors.cpu()
         self.strides = tuple(strides)
         self.stride_values = anchors.new_tensor(self.strides)
-        self.balance = LEVEL_BALANCE.get(len(self.strides), DEEP_LEVEL_BALANCE)
+        self.terms = tuple(terms) or DETECTION_TERMS
+        self.channels = channels or Channels.of(num_classes, {})
+        self.assigner = assigner or assign_positives
         if config.class_weights and len(config.class_weights) != num_classes:
             raise InputError(f"loss.class_weights: found {len(config.class_weights)} weights; accepted: one for each "
                              f"of the {num_classes} classes, or none")
         self.class_weights = anchors.new_tensor(config.class_weights or (1.0,))
 
-    def __call__(self, output: HeadOutput, targets: Targets) -> LossTerms:
-        """Assign, then sum the terms; the mean over positives of each level, not yet times the batch size."""
+    def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
+        """Assign, then compute the terms: means over the positives of each level, not yet times the batch size."""
         return self.loss(output, self.prepare(output, targets))
 
     def prepare(self, output: HeadOutput, targets: Targets) -> Prepared:
-        """Targets of the host -> candidates, on the device of the predictions, of which only the shapes are read."""
+        """Targets on the host -> targets and candidates on the device of the predictions (only shapes are read)."""
         coarse = bool(output.auxiliary) and self.config.loss_ota and self.config.assignment == "coarse_to_fine"
         sizes = [(level.shape[1], level.shape[2], level.shape[3]) for level in output.levels]
         candidates = find_candidates(targets, sizes, self.host_anchors, self.strides, self.config.anchor_t,
                                      COARSE if coarse else FINE, self.config.deduplicate_candidates)
         device = output.levels[0].device
         if device.type == "cuda":  # a copy from pinned memory needs no waiting
-            candidates, targets = candidates.each(Tensor.pin_memory), targets.pin_memory()
-        return Prepared(targets.to(device), candidates.each(lambda tensor: tensor.to(device, non_blocking=True)))
+            candidates, targets = candidates.map(Tensor.pin_memory), targets.map(Tensor.pin_memory)
 
-    def loss(self, output: HeadOutput, prepared: Prepared) -> LossTerms:
-        """The terms of all heads."""
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Prepared(targets.map(move), candidates.map(move))
+
+    def loss(self, output: HeadOutput, prepared: Prepared) -> Losses:
+        """The terms of the lead head, plus those of the auxiliary head times `AUXILIARY_WEIGHT`."""
         with torch.autocast(output.levels[0].device.type, enabled=False):  # costs and terms in float32
             assignments = self.assign(output, prepared)
             lead, *auxiliary = assignments
             means, *further = self._means(assignments, len(prepared.targets.labels))
-            terms = self.terms(output, prepared.targets, lead, means)
+            losses = self.head_losses(output, prepared.targets, lead, means)
             for head, assignment, own in zip(output.auxiliary, auxiliary, further, strict=True):
-                extra = self.terms(head, prepared.targets, assignment, own, REACH[self.config.aux_decode])
-                terms = terms.plus(extra, AUXILIARY_WEIGHT)
-        return terms
+                of_head = HeadOutput(head.levels, maps=output.maps)
+                extra = self.head_losses(of_head, prepared.targets, assignment, own, REACH[self.config.aux_decode])
+                losses = {name: value + AUXILIARY_WEIGHT * extra[name] for name, value in losses.items()}
+        return losses
+
+    def assign(self, output: HeadOutput, prepared: Prepared) -> tuple[Assignment, ...]:
+        """Which prediction learns which object: for the lead head, then for the auxiliary head."""
+        return self.assigner(self, output, prepared)
 
     def _means(self, assignments: Sequence[Assignment], images: int) -> list[Means]:
-        """What the sums of each head are divided by: one small reduction, of all heads and levels together."""
+        """The divisors of each head, in one small reduction of all heads and levels."""
         levels = range(len(self.strides))
         counts = torch.stack([(a.positive & (a.level == index)).sum() for a in assignments for index in levels])
         share = counts.new_ones((), dtype=torch.float32)
@@ -113,96 +203,131 @@ class Criterion:
         counts = counts.clamp(min=1).view(len(assignments), -1)
         return [Means(tuple(own.unbind()), share) for own in counts]
 
-    def assign(self, output: HeadOutput, prepared: Prepared) -> tuple[Assignment, ...]:
-        """Which predictions learn which object: of the lead head, then of the auxiliary head where there is one."""
-        config, targets, candidates = self.config, prepared.targets, prepared.candidates
-        if not config.loss_ota:
-            return (every_candidate(candidates),) * (1 + len(output.auxiliary))
-        top_k = config.top_k or (AUXILIARY_TOP_K if output.auxiliary else TOP_K)
-        matching = Matching(self.anchors, self.stride_values, top_k)
-        if output.auxiliary and config.assignment == "coarse_to_fine":
-            return assign(output, targets, candidates, matching, ("fine", "valid"))
-        lead, = assign(output, targets, candidates, matching)
-        if not output.auxiliary:
-            return (lead,)
-        if config.assignment == "lead_guided":
-            return lead, lead
-        free = dataclasses.replace(matching, reach=REACH[config.aux_decode])
-        return lead, *assign(output.auxiliary[0], targets, candidates, free)
-
-    def terms(self, output: HeadOutput, targets: Targets, assignment: Assignment, means: Means,
-              reach: float = CONSTRAINED) -> LossTerms:
+    def head_losses(self, output: HeadOutput, targets: Targets, assignment: Assignment, means: Means,
+                    reach: float = CONSTRAINED) -> Losses:
         """The terms of one head for a given assignment."""
+        matched = self._match(output, targets, assignment, means, reach)
+        return {term.name: term.weight(self.config) * term.value(matched) for term in self.terms}
+
+    def _match(self, output: HeadOutput, targets: Targets, assignment: Assignment, means: Means,
+               reach: float) -> Matched:
         inside = [assignment.positive & (assignment.level == index) for index in range(len(self.strides))]
         positives = zip(inside, means.positives, strict=True)
         weight = torch.stack([mask / count for mask, count in positives]).sum(dim=0)  # [S]
         places = places_in_levels(assignment.image, assignment.cell, inside, output.levels)
-        indices = [_spread(row_index(level, *place), mask, level) for level, place, mask in
+        indices = [_scatter_others(row_index(level, *place), mask, level) for level, place, mask in
                    zip(output.levels, places, inside, strict=True)]
-        labels = targets.labels[assignment.image, assignment.owner]
-        rows = gather_rows(output.levels, indices, inside, labels)
-        own = targets.boxes[assignment.image, assignment.owner]  # [S, 4]
-        ciou = self._ciou(rows.boxes.float(), own, assignment, inside, places, reach)
+        labels = targets.labels[assignment.image, assignment.gt_index]
+        gathered = gather_predictions(output.levels, indices, inside, labels)
+        boxes = targets.boxes[assignment.image, assignment.gt_index]  # [S, 4]
+        ciou = self._ciou(gathered.boxes.float(), boxes, assignment, inside, places, reach)
         quality = 1 - self.config.gr + self.config.gr * ciou.detach().clamp(min=0)
-        wanted = _target_maps(quality, assignment, inside, rows.objectness)
-        balanced = [self._bce(logits.float(), target, self.config.obj_pw).mean() * balance
-                    for logits, target, balance in zip(rows.objectness, wanted, self.balance, strict=False)]
-        gains = self.config
-        return LossTerms(gains.box * ((1 - ciou) * weight).sum(), gains.obj * torch.stack(balanced).sum() * means.share,
-                         gains.cls * (self._classification(rows, labels) * weight).sum())
+        objectness = _target_maps(quality, assignment, inside, gathered.objectness)
+        return Matched(self.config, self.channels, gathered, targets, assignment, labels, inside, places, self.strides,
+                       weight, ciou, objectness, means.share, self.class_weights, output.maps)
 
     def _ciou(self, logits: Tensor, boxes: Tensor, assignment: Assignment, inside: Sequence[Tensor],
               places: Sequence[Tensor], reach: float) -> Tensor:
         """CIoU of predicted and target boxes in cells, relative to the cell: ``[S]``."""
-        anchors = _choose(inside, [level[place[1]] / stride for level, place, stride in
-                                   zip(self.anchors, places, self.strides, strict=True)])
-        wanted = _choose(inside, [boxes / stride - place[2:].flip(0).T.repeat(1, 2) for place, stride in
-                                  zip(places, self.strides, strict=True)])
+        anchors = _of_own_level(inside, [level[place[1]] / stride for level, place, stride in
+                                         zip(self.anchors, places, self.strides, strict=True)])
+        truth = _of_own_level(inside, [boxes / stride - place[2:].flip(0).T.repeat(1, 2) for place, stride in
+                                       zip(places, self.strides, strict=True)])
         predicted = decode_boxes(logits, torch.zeros_like(logits[:, :2]), anchors, 1.0, reach)
         positive = assignment.positive[:, None]
-        # slots that are not positive compare a box with itself, so that their gradient is finite
+        # others compare a box with itself, so that their gradient is finite
         neutral = F.pad(torch.ones_like(logits[:, :2]), (2, 0))
-        return paired_iou(torch.where(positive, predicted, neutral), torch.where(positive, wanted, neutral), "ciou")
+        return paired_iou(torch.where(positive, predicted, neutral), torch.where(positive, truth, neutral), "ciou")
 
-    def _classification(self, rows: SlotRows, labels: Tensor) -> Tensor:
-        """Mean over classes, ``[S]``; zero for one class (its score is the objectness)."""
-        num_classes = rows.classes.shape[-1]
-        if num_classes == 1:
-            return torch.zeros_like(rows.own_class)
-        on, off = 1 - 0.5 * self.config.label_smoothing, 0.5 * self.config.label_smoothing
-        weights = self.class_weights.expand(num_classes)
-        logits, own = rows.classes.float(), rows.own_class.float()
-        others = self._bce(logits, _constant(off, logits), self.config.cls_pw) @ weights  # as if no class were right
-        change = self._bce(own, _constant(on, own), self.config.cls_pw) - self._bce(own, _constant(off, own),
-                                                                                    self.config.cls_pw)
-        return (others + change * weights[labels]) / num_classes
 
-    def _bce(self, logits: Tensor, wanted: Tensor, positive_weight: float) -> Tensor:
-        """Binary cross entropy by element, focal where ``fl_gamma`` says so."""
-        weight = None if positive_weight == 1 else torch.full((), positive_weight, device=logits.device)
-        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none", pos_weight=weight)
-        if not self.config.fl_gamma:
-            return loss
-        probability = logits.sigmoid()
-        right = wanted * probability + (1 - wanted) * (1 - probability)
-        alpha = wanted * FOCAL_ALPHA + (1 - wanted) * (1 - FOCAL_ALPHA)
-        return loss * alpha * (1 - right) ** self.config.fl_gamma
+def assign_positives(criterion: Criterion, output: HeadOutput, prepared: Prepared) -> tuple[Assignment, ...]:
+    """The assignment of the recipe (simOTA, or every candidate): for the lead head, then for the auxiliary head."""
+    config, targets, candidates = criterion.config, prepared.targets, prepared.candidates
+    if not config.loss_ota:
+        return (every_candidate(candidates),) * (1 + len(output.auxiliary))
+    top_k = config.top_k or (AUXILIARY_TOP_K if output.auxiliary else TOP_K)
+    matching = Matching(criterion.anchors, criterion.stride_values, top_k, scores_end=criterion.channels.scores.stop)
+    if output.auxiliary and config.assignment == "coarse_to_fine":
+        return assign(output, targets, candidates, matching, ("fine", "valid"))
+    lead, = assign(output, targets, candidates, matching)
+    if not output.auxiliary:
+        return (lead,)
+    if config.assignment == "lead_guided":
+        return lead, lead
+    free = dataclasses.replace(matching, reach=REACH[config.aux_decode])
+    return lead, *assign(output.auxiliary[0], targets, candidates, free)
+
+
+# --- the terms of a detector -------------------------------------------------------------------------------------
+
+
+def box_term(matched: Matched) -> Tensor:
+    """1 - CIoU of predicted and target boxes."""
+    return matched.mean(1 - matched.ciou)
+
+
+def objectness_term(matched: Matched) -> Tensor:
+    """BCE of every cell against the CIoU of its positive, weighted by level."""
+    config = matched.config
+    balance = LEVEL_BALANCE.get(len(matched.strides), DEEP_LEVEL_BALANCE)
+    levels = zip(matched.gathered.objectness, matched.objectness, balance, strict=False)
+    balanced = [bce(logits.float(), truth, config, config.obj_pw).mean() * weight for logits, truth, weight in levels]
+    return torch.stack(balanced).sum() * matched.share
+
+
+def classification_term(matched: Matched) -> Tensor:
+    """BCE averaged over classes; zero for one class (its score is the objectness)."""
+    config, gathered = matched.config, matched.gathered
+    num_classes = matched.channels.widths["classes"]
+    if num_classes == 1:
+        return matched.mean(torch.zeros_like(gathered.own_class))
+    on, off = 1 - 0.5 * config.label_smoothing, 0.5 * config.label_smoothing
+    weights = matched.class_weights.expand(num_classes)
+    logits = gathered.rest[:, :num_classes] if matched.channels.extra else gathered.rest
+    logits, own = logits.float(), gathered.own_class.float()
+    others = bce(logits, _constant(off, logits), config, config.cls_pw) @ weights  # against no class
+    change = (bce(own, _constant(on, own), config, config.cls_pw)
+              - bce(own, _constant(off, own), config, config.cls_pw))
+    return matched.mean((others + change * weights[matched.labels]) / num_classes)
+
+
+DETECTION_TERMS = (
+    Term("box", box_term, lambda config: config.box),
+    Term("objectness", objectness_term, lambda config: config.obj, "obj"),
+    Term("classification", classification_term, lambda config: config.cls, "cls"))
+
+
+def bce(logits: Tensor, truth: Tensor, config: LossConfig, positive_weight: float) -> Tensor:
+    """Binary cross entropy by element, focal where ``fl_gamma`` says so."""
+    weight = None if positive_weight == 1 else torch.full((), positive_weight, device=logits.device)
+    loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none", pos_weight=weight)
+    if not config.fl_gamma:
+        return loss
+    probability = logits.sigmoid()
+    right = truth * probability + (1 - truth) * (1 - probability)
+    alpha = truth * FOCAL_ALPHA + (1 - truth) * (1 - FOCAL_ALPHA)
+    return loss * alpha * (1 - right) ** config.fl_gamma
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 def _constant(value: float, like: Tensor) -> Tensor:
-    """``value`` in the shape of a tensor, without its memory."""
+    """``value`` expanded to the shape of a tensor, without memory of its own."""
     return torch.full((), value, dtype=like.dtype, device=like.device).expand_as(like)
 
 
-def _spread(index: Tensor, inside: Tensor, level: Tensor) -> Tensor:
-    """Indices of rows, those of slots outside the level one after the other: they add nothing to the gradient, but
-    on a GPU all additions to one row would wait for each other."""
+def _scatter_others(index: Tensor, inside: Tensor, level: Tensor) -> Tensor:
+    """Indices of rows; candidates outside the level get different ones, one after the other.
+
+    They add nothing to the gradient, but on a GPU all additions to one row would wait for each other.
+    """
     rows = level.numel() // level.shape[-1]
     return torch.where(inside, index, torch.arange(index.shape[0], device=index.device) % rows)
 
 
-def _choose(inside: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """For every slot the value of its level: L times ``[S]`` and ``[S, X]`` -> ``[S, X]``, zero where in none."""
+def _of_own_level(inside: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """The value of each candidate's level: L times ``[S]`` and ``[S, Y]`` -> ``[S, Y]``, zero for those in no level."""
     chosen = torch.where(inside[0][:, None], values[0], 0.0)
     for mask, value in zip(inside[1:], values[1:], strict=True):
         chosen = torch.where(mask[:, None], value, chosen)
@@ -211,13 +336,13 @@ def _choose(inside: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
 
 def _target_maps(quality: Tensor, assignment: Assignment, inside: Sequence[Tensor],
                  levels: Sequence[Tensor]) -> list[Tensor]:
-    """Slot values written into their cells, ``[B, A, h, w]`` a level: the highest slot wins, the rest is 0."""
+    """Candidates' values in their cells, ``[B, A, h, w]`` for each level: the highest order wins, others are 0."""
     maps = []
     for mask, level in zip(inside, levels, strict=True):
         place = assignment.image * level[0].numel() + torch.where(mask, assignment.cell, 0)
         order = torch.where(mask, assignment.order + 1, 0)
         highest = order.new_zeros(level.numel()).scatter_reduce(0, place, order, "amax")
         last = mask & (highest[place] == order)
-        values = torch.where(last, quality, 0.0)  # one writer a cell, so that the largest is its value
+        values = torch.where(last, quality, 0.0)  # one per cell, so that the maximum is its value
         maps.append(values.new_zeros(level.numel()).scatter_reduce(0, place, values, "amax").view(level.shape))
     return maps
