@@ -1,27 +1,30 @@
-"""Image sets made by hand: records of pictures and objects, flattened."""
+"""Image sets made by hand: records of images and objects, flattened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from yolov7.data.image_set import Fault, ImageSet, no_outline
+from yolov7.data.image_set import Fault, ImageSet
+from yolov7.data.objects import Ragged, no_objects, starts_of
+
+NO_POLYGON = np.zeros((0, 2), np.float32)  # of an object of which only the box is known
 
 
 class ObjectRecord(NamedTuple):
-    """An object of a picture."""
+    """An object of an image."""
 
     box: tuple[float, float, float, float]  # xyxy native pixels
     label: int
-    outline: np.ndarray  # float32 [K, 2] native pixels
+    polygon: np.ndarray  # float32 [K, 2] native pixels
     keypoints: np.ndarray | None = None  # float32 [K, 3]
 
 
 class ImageRecord(NamedTuple):
-    """A usable picture with its usable objects."""
+    """A usable image with its usable objects."""
 
     path: str
     image_id: int | str
@@ -40,19 +43,21 @@ def build_image_set(
     keypoint_names: tuple[str, ...] = (),
 ) -> ImageSet:
     """Flatten records into arrays."""
-    objects = list(chain.from_iterable(record.objects for record in records))
+    items = list(chain.from_iterable(record.objects for record in records))
     none = np.zeros((len(keypoint_names), 3), np.float32)
-    keypoints = [none if item.keypoints is None else item.keypoints for item in objects]
+    keypoints = [none if item.keypoints is None else item.keypoints for item in items]
+    objects = no_objects().like(
+        np.array([item.box for item in items], np.float32).reshape(-1, 4),
+        np.array([item.label for item in items], np.int64),
+        polygons=polygons_of([item.polygon for item in items]),
+        keypoints=np.array(keypoints, np.float32).reshape(len(items), *none.shape),
+    )
     return ImageSet(
         paths=tuple(record.path for record in records),
         image_ids=tuple(record.image_id for record in records),
         sizes=np.array([record.size for record in records], np.int32),
-        offsets=_offsets(len(record.objects) for record in records),
-        boxes=np.array([item.box for item in objects], np.float32).reshape(-1, 4),
-        labels=np.array([item.label for item in objects], np.int64),
-        points=np.concatenate([no_outline(), *(item.outline for item in objects)]),
-        point_offsets=_offsets(len(item.outline) for item in objects),
-        keypoints=np.array(keypoints, np.float32).reshape(len(objects), *none.shape),
+        offsets=starts_of([len(record.objects) for record in records]),
+        objects=objects,
         names=names,
         category_ids=category_ids,
         keypoint_names=keypoint_names,
@@ -62,5 +67,12 @@ def build_image_set(
     )
 
 
-def _offsets(counts: Iterable[int]) -> np.ndarray:
-    return np.cumsum([0, *counts], dtype=np.int64)
+def content_of(split: Any) -> dict[str, Any]:
+    """All that an `ImageSet` or `Entries` holds, the columns of its objects one by one."""
+    fields = {name: value for name, value in vars(split).items() if name != "objects"}
+    return fields | split.objects.arrays()
+
+
+def polygons_of(polygons: Sequence[np.ndarray]) -> Ragged:
+    """Polygons ``[K, 2]``, one for each object, as a column."""
+    return Ragged(np.concatenate([NO_POLYGON, *polygons]), np.array([len(points) for points in polygons], np.int64))

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_records import ImageRecord, ObjectRecord, build_image_set
+from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
 from PIL import Image
 
-from yolov7.data.image_set import ImageSet, no_outline
+from yolov7.data.image_set import ImageSet
 
 COLOURS = ((220, 30, 30), (30, 200, 40), (40, 60, 230))  # one by class: told apart in any mosaic
 BACKGROUND = (0, 0, 0)
 
 
-def write_picture(path: Path, width: int = 64, height: int = 48, **options: Any) -> Path:
-    """A grey picture."""
+def write_image(path: Path, width: int = 64, height: int = 48, **options: Any) -> Path:
+    """A grey image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (90, 100, 110)).save(path, **options)
     return path
@@ -27,12 +27,12 @@ def write_picture(path: Path, width: int = 64, height: int = 48, **options: Any)
 
 @pytest.fixture
 def coco_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write a data set in COCO layout with one picture for each entry of ``boxes`` (a list of annotations)."""
+    """Write a data set in COCO layout with one image for each entry of ``boxes`` (a list of annotations)."""
 
     def write(boxes: list[list[dict[str, Any]]], split: str = "train", **changes: Any) -> Path:
         images, annotations = [], []
         for number, objects in enumerate(boxes, 1):
-            write_picture(tmp_path / "images" / split / f"{number}.jpg")
+            write_image(tmp_path / "images" / split / f"{number}.jpg")
             images.append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48})
             for item in objects:
                 row = {"id": len(annotations) + 1, "image_id": number, "category_id": 3, "iscrowd": 0, "area": 1.0}
@@ -49,11 +49,11 @@ def coco_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def yolo_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write a data set with label files, one picture for each text (``None``: no label file); returns its YAML."""
+    """Write a data set with label files, one image for each text (``None``: no label file); returns its YAML."""
 
     def write(*texts: str | None, names: str = "[cat, dog]") -> Path:
         for number, text in enumerate(texts):
-            write_picture(tmp_path / "images" / f"p{number}.jpg", 100, 50)
+            write_image(tmp_path / "images" / f"p{number}.jpg", 100, 50)
             if text is not None:
                 file = tmp_path / "labels" / f"p{number}.txt"
                 file.parent.mkdir(exist_ok=True)
@@ -67,9 +67,9 @@ def yolo_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def squares(tmp_path: Path) -> Callable[..., ImageSet]:
-    """Lossless pictures with coloured rectangles on black, the colour by the class, with or without outlines."""
+    """Lossless images with coloured rectangles on black, the colour by the class, with or without polygons."""
 
-    def make(count: int = 6, outlined: str = "none", long_side: int = 128) -> ImageSet:
+    def make(count: int = 6, polygons: str = "none", long_side: int = 128) -> ImageSet:
         rng, records = np.random.default_rng(5), []
         for i in range(count):
             height, width = (long_side, long_side * 3 // 4) if i % 2 else (long_side * 5 // 8, long_side)
@@ -80,9 +80,9 @@ def squares(tmp_path: Path) -> Callable[..., ImageSet]:
                 label = int(rng.integers(3))
                 pixels[y : y + h, x : x + w] = COLOURS[label]
                 corners = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], np.float32)
-                has_outline = outlined == "all" or (outlined == "mixed" and i % 2 == 0)
-                outline = corners if has_outline else no_outline()
-                objects.append(ObjectRecord((x, y, x + w, y + h), label, outline))
+                has_polygon = polygons == "all" or (polygons == "mixed" and i % 2 == 0)
+                polygon = corners if has_polygon else NO_POLYGON
+                objects.append(ObjectRecord((x, y, x + w, y + h), label, polygon))
             path = tmp_path / f"squares_{i}.png"
             Image.fromarray(pixels).save(path)
             records.append(ImageRecord(str(path), i, (height, width), objects))

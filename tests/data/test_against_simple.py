@@ -1,4 +1,4 @@
-"""The fast augmentation against the simple one: for the same random numbers, the same boxes and pictures."""
+"""The fast augmentation against the simple one: for the same random numbers, the same boxes and images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from simple_augment import SimpleDataset
 
+from yolov7.config.recipe import AugmentConfig, read_recipe
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
-from yolov7.options import AugmentConfig, read_recipe
 
 P5 = read_recipe("p5").augment
 CASES = {
@@ -33,22 +33,22 @@ def assert_alike(image_set: ImageSet, size: int, augment: AugmentConfig, count: 
     for position in range(count):
         key = (position % 3, position, position % len(image_set))
         found, expected = fast[key], simple[key]
-        assert found.labels.tolist() == expected.labels.tolist()
-        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
-        for one, other in zip(found.segments, expected.segments, strict=True):
+        assert found.objects.labels.tolist() == expected.objects.labels.tolist()
+        np.testing.assert_allclose(found.objects.boxes, expected.objects.boxes, atol=1e-3)
+        for one, other in zip(found.objects.polygons, expected.objects.polygons, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-2)
         assert found.image.shape == expected.image.shape
         assert np.abs(found.image.astype(int) - expected.image).mean() < grey_levels
-        objects += len(found.labels)
+        objects += len(found.objects)
     assert objects > count
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("outlined", ["none", "mixed"])
-def test_made_up_pictures(squares: Callable[..., ImageSet], case: str, outlined: str) -> None:
-    assert_alike(squares(8, outlined=outlined), 160, CASES[case], 24, 2.0)
+@pytest.mark.parametrize("polygons", ["none", "mixed"])
+def test_made_up_images(squares: Callable[..., ImageSet], case: str, polygons: str) -> None:
+    assert_alike(squares(8, polygons=polygons), 160, CASES[case], 24, 2.0)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_real_pictures(coco_mini: Path, case: str) -> None:
+def test_real_images(coco_mini: Path, case: str) -> None:
     assert_alike(open_split(open_data(str(coco_mini)), "train"), 320, CASES[case], 30, 0.5)

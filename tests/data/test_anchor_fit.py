@@ -41,9 +41,9 @@ def test_recall_by_hand() -> None:
     assert fitness(sizes, ANCHORS, 4.0) == pytest.approx((1 + 1 / 2 + 0 + 20 / 79.5) / 4)
 
 
-def test_sizes_are_those_of_the_resized_picture(squares: Callable[..., ImageSet]) -> None:
+def test_sizes_are_those_of_the_resized_image(squares: Callable[..., ImageSet]) -> None:
     image_set = squares(count=4, long_side=128)
-    native = image_set.boxes[:, 2:] - image_set.boxes[:, :2]
+    native = image_set.objects.boxes[:, 2:] - image_set.objects.boxes[:, :2]
     np.testing.assert_allclose(object_sizes(image_set, 320), native * 2.5)
 
 

@@ -16,7 +16,7 @@ from pycocotools import mask as run_lengths
 
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.coco_shapes import join_polygons, read_outline
+from yolov7.data.coco_annotations import join_polygons, read_polygon
 from yolov7.data.image_set import ImageSet, report_faults
 
 Write = Callable[..., Path]
@@ -39,24 +39,41 @@ def test_boxes_labels_and_ids(coco_folder: Write) -> None:
     assert found.image_ids == (1, 2)
     assert found.sizes.tolist() == [[48, 64], [48, 64]]
     assert found.offsets.tolist() == [0, 2, 2]
-    assert found.boxes.tolist() == [[4, 6, 14, 26], [30, 10, 38, 18]]
-    assert found.labels.tolist() == [0, 1]
-    assert found.point_offsets.tolist() == [0, 0, 0]
+    assert found.objects.boxes.tolist() == [[4, 6, 14, 26], [30, 10, 38, 18]]
+    assert found.objects.labels.tolist() == [0, 1]
+    assert found.objects.polygons.offsets.tolist() == [0, 0, 0]
     assert found.background_count == 1
-    assert (found.boxes.dtype, found.labels.dtype, found.sizes.dtype) == (np.float32, np.int64, np.int32)
+    assert (found.objects.boxes.dtype, found.objects.labels.dtype) == (np.float32, np.int64)
+    assert found.sizes.dtype == np.int32
 
 
 def test_boxes_over_the_border_are_clipped(coco_folder: Write) -> None:
     found = train_set(coco_folder([[{"bbox": [-5, 40, 20, 20]}]]))
-    assert found.boxes.tolist() == [[0, 40, 15, 48]]
+    assert found.objects.boxes.tolist() == [[0, 40, 15, 48]]
     assert not found.faults
 
 
 def test_crowds_are_no_objects_and_no_fault(coco_folder: Write) -> None:
     found = train_set(coco_folder([[{"bbox": [4, 6, 10, 20]}, {"bbox": [0, 0, 60, 40], "iscrowd": 1}]]))
-    assert found.boxes.tolist() == [[4, 6, 14, 26]]
+    assert found.objects.boxes.tolist() == [[4, 6, 14, 26]]
     assert not found.faults
     assert len(found.ground_truth()["annotations"]) == 2
+
+
+def test_crowds_are_kept_where_they_are_asked_for(coco_folder: Write) -> None:
+    crowd = {"bbox": [40, 30, 60, 40], "iscrowd": 1, "area": 70.5, "segmentation": {"counts": [1], "size": [1, 1]}}
+    broken = [{"bbox": bbox, "iscrowd": 1} for bbox in ([1, 2, 0, 4], [90, 90, 5, 5], None)]
+    source = open_data(str(coco_folder([[{"bbox": [4, 6, 10, 20]}, crowd, crowd, *broken], [crowd]])))
+    found = open_split(source, "train", crowds=True)
+    assert found.objects.crowd.tolist() == [False, True, True, True]
+    assert found.offsets.tolist() == [0, 3, 4]
+    assert found.objects.boxes.tolist() == [[4, 6, 14, 26], *[[40, 30, 64, 48]] * 3]  # clipped as others are
+    assert found.objects.areas.tolist() == [1, *[70.5] * 3]
+    assert not found.objects.polygons.points.size and not found.faults  # a fault of a crowd is no fault
+    without = open_split(source, "train")
+    assert (without.offsets.tolist(), without.objects.crowd.tolist()) == ([0, 1, 1], [False])
+    with pytest.raises(InputError, match="none of the 1 images has an object"):
+        open_split(open_data(str(coco_folder([[crowd]], split="val"))), "val", training=True)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +81,13 @@ def test_crowds_are_no_objects_and_no_fault(coco_folder: Write) -> None:
     [
         ([4, 6, 0, 20], "annotation 2: a box of zero size (0 x 20 px); the object is dropped"),
         ([4, 6, 5, -3], "annotation 2: a box of zero size (5 x -3 px); the object is dropped"),
-        ([70, 6, 5, 5], "annotation 2: a box outside the picture of 64 x 48 px; the object is dropped"),
+        ([70, 6, 5, 5], "annotation 2: a box outside the image of 64 x 48 px; the object is dropped"),
         ([1, 2, 3, 4], "annotation 2: the same class and box as an earlier one; the object is dropped"),
     ],
 )
 def test_a_bad_object_is_dropped_and_listed(coco_folder: Write, bbox: list[float], message: str) -> None:
     found = train_set(coco_folder([[{"bbox": [1, 2, 3, 4]}, {"bbox": bbox}]]))
-    assert found.boxes.tolist() == [[1, 2, 4, 6]]
+    assert found.objects.boxes.tolist() == [[1, 2, 4, 6]]
     text, skipped = only_fault(found)
     assert text.endswith(f"train.json: {message}")
     assert not skipped
@@ -78,35 +95,35 @@ def test_a_bad_object_is_dropped_and_listed(coco_folder: Write, bbox: list[float
 
 
 @pytest.mark.parametrize("bbox", [[1, 2, 3], [1, 2, float("nan"), 4], [1, "2", 3, 4], None, [1, 2, float("inf"), 4]])
-def test_a_garbled_box_skips_the_picture(coco_folder: Write, bbox: Any) -> None:
+def test_a_garbled_box_skips_the_image(coco_folder: Write, bbox: Any) -> None:
     found = train_set(coco_folder([[{"bbox": bbox}], [{"bbox": [1, 2, 3, 4]}]]))
     assert found.image_ids == (2,)
     text, skipped = only_fault(found)
     assert "1.jpg: " in text
-    assert f"annotation 1: bbox is {bbox!r}; accepted: four numbers x, y, width, height; the picture is skip" in text
+    assert f"annotation 1: bbox is {bbox!r}; accepted: four numbers x, y, width, height; the image is skip" in text
     assert skipped
 
 
-def test_a_missing_picture_is_skipped_and_listed(coco_folder: Write) -> None:
+def test_a_missing_image_is_skipped_and_listed(coco_folder: Write) -> None:
     folder = coco_folder([[{"bbox": [1, 2, 3, 4]}], [{"bbox": [1, 2, 3, 4]}]])
     (folder / "images" / "train" / "1.jpg").unlink()
     found = train_set(folder)
     assert found.image_ids == (2,)
     text, skipped = only_fault(found)
-    assert f"1.jpg: missing, but named by {folder}/annotations/train.json; the picture is skipped" in text
+    assert f"1.jpg: missing, but named by {folder}/annotations/train.json; the image is skipped" in text
     assert skipped
 
 
-def test_two_pictures_with_one_id(coco_folder: Write) -> None:
+def test_two_images_with_one_id(coco_folder: Write) -> None:
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 1, "file_name": "2.jpg"}]
     found = train_set(coco_folder([[{"bbox": [1, 2, 3, 4]}], []], images=images))
     assert found.image_ids == (1,)
-    assert "has two pictures with the id 1; the second is skipped" in only_fault(found)[0]
+    assert "has two images with the id 1; the second is skipped" in only_fault(found)[0]
 
 
-def test_an_object_of_no_picture_is_listed(coco_folder: Write) -> None:
+def test_an_object_of_no_image_is_listed(coco_folder: Write) -> None:
     found = train_set(coco_folder([[{"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "image_id": 9}]]))
-    assert len(found.labels) == 1
+    assert len(found.objects) == 1
     assert "annotation 2: image_id 9 is not in `images`; the object is dropped" in only_fault(found)[0]
 
 
@@ -147,10 +164,10 @@ def test_broken_json(coco_folder: Write) -> None:
         train_set(folder)
 
 
-def test_no_usable_picture_says_why(coco_folder: Write) -> None:
+def test_no_usable_image_says_why(coco_folder: Write) -> None:
     folder = coco_folder([[{"bbox": [1, 2, 3, 4]}]])
     (folder / "images" / "train" / "1.jpg").write_bytes(b"")
-    message = r"train.json: no usable picture \(1 skipped\): .*1.jpg: the file is empty \(0 bytes\); the picture is sk"
+    message = r"train.json: no usable image \(1 skipped\): .*1.jpg: the file is empty \(0 bytes\); the image is sk"
     with pytest.raises(InputError, match=message):
         train_set(folder)
 
@@ -164,10 +181,10 @@ def test_annotations_may_be_absent(coco_folder: Write) -> None:
     (folder / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
     found = open_split(open_data(str(folder)), "test")
     assert len(found) == 2
-    assert len(found.labels) == 0
+    assert len(found.objects) == 0
 
 
-# --- outlines --------------------------------------------------------------------------------------------------
+# --- polygons --------------------------------------------------------------------------------------------------
 
 
 def area(points: np.ndarray) -> float:
@@ -191,7 +208,7 @@ def test_no_polygon_is_a_box_only(segmentation: Any) -> None:
     assert join_polygons(segmentation).shape == (0, 2)
 
 
-def test_outlines_stand_beside_their_objects(coco_folder: Write) -> None:
+def test_polygons_stand_beside_their_objects(coco_folder: Write) -> None:
     square = [10, 10, 20, 10, 20, 20, 70, 20]  # its last point lies outside
     objects = [
         {"bbox": [1, 2, 3, 4]},
@@ -199,10 +216,10 @@ def test_outlines_stand_beside_their_objects(coco_folder: Write) -> None:
         {"bbox": [5, 5, 9, 9], "segmentation": {"counts": [1, 2], "size": [48, 64]}},
     ]
     found = train_set(coco_folder([objects]))
-    assert found.point_offsets.tolist() == [0, 0, 4, 4]
-    _, _, outlines = found.objects(0)
-    assert [len(points) for points in outlines] == [0, 4, 0]
-    assert outlines[1].tolist() == [[10, 10], [20, 10], [20, 20], [64, 20]]
+    assert found.objects.polygons.offsets.tolist() == [0, 0, 4, 4]
+    polygons = found.objects_of(0).polygons
+    assert [len(points) for points in polygons] == [0, 4, 0]
+    assert polygons.of(1).tolist() == [[10, 10], [20, 10], [20, 20], [64, 20]]
 
 
 # --- real files ------------------------------------------------------------------------------------------------
@@ -213,7 +230,7 @@ def test_bccd(bccd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     train, val, test = (open_split(source, split) for split in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (205, 87, 72)
     assert train.names == ("RBC", "WBC", "Platelets")
-    assert (len(train.labels), len(val.labels)) == (2804, 1137)  # one of zero size in each
+    assert (len(train.objects), len(val.objects)) == (2804, 1137)  # one of zero size in each
     assert train.sizes.tolist() == [[480, 640]] * 205
     assert len(val.ground_truth()["annotations"]) == 1138
     with caplog.at_level(logging.WARNING):
@@ -221,7 +238,7 @@ def test_bccd(bccd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     text = (tmp_path / "faults_train.txt").read_text()
     reason = "annotation 2288: a box of zero size (0 x 0 px); the object is dropped"
     assert text == f"{bccd}/annotations/train.json: {reason}\n"
-    assert "train: 205 pictures (0 without objects), 2804 objects; skipped: 0 pictures, dropped: 1 obj" in caplog.text
+    assert "train: 205 images (0 without objects), 2804 objects; skipped: 0 images, dropped: 1 obj" in caplog.text
     assert text.strip() in caplog.text
 
 
@@ -230,8 +247,8 @@ def test_coco_mini(coco_mini: Path) -> None:
     content = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
     assert len(found.names) == 80
     assert found.category_ids[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
-    assert len(found.labels) == sum(not a["iscrowd"] for a in content["annotations"])
-    assert (np.diff(found.point_offsets) > 0).all()
+    assert len(found.objects) == sum(not a["iscrowd"] for a in content["annotations"])
+    assert (np.diff(found.objects.polygons.offsets) > 0).all()
     sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
     assert found.sizes.tolist() == [sizes[image_id] for image_id in found.image_ids]
     assert found.ground_truth() == content
@@ -247,10 +264,9 @@ def test_json_and_txt_agree(coco_mini: Path, tmp_path: Path) -> None:
     by_json = open_split(open_data(str(coco_mini)), "val")
     order = [by_json.image_ids.index(image_id) for image_id in by_text.image_ids]
     for i, j in enumerate(order):
-        boxes, labels, _ = by_text.objects(i)
-        expected, expected_labels, _ = by_json.objects(j)
-        assert sorted(labels.tolist()) == sorted(expected_labels.tolist())
-        np.testing.assert_allclose(np.sort(boxes, axis=0), np.sort(expected, axis=0), atol=0.01)
+        objects, expected = by_text.objects_of(i), by_json.objects_of(j)
+        assert sorted(objects.labels.tolist()) == sorted(expected.labels.tolist())
+        np.testing.assert_allclose(np.sort(objects.boxes, axis=0), np.sort(expected.boxes, axis=0), atol=0.01)
 
 
 # --- keypoints -------------------------------------------------------------------------------------------------
@@ -263,16 +279,16 @@ def test_keypoints_stand_beside_their_objects(coco_folder: Write) -> None:
     objects = [{"bbox": [1, 2, 30, 40]}, {"bbox": [4, 6, 10, 20], "keypoints": points, "num_keypoints": 1}]
     found = train_set(coco_folder([[], objects], categories=PEOPLE))
     assert found.keypoint_names == ("nose", "tail")
-    assert found.keypoints.dtype == np.float32
-    assert found.keypoints.tolist() == [[[0, 0, 0], [0, 0, 0]], [[5, 6, 2], [0, 0, 0]]]
-    assert found.keypoints_of(0).shape == (0, 2, 3)
-    assert found.keypoints_of(1).tolist() == found.keypoints.tolist()
+    assert found.objects.keypoints.dtype == np.float32
+    assert found.objects.keypoints.tolist() == [[[0, 0, 0], [0, 0, 0]], [[5, 6, 2], [0, 0, 0]]]
+    assert found.objects_of(0).keypoints.shape == (0, 2, 3)
+    assert found.objects_of(1).keypoints.tolist() == found.objects.keypoints.tolist()
     assert not found.faults
 
 
 def test_without_keypoints_there_are_no_columns(coco_folder: Write) -> None:
     found = train_set(coco_folder([[{"bbox": [1, 2, 30, 40]}]]))
-    assert found.keypoints.shape == (1, 0, 3)
+    assert found.objects.keypoints.shape == (1, 0, 3)
     assert found.keypoint_names == ()
 
 
@@ -283,14 +299,14 @@ def test_without_keypoints_there_are_no_columns(coco_folder: Write) -> None:
         ([5, 6, 2, "a", 5, 1], "found 6 values; accepted: 6 numbers"),
         (None, "found None; accepted: 6 numbers"),
         ([5, 6, 2, 10, 10, 3], "found a visibility other than 0, 1 and 2"),
-        ([5, 6, 2, 70, 10, 1], "a labelled point outside the picture of 64 x 48 px"),
-        ([5, 6, 2, 10, -1, 1], "a labelled point outside the picture of 64 x 48 px"),
+        ([5, 6, 2, 70, 10, 1], "a labelled point outside the image of 64 x 48 px"),
+        ([5, 6, 2, 10, -1, 1], "a labelled point outside the image of 64 x 48 px"),
     ],
 )
 def test_bad_keypoints_are_listed_and_zero(coco_folder: Write, points: Any, message: str) -> None:
     found = train_set(coco_folder([[{"bbox": [4, 6, 10, 20], "keypoints": points}]], categories=PEOPLE))
-    assert found.boxes.tolist() == [[4, 6, 14, 26]]
-    assert not found.keypoints.any()
+    assert found.objects.boxes.tolist() == [[4, 6, 14, 26]]
+    assert not found.objects.keypoints.any()
     assert found.faults[0].kept
     assert f"train.json: annotation 1: keypoints: {message}" in only_fault(found)[0]
 
@@ -300,12 +316,12 @@ def test_objects_that_are_kept_are_not_counted_as_dropped(
 ) -> None:
     objects = [{"bbox": [4, 6, 10, 20], "keypoints": []}, {"bbox": [4, 6, 0, 0]}]
     report_faults(train_set(coco_folder([objects], categories=PEOPLE)), None)
-    assert "skipped: 0 pictures, dropped: 1 objects, kept without an outline or keypoints: 1; the first:" in caplog.text
+    assert "skipped: 0 images, dropped: 1 objects, kept without a polygon or key points: 1; the first:" in caplog.text
 
 
 def test_differing_keypoints_are_refused(coco_folder: Write) -> None:
     categories = [*PEOPLE, {"id": 9, "name": "cat", "keypoints": ["tail", "nose"]}]
-    message = "'cat' has the keypoints tail, nose, but 'person' has nose, tail; accepted: the same in all"
+    message = "'cat' has the key points tail, nose, but 'person' has nose, tail; accepted: the same in all"
     with pytest.raises(InputError, match=message):
         train_set(coco_folder([[{"bbox": [4, 6, 10, 20]}]], categories=categories))
 
@@ -323,15 +339,15 @@ def run_length_mask(mask: np.ndarray, compressed: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_run_length_masks_become_outlines(coco_folder: Write, compressed: bool) -> None:
+def test_run_length_masks_become_polygons(coco_folder: Write, compressed: bool) -> None:
     mask = np.zeros((48, 64), bool)
     mask[10:20, 30:50] = True
     mask[40:48, 0:64] = True
     found = train_set(coco_folder([[{"bbox": [0, 10, 64, 38], "segmentation": run_length_mask(mask, compressed)}]]))
     assert not found.faults
-    outline = found.objects(0)[2][0]
-    assert area(outline) == mask.sum()
-    assert [*outline.min(0), *outline.max(0)] == [0, 10, 64, 48]
+    polygon = found.objects.polygons.of(0)
+    assert area(polygon) == mask.sum()
+    assert [*polygon.min(0), *polygon.max(0)] == [0, 10, 64, 48]
 
 
 def test_many_masks_are_read_as_pycocotools_reads_them() -> None:
@@ -339,11 +355,11 @@ def test_many_masks_are_read_as_pycocotools_reads_them() -> None:
     for _ in range(30):
         mask = np.kron(rng.random((rng.integers(1, 9), rng.integers(1, 9))) < 0.5, np.ones((31, 17))) > 0
         painted = np.zeros(mask.shape, np.uint8)
-        outline = read_outline(run_length_mask(mask, compressed=True), mask.shape)
+        polygon = read_polygon(run_length_mask(mask, compressed=True), mask.shape)
         hull = np.zeros(mask.shape, bool) if not mask.any() else mask
-        if len(outline):
-            cv2.fillPoly(painted, [np.round(outline - 0.5).astype(np.int32)], 1)
-        assert (painted.astype(bool) | ~hull).all()  # every pixel of the mask lies in its outline
+        if len(polygon):
+            cv2.fillPoly(painted, [np.round(polygon - 0.5).astype(np.int32)], 1)
+        assert (painted.astype(bool) | ~hull).all()  # every pixel of the mask lies in its polygon
 
 
 @pytest.mark.parametrize(
@@ -361,7 +377,7 @@ def test_many_masks_are_read_as_pycocotools_reads_them() -> None:
 )
 def test_a_broken_mask_leaves_a_box(coco_folder: Write, mask: dict[str, Any], message: str) -> None:
     found = train_set(coco_folder([[{"bbox": [4, 6, 10, 20], "segmentation": mask}]]))
-    assert found.boxes.tolist() == [[4, 6, 14, 26]]
-    assert found.points.shape == (0, 2)
+    assert found.objects.boxes.tolist() == [[4, 6, 14, 26]]
+    assert found.objects.polygons.points.shape == (0, 2)
     text = f"annotation 1: a run-length mask {message}; the object is a box only"
     assert only_fault(found)[0].endswith(text)

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_records import ImageRecord, ObjectRecord, build_image_set
+from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
 from PIL import Image
 
 from yolov7 import cli
 from yolov7.config import InputError
+from yolov7.config.options import ConvertOptions
 from yolov7.data import convert as module
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.convert import convert, flat_names, outline_area
-from yolov7.data.image_set import ImageSet, no_outline
+from yolov7.data.convert import convert, flat_names, polygon_area
+from yolov7.data.image_set import ImageSet
 from yolov7.data.yolo_txt import scan_labels
-from yolov7.options import ConvertOptions
 
 Write = Callable[..., Path]
 CATEGORIES = [{"id": 7, "name": "Hund"}, {"id": 3, "name": "гриб, rot: 猫"}]
@@ -32,12 +32,13 @@ def to(kind: Any, data: Path, output: Path, **options: Any) -> Path:
 
 
 def objects(image_set: ImageSet) -> dict[str, list[tuple[Any, ...]]]:
-    """Class name, box and outline of every object by the name of its picture, in order of class and box."""
+    """Class name, box and polygon of every object by the name of its image, in order of class and box."""
     found = {}
     for i, path in enumerate(image_set.paths):
-        rows = zip(*image_set.objects(i), strict=True)
+        objects = image_set.objects_of(i)
+        rows = zip(objects.boxes, objects.labels, objects.polygons, strict=True)
         found[Path(path).stem] = sorted(
-            ((image_set.names[label], box.tolist(), outline.ravel().tolist()) for box, label, outline in rows),
+            ((image_set.names[label], box.tolist(), polygon.ravel().tolist()) for box, label, polygon in rows),
             key=lambda row: (row[0], np.round(row[1], 2).tolist()))
     return found
 
@@ -98,56 +99,56 @@ def test_keys_of_the_json(animals: Path, tmp_path: Path) -> None:
 
 def test_boxes_only(animals: Path, tmp_path: Path) -> None:
     yaml = to("yolo", animals, tmp_path / "out", boxes=True)
-    assert len(opened(yaml).points) == 0
-    np.testing.assert_allclose(opened(yaml).boxes, opened(animals).boxes, atol=1e-4)
+    assert len(opened(yaml).objects.polygons.points) == 0
+    np.testing.assert_allclose(opened(yaml).objects.boxes, opened(animals).objects.boxes, atol=1e-4)
 
 
-def test_boxes_that_are_not_those_of_their_outlines_are_counted(coco_folder: Write, tmp_path: Path,
+def test_boxes_that_are_not_those_of_their_polygons_are_counted(coco_folder: Write, tmp_path: Path,
                                                                 caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     folder = coco_folder([[{"bbox": [20, 10, 20, 21], "segmentation": [TRIANGLE]}, {"bbox": [1, 2, 3, 4]}]])
     yaml = to("yolo", folder, tmp_path / "out")
-    assert "outlines whose box is not their object's: 1 (off by more than 0.0001 px, by 0.875 px" in caplog.text
-    assert opened(yaml).boxes.tolist()[0] == [20.25, 10.5, 40, 30.125]
+    assert "polygons whose box is not their object's: 1 (off by more than 0.0001 px, by 0.875 px" in caplog.text
+    assert opened(yaml).objects.boxes.tolist()[0] == [20.25, 10.5, 40, 30.125]
     caplog.clear()
     yaml = to("yolo", folder, tmp_path / "boxes", boxes=True)
-    assert "outline" not in caplog.text and opened(yaml).boxes.tolist()[0] == pytest.approx([20, 10, 40, 31])
+    assert "polygon" not in caplog.text and opened(yaml).objects.boxes.tolist()[0] == pytest.approx([20, 10, 40, 31])
 
 
-@pytest.mark.parametrize("outline", [[5, 5, 9, 5, 7, 5], TRIANGLE], ids=["flat", "of another object"])
-def test_no_object_is_lost_to_its_outline(coco_folder: Write, tmp_path: Path, outline: list[float]) -> None:
+@pytest.mark.parametrize("polygon", [[5, 5, 9, 5, 7, 5], TRIANGLE], ids=["flat", "of another object"])
+def test_no_object_is_lost_to_its_polygon(coco_folder: Write, tmp_path: Path, polygon: list[float]) -> None:
     folder = coco_folder([[{"bbox": [20.25, 10.5, 19.75, 19.625], "segmentation": [TRIANGLE]},
-                           {"bbox": [5, 5, 4, 4], "segmentation": [outline]}]])
+                           {"bbox": [5, 5, 4, 4], "segmentation": [polygon]}]])
     found = opened(to("yolo", folder, tmp_path / "out"))
-    np.testing.assert_allclose(found.boxes, opened(folder).boxes, atol=1e-4)
+    np.testing.assert_allclose(found.objects.boxes, opened(folder).objects.boxes, atol=1e-4)
 
 
-def test_large_pictures_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     side, corners = 20_000, np.sort(rng.uniform(0, 20_000, (500, 2, 2)), axis=1)
-    shapes = [no_outline(), *(rng.uniform(0, side, (12, 2)).astype(np.float32) for _ in range(20))]
+    shapes = [NO_POLYGON, *(rng.uniform(0, side, (12, 2)).astype(np.float32) for _ in range(20))]
     boxes = [*corners.reshape(-1, 4).tolist(), *((*o.min(0).tolist(), *o.max(0).tolist()) for o in shapes[1:])]
-    outlines = [no_outline()] * len(corners) + shapes[1:]
-    items = [ObjectRecord(tuple(b), 0, o) for b, o in zip(boxes, outlines, strict=True)]
+    polygons = [NO_POLYGON] * len(corners) + shapes[1:]
+    items = [ObjectRecord(tuple(b), 0, o) for b, o in zip(boxes, polygons, strict=True)]
     records = [ImageRecord("a.jpg", 1, (side, side), items)]
     large = build_image_set(records, ("a",), (1,), [], annotation_file=None, split="train")
     file = tmp_path / "a.txt"
     file.write_text("\n".join(module._rows(large, 0, ConvertOptions(), module._Tally())))
     monkeypatch.setattr("yolov7.data.yolo_txt.read_headers", lambda paths: (large.sizes, []))
     read = scan_labels(["a.jpg"], [str(file)], 1)
-    np.testing.assert_allclose(read.boxes, large.boxes, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(read.points, large.points, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(read.objects.boxes, large.objects.boxes, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(read.objects.polygons.points, large.objects.polygons.points, rtol=0, atol=1e-4)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_one_name_do_not_collide() -> None:
+def test_images_of_one_name_do_not_collide() -> None:
     paths = ["a/x.jpg", "b/x.jpg", "a/X.png", "a/x_2.jpg", "a/y.jfif", "c/x.jpg"]
     assert flat_names(paths) == ["x.jpg", "x_2.jpg", "X_3.png", "x_2_2.jpg", "y.jfif.jpg", "x_4.jpg"]
 
 
-def test_label_files_follow_renamed_pictures(yolo_folder: Write, tmp_path: Path) -> None:
+def test_label_files_follow_renamed_images(yolo_folder: Write, tmp_path: Path) -> None:
     yolo_folder("0 0.5 0.5 0.2 0.2\n", "1 0.5 0.5 0.4 0.4\n")
     for number in (0, 1):
         for kind, suffix in (("images", "jpg"), ("labels", "txt")):
@@ -156,7 +157,7 @@ def test_label_files_follow_renamed_pictures(yolo_folder: Write, tmp_path: Path)
     out = to("coco", tmp_path / "set.yaml", tmp_path / "out", splits=("train",))
     found = opened(to("yolo", out, tmp_path / "again"))
     assert [Path(path).name for path in found.paths] == ["same.jpg", "same_2.jpg"]
-    assert found.labels.tolist() == [0, 1]
+    assert found.objects.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("flags", "linked"), [({}, True), ({"link": True}, True), ({"copy": True}, False)])
@@ -166,7 +167,7 @@ def test_links_and_copies(animals: Path, tmp_path: Path, flags: dict[str, bool],
     assert os.path.samefile(*files) == linked
 
 
-def test_pictures_are_copied_where_they_cannot_be_linked(animals: Path, tmp_path: Path,
+def test_images_are_copied_where_they_cannot_be_linked(animals: Path, tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(18, "Invalid cross-device link")
@@ -178,10 +179,10 @@ def test_pictures_are_copied_where_they_cannot_be_linked(animals: Path, tmp_path
     assert not (tmp_path / "linked").exists()
 
 
-def test_a_link_to_a_picture_becomes_the_picture(animals: Path, tmp_path: Path) -> None:
-    picture = animals / "images" / "train" / "1.jpg"
-    picture.rename(tmp_path / "elsewhere.jpg")
-    picture.symlink_to("../../elsewhere.jpg")
+def test_a_link_to_an_image_becomes_the_image(animals: Path, tmp_path: Path) -> None:
+    image = animals / "images" / "train" / "1.jpg"
+    image.rename(tmp_path / "elsewhere.jpg")
+    image.symlink_to("../../elsewhere.jpg")
     to("yolo", animals, tmp_path / "out")
     assert not (tmp_path / "out" / "images" / "train" / "1.jpg").is_symlink()
 
@@ -189,7 +190,7 @@ def test_a_link_to_a_picture_becomes_the_picture(animals: Path, tmp_path: Path) 
 def test_crowds_that_are_left_out_are_counted(coco_folder: Write, tmp_path: Path,
                                               caplog: pytest.LogCaptureFixture) -> None:
     folder = coco_folder([[{"bbox": [1, 2, 3, 4]}, {"bbox": [5, 5, 20, 20], "iscrowd": 1}]])
-    assert len(opened(to("yolo", folder, tmp_path / "out")).labels) == 1
+    assert len(opened(to("yolo", folder, tmp_path / "out")).objects) == 1
     assert "label files have no crowds: 1 are left out" in caplog.text
 
 
@@ -202,14 +203,14 @@ SQUARE = [(0, 0), (10, 0), (10, 10), (0, 10)]
 def test_area_of_joined_parts(turned: bool) -> None:
     part = [(20, 10), (24, 10), (24, 18), (20, 18)][:: -1 if turned else 1]
     part = part[part.index((20, 10)) :] + part[: part.index((20, 10)) + 1]
-    assert outline_area(np.array([*SQUARE[:3], *part, *SQUARE[2:]], np.float32)) == 100 + 32
+    assert polygon_area(np.array([*SQUARE[:3], *part, *SQUARE[2:]], np.float32)) == 100 + 32
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_area_of_a_hole(turned: bool) -> None:
     hole = [(2, 2), (4, 2), (4, 4), (2, 4)]
     hole = [hole[0], *hole[:0:-1], hole[0]] if turned else [*hole, hole[0]]
-    assert outline_area(np.array([SQUARE[0], *hole, *SQUARE], np.float32)) == 100 - 4
+    assert polygon_area(np.array([SQUARE[0], *hole, *SQUARE], np.float32)) == 100 - 4
 
 
 # --- keypoints -------------------------------------------------------------------------------------------------
@@ -222,20 +223,20 @@ def test_label_files_have_no_keypoints(coco_folder: Write, tmp_path: Path, caplo
     folder = coco_folder([[{"bbox": [1, 2, 30, 40]} | NOSE]], categories=categories)
     assert opened(folder).keypoint_names == ("nose", "tail")
     assert opened(to("yolo", folder, tmp_path / "out")).keypoint_names == ()
-    assert "label files have no keypoints: they are left out" in caplog.text
+    assert "label files have no key points: they are left out" in caplog.text
 
 
 def test_keypoints_in_the_json(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     points = np.array(NOSE["keypoints"], np.float32).reshape(2, 3)
-    items = [ObjectRecord((1, 2, 31, 42), 0, no_outline(), points), ObjectRecord((1, 2, 3, 4), 0, no_outline())]
+    items = [ObjectRecord((1, 2, 31, 42), 0, NO_POLYGON, points), ObjectRecord((1, 2, 3, 4), 0, NO_POLYGON)]
     records = [ImageRecord(str(tmp_path / "a.png"), 1, (48, 64), items)]
     image_set = build_image_set(records, ("cat",), (3,), [], annotation_file=None, split="train",
                                 keypoint_names=("nose", "tail"))
     module._write_coco(image_set, tmp_path / "out", ConvertOptions(to="coco"), module._Tally())
     found = opened(tmp_path / "out")
     assert found.keypoint_names == ("nose", "tail")
-    np.testing.assert_array_equal(found.keypoints, image_set.keypoints)
+    np.testing.assert_array_equal(found.objects.keypoints, image_set.objects.keypoints)
     assert [a["num_keypoints"] for a in found.ground_truth()["annotations"]] == [1, 0]
 
 
@@ -283,20 +284,20 @@ def test_commands_of_two_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", "convrt"]) == 2
     assert "unknown command 'data convrt'; accepted: data convert" in capsys.readouterr().err
     assert cli.main(["data"]) == 2
-    assert "'data' is half a command; accepted: data convert" in capsys.readouterr().err
+    assert "'data' is an incomplete command; accepted: data convert" in capsys.readouterr().err
     for flags in (["--help"], ["data", "--help"]):
         assert cli.main(flags) == 0
         assert "data convert  Write a data set" in capsys.readouterr().out
 
 
-def test_faulty_pictures_are_listed(animals: Path, tmp_path: Path) -> None:
+def test_faulty_images_are_listed(animals: Path, tmp_path: Path) -> None:
     (animals / "images" / "train" / "2.jpg").write_bytes(b"")
     to("yolo", animals, tmp_path / "out")
     assert "2.jpg: the file is empty" in (tmp_path / "out" / "faults_train.txt").read_text()
     assert [path.name for path in (tmp_path / "out" / "images" / "train").iterdir()] == ["1.jpg"]
 
 
-def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
+def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "images").mkdir()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from yolov7.config import InputError
-from yolov7.data.images import check_picture, letterbox, load_image, resize_long_side
+from yolov7.data.images import check_image, letterbox, load_image, resize_long_side
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "post" / "letterbox.json").read_text())
 
@@ -24,11 +24,11 @@ def gradient(height: int = 24, width: int = 36) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
-def test_lossless_pictures_are_decoded_to_rgb(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"ä picture 图.{suffix}"
+def test_lossless_images_are_decoded_to_rgb(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"ä image 图.{suffix}"
     Image.fromarray(gradient()).save(path, **({"lossless": True} if suffix == "webp" else {}))
     np.testing.assert_array_equal(load_image(path), gradient())
-    assert check_picture(path) == (24, 36)
+    assert check_image(path) == (24, 36)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
@@ -41,7 +41,7 @@ def test_exif_orientations(tmp_path: Path, suffix: str, orientation: int) -> Non
     Image.fromarray(gradient()).save(path, exif=exif, **options)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     image = load_image(path)
-    assert image.shape == expected.shape == (*check_picture(path), 3)
+    assert image.shape == expected.shape == (*check_image(path), 3)
     assert np.abs(image.astype(int) - expected).max() <= 3
     assert image.flags.c_contiguous
 
@@ -69,7 +69,7 @@ def test_faults_are_one_sentence(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"empty.jpg: the file is empty \(0 bytes\)$"):
         load_image(empty)
-    with pytest.raises(InputError, match=r"text.jpg: not a picture that can be read; accepted: BMP, JPEG"):
+    with pytest.raises(InputError, match=r"text.jpg: not an image that can be read; accepted: BMP, JPEG"):
         load_image(text)
     with pytest.raises(InputError, match=r"cut.jpg: truncated JPEG"):
         load_image(cut)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_picture
+from conftest import write_image
+from image_records import content_of
 
 from yolov7.config import InputError
 from yolov7.data import coco, label_cache, yolo_txt
@@ -32,12 +33,13 @@ def train_set(data: Path) -> ImageSet:
 
 
 def assert_same(found: ImageSet, expected: ImageSet) -> None:
-    for name, value in vars(expected).items():
+    content = content_of(found)
+    for name, value in content_of(expected).items():
         if isinstance(value, np.ndarray):
-            assert vars(found)[name].dtype == value.dtype
-            np.testing.assert_array_equal(vars(found)[name], value, err_msg=name)
+            assert content[name].dtype == value.dtype
+            np.testing.assert_array_equal(content[name], value, err_msg=name)
         else:
-            assert vars(found)[name] == value, name
+            assert content[name] == value, name
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, caches: Path) -> list[str]:
-    """The names of the pictures that are scanned, and of the JSON files that are opened, from here on."""
+    """The names of the images that are scanned, and of the JSON files that are opened, from here on."""
     names: list[str] = []
 
     def watch(module: object, name: str) -> None:
@@ -92,13 +94,13 @@ def test_nothing_is_read_twice(yolo_folder: Write, read: list[str]) -> None:
         (lambda root: os.utime(root / "labels" / "p1.txt", ns=(1, 1)), ["p1.jpg"]),
         (lambda root: (root / "labels" / "p0.txt").unlink(), ["p0.jpg"]),
         (lambda root: (root / "labels" / "p2.txt").write_text(BOX), ["p2.jpg"]),
-        (lambda root: write_picture(root / "images" / "p1.jpg", 200, 100), ["p1.jpg"]),
-        (lambda root: write_picture(root / "images" / "a.jpg", 200, 100), ["a.jpg"]),
+        (lambda root: write_image(root / "images" / "p1.jpg", 200, 100), ["p1.jpg"]),
+        (lambda root: write_image(root / "images" / "a.jpg", 200, 100), ["a.jpg"]),
         (lambda root: (root / "images" / "p0.jpg").unlink(), []),
         (lambda root: (root / "images" / "p0.jpg").rename(root / "images" / "q.jpg"), ["q.jpg"]),
     ],
-    ids=["label edited", "label touched", "label removed", "label added", "picture edited", "picture added",
-         "picture removed", "picture renamed"],
+    ids=["label edited", "label touched", "label removed", "label added", "image edited", "image added",
+         "image removed", "image renamed"],
 )
 def test_exactly_the_changed_entries_are_read_again(
     yolo_folder: Write, read: list[str], caches: Path, change: Callable[[Path], object], scanned: list[str]
@@ -116,15 +118,15 @@ def test_exactly_the_changed_entries_are_read_again(
 
 def test_labels_that_appear_between_two_starts_are_seen(yolo_folder: Write, read: list[str]) -> None:
     yaml = yolo_folder(None, None)
-    assert len(train_set(yaml).labels) == 0
+    assert len(train_set(yaml).objects) == 0
     labels = yaml.parent / "labels"
     labels.mkdir()
     (labels / "p0.txt").write_text(BOX)
-    assert len(train_set(yaml).labels) == 1
-    (yaml.parent / "images" / "p1.txt").write_text(BOX)  # beside the pictures: not where there is a labels folder
-    assert len(train_set(yaml).labels) == 1
+    assert len(train_set(yaml).objects) == 1
+    (yaml.parent / "images" / "p1.txt").write_text(BOX)  # beside the images: not where there is a labels folder
+    assert len(train_set(yaml).objects) == 1
     shutil.rmtree(labels)
-    assert len(train_set(yaml).labels) == 1
+    assert len(train_set(yaml).objects) == 1
 
 
 @pytest.mark.parametrize("names", ["[cat, dog, cow]", "[dog, cat]"])
@@ -154,7 +156,7 @@ def test_what_could_not_be_opened_is_tried_again(yolo_folder: Write, read: list[
     label.unlink()
     label.mkdir()
     found = train_set(yaml)
-    assert "p0.txt: cannot be read (Is a directory); the picture is skipped" in str(found.faults[0])
+    assert "p0.txt: cannot be read (Is a directory); the image is skipped" in str(found.faults[0])
     assert reread(read, yaml)[1] == ["p0.jpg"]
 
 
@@ -178,31 +180,31 @@ def test_an_unchanged_json_is_not_opened(coco_folder: Write, read: list[str]) ->
     second, names = reread(read, folder)
     assert names == []
     assert_same(second, first)
-    assert second.keypoints.tolist() == [[[5, 6, 2]]]
+    assert second.objects.keypoints.tolist() == [[[5, 6, 2]]]
     assert len(second.faults) == 2
 
 
-def test_a_changed_json_is_read_but_not_the_pictures(coco_folder: Write, read: list[str]) -> None:
+def test_a_changed_json_is_read_but_not_the_images(coco_folder: Write, read: list[str]) -> None:
     folder = coco_folder([[ROW], []], **PEOPLE)
     train_set(folder)
     file = folder / "annotations" / "train.json"
     file.write_text(file.read_text().replace("30, 40", "20, 40"))
     found, names = reread(read, folder)
     assert set(names) == {"train.json"}
-    assert found.boxes.tolist() == [[1, 2, 21, 42]]
+    assert found.objects.boxes.tolist() == [[1, 2, 21, 42]]
 
 
-def test_a_changed_picture_is_read_alone(coco_folder: Write, read: list[str]) -> None:
+def test_a_changed_image_is_read_alone(coco_folder: Write, read: list[str]) -> None:
     folder = coco_folder([[ROW], []], **PEOPLE)
     first = train_set(folder)
     os.utime(folder / "images" / "train" / "2.jpg", ns=(1, 1))
     found, names = reread(read, folder)
     assert names == ["2.jpg"]
     assert_same(found, first)
-    write_picture(folder / "images" / "train" / "2.jpg", 48, 64)
+    write_image(folder / "images" / "train" / "2.jpg", 48, 64)
     found, names = reread(read, folder)
     assert names == ["2.jpg", "train.json"]
-    assert "2.jpg: the JSON says 64 x 48, the picture is 48 x 64; the picture is skipped" in str(found.faults[0])
+    assert "2.jpg: the JSON says 64 x 48, the image is 48 x 64; the image is skipped" in str(found.faults[0])
     assert reread(read, folder)[0].faults == found.faults
 
 
@@ -266,7 +268,7 @@ def test_a_damaged_file_is_ignored_with_one_warning_and_rebuilt(
     assert_same(found, first)
     assert names == ["p0.jpg", "p1.jpg"]
     assert len(caplog.records) == 1
-    assert f"{file}: is no cache that can be read (" in caplog.text
+    assert f"{file}: is not a cache that can be read (" in caplog.text
     assert not (tmp_path / "exploded").exists()
     assert reread(read, yaml)[1] == []
 
@@ -295,7 +297,7 @@ def test_two_processes_may_build_at_once(yolo_folder: Write, caches: Path) -> No
     yaml = yolo_folder(*[BOX] * 30)
     code = (f"from pathlib import Path\nfrom yolov7.data.catalog import open_data, open_split\n"
             f"for _ in range(8):\n"
-            f"    assert len(open_split(open_data({str(yaml)!r}), 'train').labels) == 30\n"
+            f"    assert len(open_split(open_data({str(yaml)!r}), 'train').objects) == 30\n"
             f"    [file.unlink(missing_ok=True) for file in Path({str(caches)!r}).glob('*.npz')]\n")
     root = str(Path(label_cache.__file__).parents[2])
     started = [subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE) for _ in range(2)]
@@ -354,7 +356,7 @@ def test_two_sets_never_share_a_file(yolo_folder: Write, caches: Path, tmp_path:
     shutil.copytree(tmp_path / "images", tmp_path / "other" / "images")
     other = tmp_path / "other" / "set.yaml"
     other.write_text(yaml.read_text())
-    assert (len(train_set(yaml).labels), len(train_set(other).labels)) == (1, 0)
+    assert (len(train_set(yaml).objects), len(train_set(other).objects)) == (1, 0)
     open_split(open_data(str(yaml)), "val")
     assert len(list(caches.iterdir())) == 3
 

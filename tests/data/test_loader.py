@@ -16,19 +16,22 @@ import torch
 from rectangles import make_sample
 
 from yolov7.config import InputError
+from yolov7.config.recipe import AugmentConfig
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import (
     BatchLoader,
     EpochSampler,
+    Field,
     collate,
     evaluation_loader,
+    fixed_shape_loader,
     rectangular_batches,
     training_loader,
 )
-from yolov7.options import AugmentConfig
-from yolov7.structures import Batch, Sample
+from yolov7.data.objects import Sample
+from yolov7.structures import Batch
 
 Squares = Callable[..., ImageSet]
 
@@ -49,9 +52,53 @@ def test_collate_pads_objects(counts: tuple[int, ...], padded: int) -> None:
     assert batch.targets.valid.sum(1).tolist() == list(counts)
     for i, count in enumerate(counts):
         assert batch.targets.labels[i].tolist() == [*range(count), *[0] * (padded - count)]
-        np.testing.assert_array_equal(batch.targets.boxes[i, :count], sample_with(count).boxes)
+        np.testing.assert_array_equal(batch.targets.boxes[i, :count], sample_with(count).objects.boxes)
         assert not batch.targets.boxes[i, count:].any()
     assert [meta.path for meta in batch.metas] == [str(i) for i in range(len(counts))]
+
+
+def box_sides(sample: Sample) -> np.ndarray:
+    return sample.objects.boxes[:, 2:] - sample.objects.boxes[:, :2]
+
+
+def brightness(sample: Sample) -> np.ndarray:
+    return sample.image.mean((0, 1)).astype(np.float32)
+
+
+FIELDS = (Field("sides", box_sides), Field("brightness", brightness, per_object=False))
+
+
+def test_collate_stacks_what_a_task_names() -> None:
+    samples = [sample_with(count, value) for value, count in enumerate((3, 0, 9))]
+    batch = collate(samples, FIELDS)
+    sides, means = batch.targets.extra["sides"], batch.targets.maps["brightness"]
+    assert (sides.shape, sides.dtype, means.shape) == ((3, 16, 2), torch.float32, (3, 3))
+    for i, sample in enumerate(samples):
+        np.testing.assert_array_equal(sides[i, : len(sample.objects)], box_sides(sample))
+        assert not sides[i, len(sample.objects) :].any()
+        assert means[i].tolist() == [i, 1, 2]
+    assert collate(samples).targets.extra == {}
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loaders_stack_fields_in_their_processes(
+    squares: Squares, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 2)
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: [start])
+    image_set = squares(4, polygons="mixed")
+    dataset = TrainingDataset(image_set, 64, AugmentConfig(mixup=0))
+    loaders = (training_loader(dataset, EpochSampler(4, 2, 0), 1, FIELDS),
+               evaluation_loader(image_set, 64, 2, 32, 1, fields=FIELDS),
+               fixed_shape_loader(image_set, (64, 96), 2, 1, fields=FIELDS))
+    for loader in loaders:
+        if start == "spawn":
+            loader.multiprocessing_context = "spawn"
+        for batch in loader:
+            boxes = batch.targets.boxes
+            assert torch.equal(batch.targets.extra["sides"], boxes[..., 2:] - boxes[..., :2])
+            means = batch.images.float().mean((2, 3))
+            torch.testing.assert_close(batch.targets.maps["brightness"], means, rtol=1e-4, atol=1e-3)
 
 
 def loader_of(dataset: TrainingDataset, batch_size: int, workers: int, seed: int = 0) -> BatchLoader:
@@ -71,7 +118,7 @@ def stream(image_set: ImageSet, workers: int, epochs: int = 3) -> list[Batch]:
 
 def test_the_stream_does_not_depend_on_the_workers(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 2)
-    image_set = squares(10, outlined="mixed")
+    image_set = squares(10, polygons="mixed")
     alone, together = stream(image_set, 0), stream(image_set, 2)
     assert len(alone) == len(together) == 9
     for first, second in zip(alone, together, strict=True):
@@ -81,7 +128,7 @@ def test_the_stream_does_not_depend_on_the_workers(squares: Squares, monkeypatch
         assert torch.equal(first.targets.valid, second.targets.valid)
         assert first.metas == second.metas
     orders = [[meta.image_id for batch in alone[i : i + 3] for meta in batch.metas] for i in (0, 3, 6)]
-    assert all(sorted(order) == list(range(10)) for order in orders)  # every picture once, the last batch is kept
+    assert all(sorted(order) == list(range(10)) for order in orders)  # every image once, the last batch is kept
     assert len({tuple(order) for order in orders}) == 3  # in a new order every time: no worker lags behind
     assert not torch.equal(alone[0].images, alone[3].images)
 
@@ -113,7 +160,7 @@ def test_rectangular_batches_are_sorted_by_aspect_and_stable() -> None:
 @pytest.mark.parametrize("rectangular", [True, False])
 def test_evaluation_batches(squares: Squares, workers: int, rectangular: bool) -> None:
     image_set = squares(7, long_side=96)
-    loader = evaluation_loader(image_set, 96, 3, 32, workers, rectangular)
+    loader = evaluation_loader(image_set, 96, 3, 32 if rectangular else None, workers)
     for _ in range(2):
         batches = list(loader)
         assert [len(batch.metas) for batch in batches] == [3, 3, 1]
@@ -124,10 +171,10 @@ def test_evaluation_batches(squares: Squares, workers: int, rectangular: bool) -
             if not rectangular:
                 assert (height, width) == (96, 96)
             for i, meta in enumerate(batch.metas):
-                boxes, labels, _ = image_set.objects(int(meta.image_id))
+                objects = image_set.objects_of(int(meta.image_id))
                 valid = batch.targets.valid[i]
-                assert batch.targets.labels[i, valid].tolist() == labels.tolist()
-                expected = boxes * np.tile(meta.gain, 2) + np.tile(meta.pad, 2)
+                assert batch.targets.labels[i, valid].tolist() == objects.labels.tolist()
+                expected = objects.boxes * np.tile(meta.gain, 2) + np.tile(meta.pad, 2)
                 np.testing.assert_allclose(batch.targets.boxes[i, valid], expected, atol=0.5)
 
 
@@ -167,7 +214,7 @@ def test_replaced_samples_are_counted_over_all_workers(squares: Squares) -> None
     assert dataset.replaced >= 1
 
 
-def test_real_pictures(bccd: Path) -> None:
+def test_real_images(bccd: Path) -> None:
     dataset = TrainingDataset(open_split(open_data(str(bccd)), "train", training=True), 160, AugmentConfig())
     batch = next(iter(loader_of(dataset, 8, 0)))
     assert batch.images.shape == (8, 3, 160, 160)
@@ -205,7 +252,7 @@ def test_processes_share_every_batch(length: int, batch_size: int, processes: in
         joined = [key for share in shares for key in share[index]]
         assert joined[: len(whole)] == whole
         assert len(joined) == parts[0].images(index) == max(len(whole), processes)
-        assert all(share[index] for share in shares)  # nobody is without a picture
+        assert all(share[index] for share in shares)  # nobody is without an image
 
 
 def test_an_epoch_can_begin_in_its_middle() -> None:

@@ -1,4 +1,4 @@
-"""Pasting: mirrored objects of a mosaic, cut-outs of other pictures."""
+"""Paste-in: cut-outs of other images."""
 
 from __future__ import annotations
 
@@ -9,65 +9,22 @@ import numpy as np
 import pytest
 from rectangles import rectangle_sample
 
-from yolov7.data.geometry import crop
+from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
-from yolov7.data.mosaic import Tile, render
-from yolov7.data.objects import Objects
-from yolov7.data.paste import CutOut, CutOutPool, draw_mirrored, paste_in, paste_mirrored
-from yolov7.data.reader import PictureReader
-from yolov7.data.transforms import cover
+from yolov7.data.paste import CutOut, CutOutPool, paste_in
+from yolov7.data.transforms import intersection_over_area
 
 Squares = Callable[..., ImageSet]
-OUTLINE = np.array([(10, 10), (39, 10), (39, 39), (10, 39)], np.float32)
-NO_KEYPOINTS = np.zeros((0, 0, 3), np.float32)
-
-
-def objects(boxes: list[tuple[int, ...]], labels: list[int], outlined: list[bool]) -> Objects:
-    counts = np.array([4 * has for has in outlined])
-    points = np.concatenate([OUTLINE[:0], *(OUTLINE for has in outlined if has)])
-    return Objects(np.array(boxes, np.float32), np.array(labels), points, counts, np.zeros((len(labels), 0, 3)))
-
-
-# --- mirrored objects ------------------------------------------------------------------------------------------
-
-
-def test_every_pixel_of_an_object_is_mirrored() -> None:
-    image = np.full((128, 128, 3), 90, np.uint8)
-    image[10:40, 10:40] = (0, 50, 200)  # red is 0: also this channel is pasted
-    found, outlines = draw_mirrored(objects([(10, 10, 40, 40)], [3], [True]), 1.0, 128, np.random.default_rng(0))
-    assert found.boxes.tolist() == [[10, 10, 40, 40], [88, 10, 118, 40]]
-    assert found.labels.tolist() == [3, 3]
-    assert found.segments()[1].tolist() == [[118, 10], [89, 10], [89, 39], [118, 39]]
-    tiles, still = [Tile(0, (128, 128), (0, 0))], crop(128, 128, 0)
-    pasted = render(tiles, 128, still, lambda _: image)
-    np.testing.assert_array_equal(pasted, image)
-    paste_mirrored(pasted, tiles, 128, still, lambda _: image, outlines)
-    assert (pasted[10:40, 88:118] == (0, 50, 200)).all()
-    assert (pasted != image).any(-1).sum() == 900
-
-
-def test_a_mirrored_object_hides_no_other() -> None:
-    boxes = [(10, 10, 40, 40), (90, 12, 110, 30)]
-    crowded, outlines = draw_mirrored(objects(boxes, [3, 4], [True, False]), 1.0, 128, np.random.default_rng(0))
-    assert crowded.labels.tolist() == [3, 4]
-    assert outlines == []
-    alone = objects(boxes[:1], [3], [True])
-    assert draw_mirrored(alone, 0.4, 128, np.random.default_rng(0))[0] is alone  # 0.4 of one object is none
-    boxed = objects(boxes[:1], [3], [False])
-    assert draw_mirrored(boxed, 1.0, 128, np.random.default_rng(0))[0] is boxed
-
-
-# --- cut-outs --------------------------------------------------------------------------------------------------
 
 
 def pool_of(image_set: ImageSet, seed: int = 0) -> CutOutPool:
-    return CutOutPool(image_set, PictureReader(image_set, 128, training=True), seed)
+    return CutOutPool(image_set, ImageReader(image_set, 128, training=True), seed)
 
 
-def test_objects_are_cut_out_by_their_outline(squares: Squares) -> None:
-    image_set = squares(6, outlined="mixed")
+def test_objects_are_cut_out_by_their_polygon(squares: Squares) -> None:
+    image_set = squares(6, polygons="mixed")
     pool = pool_of(image_set)
-    assert pool.pictures.tolist() == [0, 2, 4]  # that have outlines
+    assert pool.images.tolist() == [0, 2, 4]  # that have polygons
     cut_outs = pool.of_epoch(0)
     assert len(cut_outs) == 3  # half of two objects of each
     for place in range(3):
@@ -76,11 +33,11 @@ def test_objects_are_cut_out_by_their_outline(squares: Squares) -> None:
         colour = ((220, 30, 30), (30, 200, 40), (40, 60, 230))[item.label]
         assert (item.patch[item.mask] == colour).all()
         assert item.mask.mean() > 0.9
-        assert item.patch.base is None  # a view would keep the whole picture
+        assert item.patch.base is None  # a view would keep the whole image
 
 
 def test_cut_outs_depend_on_seed_and_epoch_alone(squares: Squares) -> None:
-    image_set = squares(12, outlined="all")
+    image_set = squares(12, polygons="all")
     first, second = pool_of(image_set), pool_of(image_set)
     second.of_epoch(7)
     assert first.of_epoch(3).keys == second.of_epoch(3).keys
@@ -88,9 +45,9 @@ def test_cut_outs_depend_on_seed_and_epoch_alone(squares: Squares) -> None:
     assert first.of_epoch(4).keys != first.of_epoch(3).keys != pool_of(image_set, 1).of_epoch(3).keys
 
 
-def test_an_epoch_reads_a_bounded_number_of_pictures(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yolov7.data.paste.POOL_PICTURES", 3)
-    pool = pool_of(squares(12, outlined="all"))
+def test_an_epoch_reads_a_bounded_number_of_images(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolov7.data.paste.POOL_IMAGES", 3)
+    pool = pool_of(squares(12, polygons="all"))
     reads: list[int] = []
     original = pool.reader.read
     monkeypatch.setattr(pool.reader, "read", lambda index: reads.append(index) or original(index))
@@ -99,35 +56,35 @@ def test_an_epoch_reads_a_bounded_number_of_pictures(squares: Squares, monkeypat
     assert len(reads) == len(set(reads)) == 3
 
 
-def test_a_picture_that_is_gone_is_not_pasted(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_gone_is_not_pasted(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
     from pathlib import Path
 
-    image_set = squares(2, outlined="all")
+    image_set = squares(2, polygons="all")
     for path in image_set.paths:
         Path(path).unlink()
     pool = pool_of(image_set)
     assert [pool.of_epoch(0)[place] for place in range(len(pool.of_epoch(0)))] == [None, None]
     sample = rectangle_sample((0, 0, 4, 4), (400, 400))
-    assert len(paste_in(sample, pool.of_epoch(0), np.random.default_rng(0)).labels) == 1
+    assert len(paste_in(sample, pool.of_epoch(0), np.random.default_rng(0)).objects) == 1
 
 
 def test_a_black_object_stays_black() -> None:
     mask = np.zeros((30, 40), bool)
     mask[5:25, 5:35] = True
-    outline = np.array([(5, 5), (35, 5), (35, 25), (5, 25)], np.float32)
+    polygon = np.array([(5, 5), (35, 5), (35, 25), (5, 25)], np.float32)
     patch = np.zeros((30, 40, 3), np.uint8)
     patch[:, :, 1] = 50
     sample = replace(rectangle_sample((0, 0, 4, 4), (400, 400)), image=np.full((400, 400, 3), 200, np.uint8))
     before = sample.image.copy()
-    pasted = paste_in(sample, [CutOut(patch, mask, outline, 9)], np.random.default_rng(0))
+    pasted = paste_in(sample, [CutOut(patch, mask, polygon, 9)], np.random.default_rng(0))
     np.testing.assert_array_equal(sample.image, before)  # the input is not written to
-    assert len(pasted.labels) > 3
-    assert set(pasted.labels[1:].tolist()) == {9}
+    assert len(pasted.objects) > 3
+    assert set(pasted.objects.labels[1:].tolist()) == {9}
     painted = (pasted.image != 200).any(-1)
     values = pasted.image[painted]
     assert np.unique(values, axis=0).tolist() == [[0, 50, 0]]
-    assert len(pasted.segments) == len(pasted.labels)
-    for box, points in zip(pasted.boxes[1:], pasted.segments[1:], strict=True):
+    assert len(pasted.objects.polygons) == len(pasted.objects)
+    for box, points in zip(pasted.objects.boxes[1:], pasted.objects.polygons[1:], strict=True):
         assert (points.min(0) >= box[:2]).all()
         assert (points.max(0) <= box[2:]).all()
         assert min(box[2:] - box[:2]) > 10
@@ -141,12 +98,12 @@ def test_pasting_covers_no_object_by_much(seed: int) -> None:
     item = CutOut(np.full((50, 50, 3), 9, np.uint8), mask, np.zeros((3, 2), np.float32), 0)
     sample = rectangle_sample((20, 20, 380, 380), (400, 400))
     pasted = paste_in(sample, [item], np.random.default_rng(seed))
-    for i, box in enumerate(pasted.boxes[1:], 1):
-        assert (cover(box, pasted.boxes[:i]) < 0.3).all()
+    for i, box in enumerate(pasted.objects.boxes[1:], 1):
+        assert (intersection_over_area(box, pasted.objects.boxes[:i]) < 0.3).all()
 
 
-def test_tiny_pictures_and_nothing_to_paste() -> None:
+def test_tiny_images_and_nothing_to_paste() -> None:
     tiny = rectangle_sample((1, 1, 4, 4), (10, 12))
     item = CutOut(np.zeros((50, 50, 3), np.uint8), np.ones((50, 50), bool), np.zeros((3, 2), np.float32), 0)
-    assert len(paste_in(tiny, [item], np.random.default_rng(0)).labels) == 1
+    assert len(paste_in(tiny, [item], np.random.default_rng(0)).objects) == 1
     assert paste_in(tiny, [], np.random.default_rng(0)) is tiny

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from yolov7.config import InputError, override
+from yolov7.config.recipe import AugmentConfig, Recipe, read_recipe
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.pipeline import GEOMETRY, STEPS, check_pipeline, make_steps
-from yolov7.options import AugmentConfig, Recipe, read_recipe
 
 Squares = Callable[..., ImageSet]
 EVERYTHING = AugmentConfig(**{
@@ -55,26 +55,42 @@ def test_the_list_can_be_changed_on_the_command_line() -> None:
 
 
 def test_all_steps_together(squares: Squares) -> None:
-    dataset = TrainingDataset(squares(outlined="all"), 96, EVERYTHING)
+    dataset = TrainingDataset(squares(polygons="all"), 96, EVERYTHING)
     assert len(make_steps(EVERYTHING, dataset.composer, dataset.pool, 0)) == len(STEPS)
     for position in range(10):
         sample = dataset[0, position, position % 6]
         assert sample.image.shape == (96, 96, 3)
-        assert len(sample.boxes) == len(sample.labels) == len(sample.segments) == len(sample.keypoints)
+        objects = sample.objects
+        assert len(objects.boxes) == len(objects.labels) == len(objects.polygons) == len(objects.keypoints)
 
 
 def test_what_is_left_out_does_nothing(squares: Squares) -> None:
-    image_set = squares(outlined="all", long_side=96)
+    image_set = squares(polygons="all", long_side=96)
     dataset = TrainingDataset(image_set, 96, replace(EVERYTHING, pipeline=()))
     sample = dataset[0, 0, 2]  # 60 x 96 px in a square of 96
     np.testing.assert_array_equal(sample.image[18:78], dataset.reader.read(2))
-    np.testing.assert_allclose(sample.boxes, image_set.objects(2)[0] + (0, 18, 0, 18), atol=1e-4)
+    np.testing.assert_allclose(sample.objects.boxes, image_set.objects_of(2).boxes + (0, 18, 0, 18), atol=1e-4)
     flipped = TrainingDataset(image_set, 96, replace(EVERYTHING, pipeline=("fliplr",)))[0, 0, 2]
     np.testing.assert_array_equal(flipped.image, sample.image[:, ::-1])
 
 
+def test_single_images_keep_their_polygons(squares: Squares) -> None:
+    image_set = squares(polygons="mixed")
+    augment = AugmentConfig(mosaic=0, mixup=0, paste_in=0, translate=0.1, scale=0.2)
+    with_polygons, boxes_only = (TrainingDataset(squares(polygons=kind), 128, augment) for kind in ("mixed", "none"))
+    for position in range(12):
+        key = 0, position, position % len(image_set)
+        sample, plain = with_polygons[key].objects, boxes_only[key].objects
+        np.testing.assert_array_equal(sample.boxes, plain.boxes)  # moved as boxes, polygons or not
+        assert len(plain.polygons.points) == 0
+        assert (sample.polygons.counts == (4 if key[2] % 2 == 0 else 0)).all()
+        for box, points in zip(sample.boxes, sample.polygons, strict=True):
+            if len(points):
+                np.testing.assert_allclose([*points.min(0).clip(0, 128), *points.max(0).clip(0, 128)], box, atol=1e-3)
+
+
 def test_the_order_counts(squares: Squares) -> None:
-    image_set = squares(outlined="all")
+    image_set = squares(polygons="all")
     images = []
     for order in (("hsv", "cutout"), ("cutout", "hsv")):
         augment = replace(EVERYTHING, hsv_v=1.0, pipeline=("perspective", *order))

@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from yolov7.data.prefetch import prefetch
+from yolov7.inference.detect import prefetch
 
 
 def numbers(made: list[int], end: int | None = None, closed: list[bool] | None = None) -> Generator[int, None, None]:

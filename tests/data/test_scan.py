@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_records import content_of
 from PIL import Image
 
 from yolov7.config import InputError
 from yolov7.data import scan
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.entries import join, take
 from yolov7.data.image_set import ImageSet
-from yolov7.data.scan import fingerprints, map_chunks
+from yolov7.data.scan import Entries, fingerprints, join, map_chunks, take
 from yolov7.data.yolo_txt import _LabelError, check_row, scan_labels
 
 Write = Callable[..., Path]
@@ -34,9 +34,10 @@ def processes_of(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     monkeypatch.setattr(scan, "available_cores", lambda: cores)
 
 
-def assert_same(found: ImageSet, expected: ImageSet) -> None:
-    for name, value in vars(expected).items():
-        np.testing.assert_array_equal(vars(found)[name], value, err_msg=name)
+def assert_same(found: ImageSet | Entries, expected: ImageSet | Entries) -> None:
+    content = content_of(found)
+    for name, value in content_of(expected).items():
+        np.testing.assert_array_equal(content[name], value, err_msg=name)
 
 
 def process_number(paths: list[str]) -> int:
@@ -59,7 +60,7 @@ def test_yolo_txt_is_the_same_in_processes(
 ) -> None:
     rng = np.random.default_rng(0)
     yaml = yolo_folder(*("".join(rng.choice(ROWS, 3, p=[0.4, 0.3, 0.1, 0.05, 0.1, 0.05])) for _ in range(60)))
-    (yaml.parent / "images" / "p17.jpg").write_bytes(b"no picture")
+    (yaml.parent / "images" / "p17.jpg").write_bytes(b"no image")
     found = {}
     for cores in (1, 3):
         processes_of(monkeypatch, cores)
@@ -74,7 +75,7 @@ def test_coco_json_is_the_same_in_processes(
     coco_folder: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = coco_folder([[{"bbox": [1, 2, 3 * (i % 4), 4]}] for i in range(40)])
-    (folder / "images" / "train" / "17.jpg").write_bytes(b"no picture")
+    (folder / "images" / "train" / "17.jpg").write_bytes(b"no image")
     (folder / "images" / "train" / "18.jpg").unlink()
     found = {}
     for cores in (1, 3):
@@ -153,8 +154,8 @@ def test_fingerprints(tmp_path: Path) -> None:
 def test_the_fast_check_refuses_what_the_slow_one_refuses(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     words = ["0", "1", "2", "0.5", "-0.0005", "1.0005", "1.1", "nan", "inf", "x", "1e999"]
-    picture, label = tmp_path / "a.bmp", tmp_path / "a.txt"
-    Image.new("RGB", (20, 20)).save(picture)
+    image, label = tmp_path / "a.bmp", tmp_path / "a.txt"
+    Image.new("RGB", (20, 20)).save(image)
     outcomes = set()
     for _ in range(600):
         weights = [0.3, 0.1, 0.02, 0.42, 0.04, 0.04, *[0.016] * 5]
@@ -166,7 +167,7 @@ def test_the_fast_check_refuses_what_the_slow_one_refuses(tmp_path: Path) -> Non
         except (InputError, _LabelError) as error:
             expected = str(error)
         try:
-            findings = scan_labels([str(picture)], [str(label)], 2).findings
+            findings = scan_labels([str(image)], [str(label)], 2).findings
             found = next((finding.reason for finding in findings if finding.skipped), None)
         except InputError as error:
             found = str(error)
@@ -178,12 +179,11 @@ def test_the_fast_check_refuses_what_the_slow_one_refuses(tmp_path: Path) -> Non
 
 def test_take_undoes_join(tmp_path: Path, yolo_folder: Write) -> None:
     yaml = yolo_folder(ROWS[0], ROWS[1] + ROWS[0], ROWS[2], ROWS[3], "")
-    pictures = [str(yaml.parent / "images" / f"p{i}.jpg") for i in range(5)]
+    images = [str(yaml.parent / "images" / f"p{i}.jpg") for i in range(5)]
     labels = [str(yaml.parent / "labels" / f"p{i}.txt") for i in range(5)]
-    parts = [scan_labels([picture], [label], 2) for picture, label in zip(pictures, labels, strict=True)]
+    parts = [scan_labels([image], [label], 2) for image, label in zip(images, labels, strict=True)]
     order = np.array([3, 1, 4, 0, 2])
     shuffled = take(join([parts[i] for i in order]), np.argsort(order))
-    whole = scan_labels(pictures, labels, 2)
-    for name, value in vars(whole).items():
-        np.testing.assert_array_equal(vars(shuffled)[name], value, err_msg=name)
+    whole = scan_labels(images, labels, 2)
+    assert_same(shuffled, whole)
     assert [finding.entry for finding in whole.findings] == [2, 3]

@@ -1,4 +1,4 @@
-"""Pictures and videos for detection: order, names, faults; the written video."""
+"""Images and videos for detection: order, names, faults; the written video."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import numpy as np
 import pytest
 
 from yolov7.config import InputError
-from yolov7.data.frames import VideoInfo
 from yolov7.data.images import cv2
-from yolov7.data.sources import open_source
+from yolov7.data.sources import VideoInfo, open_source
 from yolov7.data.video import VideoWriter
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
 
 
-def write_picture(path: Path, colour: str = "red", height: int = 24, width: int = 32) -> Path:
+def write_image(path: Path, colour: str = "red", height: int = 24, width: int = 32) -> Path:
     image = np.full((height, width, 3), COLOURS[colour], np.uint8)
     path.write_bytes(cv2.imencode(path.suffix.lower(), image[..., ::-1])[1].tobytes())
     return path
 
 
 def numbered(number: int, height: int = 96, width: int = 128) -> np.ndarray:
-    """A picture that bears its number as eight bright or dark bars, which survive a video codec."""
+    """An image that bears its number as eight bright or dark bars, which survive a video codec."""
     bits = [(number >> bit) & 1 for bit in range(8)]
     image = np.full((height, width, 3), 40, np.uint8)
     for bit, bright in enumerate(bits):
@@ -53,11 +52,11 @@ def write_avi(path: Path, frames: int) -> Path:
     return path
 
 
-# --- pictures --------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------
 
 
-def test_a_picture(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "red.png")
+def test_an_image(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "red.png")
     source = open_source(str(path))
     assert len(source) == 1
     (frame,) = source
@@ -70,12 +69,12 @@ def test_a_picture(tmp_path: Path) -> None:
 
 def test_a_folder_is_sorted_not_recursive_and_videos_come_last(tmp_path: Path) -> None:
     for name in ("c.png", "a.JPG", "d.bmp"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     write_video(tmp_path / "b.mp4", frames=3)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "._a.jpg").write_text("what other systems leave behind")
     (tmp_path / "deeper").mkdir()
-    write_picture(tmp_path / "deeper" / "e.png")
+    write_image(tmp_path / "deeper" / "e.png")
     source = open_source(str(tmp_path))
     assert len(source) == 6
     expected = [("a", 0), ("c", 0), ("d", 0), ("b", 1), ("b", 2), ("b", 3)]
@@ -86,15 +85,15 @@ def test_a_folder_is_sorted_not_recursive_and_videos_come_last(tmp_path: Path) -
 
 def test_globs(tmp_path: Path) -> None:
     for name in ("a1.png", "a2.png", "b1.png"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     (tmp_path / "deep").mkdir()
-    write_picture(tmp_path / "deep" / "a3.png")
+    write_image(tmp_path / "deep" / "a3.png")
     assert [frame.name for frame in open_source(str(tmp_path / "a*.png"))] == ["a1", "a2"]
     assert [frame.name for frame in open_source(str(tmp_path / "**" / "a?.*"))] == ["a1", "a2", "a3"]
 
 
 def test_a_file_may_be_named_like_a_glob(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "shot [1]*.png")
+    path = write_image(tmp_path / "shot [1]*.png")
     assert [frame.path for frame in open_source(str(path))] == [str(path)]
 
 
@@ -103,7 +102,7 @@ def test_names_with_spaces_and_other_scripts(tmp_path: Path) -> None:
     folder.mkdir()
     names = ["zwei Wörter", "写真 1"]
     for name in names:
-        write_picture(folder / f"{name}.png")
+        write_image(folder / f"{name}.png")
     write_video(folder / "фильм 7.mp4", frames=4)
     found = [frame.name for frame in open_source(str(folder))]
     assert found == [*names, *["фильм 7"] * 4]
@@ -113,7 +112,7 @@ def test_output_names_never_collide(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         for name in ("a.jpg", "a.png", "a_2.png", "A.bmp", "b.png"):
-            write_picture(tmp_path / folder / name)
+            write_image(tmp_path / folder / name)
         write_video(tmp_path / folder / "a.mp4", frames=1)
     frames = list(open_source(str(tmp_path / "*" / "*")))
     names = [frame.name for frame in frames]
@@ -125,7 +124,7 @@ def test_output_names_never_collide(tmp_path: Path) -> None:
     assert by_path["x/A.bmp"] == "A"
 
 
-def test_real_pictures(coco_mini: Path) -> None:
+def test_real_images(coco_mini: Path) -> None:
     folder = coco_mini / "images" / "val2017"
     source = open_source(str(folder))
     frames = list(source)
@@ -138,9 +137,9 @@ def test_real_pictures(coco_mini: Path) -> None:
 
 
 def test_unreadable_files_in_a_folder_are_skipped_and_listed(tmp_path: Path) -> None:
-    good = write_picture(tmp_path / "good.png")
+    good = write_image(tmp_path / "good.png")
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:40])
     whole = write_video(tmp_path / "whole.mp4", frames=5)
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:600])
@@ -187,7 +186,7 @@ def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path: Path) -> No
 
 
 def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
-    write_picture(tmp_path / "zidane.png")
+    write_image(tmp_path / "zidane.png")
     with pytest.raises(InputError, match=r"no such file or folder; did you mean 'zidane\.png'\?"):
         open_source(str(tmp_path / "zidan.png"))
     with pytest.raises(InputError, match="no such file or folder"):
@@ -196,14 +195,14 @@ def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
         open_source("")
 
 
-def test_sources_without_pictures_say_what_is_accepted(tmp_path: Path) -> None:
+def test_sources_without_images_say_what_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("text")
     (tmp_path / "more.txt").write_text("text")
     with pytest.raises(InputError, match=r"suffix '\.md' is unknown; accepted: bmp, jpg.*mp4"):
         open_source(str(tmp_path / "notes.md"))
-    with pytest.raises(InputError, match=r"the folder holds no picture or video \(2 other files\); accepted: bmp"):
+    with pytest.raises(InputError, match=r"the folder holds no image or video \(2 other files\); accepted: bmp"):
         open_source(str(tmp_path))
-    with pytest.raises(InputError, match="the pattern matches no picture or video; accepted: bmp"):
+    with pytest.raises(InputError, match="the pattern matches no image or video; accepted: bmp"):
         open_source(str(tmp_path / "*.jpg"))
 
 
@@ -234,15 +233,15 @@ def test_video_colours_are_rgb(tmp_path: Path) -> None:
     assert max(green, blue) < 40
 
 
-def test_a_video_of_real_pictures(coco_mini: Path, tmp_path: Path) -> None:
-    pictures = [frame.image for frame in open_source(str(coco_mini / "images" / "val2017" / "*0.jpg"))]
-    pictures = [cv2.resize(picture, (320, 240)) for picture in pictures]
+def test_a_video_of_real_images(coco_mini: Path, tmp_path: Path) -> None:
+    images = [frame.image for frame in open_source(str(coco_mini / "images" / "val2017" / "*0.jpg"))]
+    images = [cv2.resize(image, (320, 240)) for image in images]
     with VideoWriter(tmp_path / "real.mp4", 5, 320, 240) as writer:
-        for picture in pictures:
-            writer.write(picture)
+        for image in images:
+            writer.write(image)
     frames = list(open_source(str(tmp_path / "real.mp4")))
-    assert len(frames) == len(pictures) > 3
-    differences = [np.abs(f.image.astype(float) - p).mean() for f, p in zip(frames, pictures, strict=True)]
+    assert len(frames) == len(images) > 3
+    differences = [np.abs(f.image.astype(float) - p).mean() for f, p in zip(frames, images, strict=True)]
     assert max(differences) < 12
 
 

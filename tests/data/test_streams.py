@@ -15,8 +15,7 @@ from numbered import Camera, number_of, numbered, plain_pictures
 
 from yolov7.config import InputError
 from yolov7.data import streams, video
-from yolov7.data.frames import Frame
-from yolov7.data.sources import open_source
+from yolov7.data.sources import Frame, open_source
 from yolov7.data.streams import StreamError, Streams
 from yolov7.data.video import VideoWriter
 
@@ -37,7 +36,7 @@ assert all(map(Gst.ElementFactory.find, ("x264enc", "rtph264pay", "videoconvert"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off that starts with less than a second; no proxies."""
     monkeypatch.setattr(streams, "FIRST_WAIT", 0.05)
-    monkeypatch.setattr(streams, "LONGEST_WAIT", 1.0)
+    monkeypatch.setattr(streams, "MAX_WAIT", 1.0)
     monkeypatch.setenv("no_proxy", "*")
 
 
@@ -121,9 +120,9 @@ def has_gstreamer() -> bool:
 
 def rtsp_server(folder: Path, port: int, start: float) -> subprocess.Popen[str]:
     """GStreamer's, with the number of the moment on its frames; to be skipped where it is not installed."""
-    (folder / "picture").write_bytes(plain_pictures(1, 240, 320)[0].tobytes())
+    (folder / "image").write_bytes(plain_pictures(1, 240, 320)[0].tobytes())
     script = Path(__file__).parents[1] / "rtsp_server.py"
-    arguments = [str(port), str(folder / "picture"), "320", "240", "20", str(start)]
+    arguments = [str(port), str(folder / "image"), "320", "240", "20", str(start)]
     process = subprocess.Popen([PYTHON, str(script), *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                text=True)
     assert process.stdout and process.stdout.readline() == "ready\n"
@@ -300,7 +299,7 @@ def test_what_cannot_be_reached_at_the_start_is_bad_input(tmp_path: Path, connec
 
 @pytest.mark.parametrize(("source", "message"), [
     ("ftp://host/clip", "the scheme 'ftp' is not read from a server; accepted: videos and streams by rtsp, rtsps"),
-    ("http://host/a.jpg", "a picture is not read from a server"),
+    ("http://host/a.jpg", "an image is not read from a server"),
 ])
 def test_addresses_that_are_not_read(source: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -34,7 +34,7 @@ def annotations(folder: Path, split: str = "train") -> dict:
 
 
 def boxes_of(folder: Path) -> list[np.ndarray]:
-    """xyxy boxes of each picture."""
+    """xyxy boxes of each image."""
     coco = annotations(folder)
     boxes: dict[int, list] = {image["id"]: [] for image in coco["images"]}
     for item in coco["annotations"]:
@@ -43,7 +43,7 @@ def boxes_of(folder: Path) -> list[np.ndarray]:
     return [np.array(b) for b in boxes.values()]
 
 
-# --- the pictures ----------------------------------------------------------------------------------------------
+# --- the images ----------------------------------------------------------------------------------------------
 
 
 def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
@@ -56,21 +56,21 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     assert all(first[name] != third[name] for name in first)
 
 
-def test_a_picture_depends_on_seed_split_and_index_alone(shapes: Path, tmp_path: Path) -> None:
+def test_an_image_depends_on_seed_split_and_index_alone(shapes: Path, tmp_path: Path) -> None:
     generate(tmp_path / "fewer", 2, 1)
     for name in ("images/train/000002.jpg", "images/val/000001.jpg"):
         assert (tmp_path / "fewer" / name).read_bytes() == (shapes / name).read_bytes()
-    pictures = [paint(*where)[0] for where in ((0, "train", 0), (0, "train", 1), (0, "val", 0), (1, "train", 0))]
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+    images = [paint(*where)[0] for where in ((0, "train", 0), (0, "train", 1), (0, "val", 0), (1, "train", 0))]
+    assert len({image.tobytes() for image in images}) == len(images)
 
 
-def test_sizes_and_format_of_the_pictures(shapes: Path) -> None:
+def test_sizes_and_format_of_the_images(shapes: Path) -> None:
     coco = annotations(shapes)
     sizes = set()
     for image in coco["images"]:
-        picture = load_image(shapes / "images" / "train" / image["file_name"])
-        assert picture.shape == (image["height"], image["width"], 3)
-        sizes.add(picture.shape[:2])
+        pixels = load_image(shapes / "images" / "train" / image["file_name"])
+        assert pixels.shape == (image["height"], image["width"], 3)
+        sizes.add(pixels.shape[:2])
     assert {max(size) for size in sizes} == {320}
     assert len(sizes) >= 3
 
@@ -91,7 +91,7 @@ def test_a_fifth_of_the_objects_is_under_32_pixels(shapes: Path) -> None:
     assert min(width.min(), height.min()) >= 5
 
 
-def test_objects_overlap_and_leave_the_picture(shapes: Path) -> None:
+def test_objects_overlap_and_leave_the_image(shapes: Path) -> None:
     images = annotations(shapes)["images"]
     overlapping, truncated, total = 0, 0, 0
     for image, boxes in zip(images, boxes_of(shapes), strict=True):
@@ -118,15 +118,15 @@ def test_objects_differ_in_colour_from_what_they_cover(monkeypatch: pytest.Monke
     monkeypatch.setattr(synthetic, "_colours", spy)
     for index in range(10):
         paint(0, "val", index)
-    assert min(contrasts) > synthetic.LEAST_CONTRAST - 0.01
+    assert min(contrasts) > synthetic.MIN_CONTRAST - 0.01
 
 
 # --- the annotations -------------------------------------------------------------------------------------------
 
 
-def test_boxes_and_areas_are_those_of_the_outlines(shapes: Path) -> None:
+def test_boxes_and_areas_are_those_of_the_polygons(shapes: Path) -> None:
     for item in annotations(shapes)["annotations"]:
-        points = np.concatenate([np.reshape(outline, (-1, 2)) for outline in item["segmentation"]])
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in item["segmentation"]])
         low, high = points.min(axis=0), points.max(axis=0)
         assert item["bbox"] == [*low, *(high - low)]
         assert 0 < item["area"] <= item["bbox"][2] * item["bbox"][3]
@@ -134,21 +134,21 @@ def test_boxes_and_areas_are_those_of_the_outlines(shapes: Path) -> None:
 
 
 def rectangle(top: int, left: int, bottom: int, right: int) -> synthetic._Shape:
-    """A shape that fills its window, in pixels of the canvas (twice those of the picture)."""
+    """A shape that fills its window, in pixels of the canvas (twice those of the image)."""
     mask = np.ones((bottom - top, right - left), bool)
     return synthetic._Shape((slice(top, bottom), slice(left, right)), mask, float(mask.size), 10.0, 0.0, 0)
 
 
-def test_an_outline_runs_along_the_edges_of_visible_pixels() -> None:
+def test_a_polygon_runs_along_the_edges_of_visible_pixels() -> None:
     canvas = synthetic._Canvas(np.zeros((40, 60, 3), np.uint8))
     rng = np.random.default_rng(0)
     canvas.add(rng, rectangle(10, 8, 20, 28))
-    assert np.concatenate(canvas.outlines(0)).min(axis=0).tolist() == [4, 5]
-    assert np.concatenate(canvas.outlines(0)).max(axis=0).tolist() == [14, 10]
+    assert np.concatenate(canvas.polygons(0)).min(axis=0).tolist() == [4, 5]
+    assert np.concatenate(canvas.polygons(0)).max(axis=0).tolist() == [14, 10]
     hider = rectangle(0, 22, 30, 40)
     assert canvas.fits(hider)
     canvas.add(rng, hider)
-    assert np.concatenate(canvas.outlines(0)).max(axis=0).tolist() == [11, 10]
+    assert np.concatenate(canvas.polygons(0)).max(axis=0).tolist() == [11, 10]
     assert canvas.visible.tolist() == [140, 540]
     assert not canvas.fits(rectangle(10, 8, 20, 28))
 
@@ -160,9 +160,9 @@ def test_every_object_stays_at_least_half_visible() -> None:
         for label in range(len(CLASSES)):
             synthetic._place(rng, canvas, label)
         for number, shape in enumerate(canvas.shapes):
-            visible = (canvas.owner == number).sum()
+            visible = (canvas.object_index == number).sum()
             assert visible == canvas.visible[number]
-            assert visible >= synthetic.LEAST_INSIDE * shape.area
+            assert visible >= synthetic.MIN_INSIDE * shape.area
 
 
 def test_pycocotools_reads_the_annotations(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,11 +189,11 @@ def test_a_complete_set_is_left_alone(shapes: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in shapes.rglob("*")} == before
 
 
-@pytest.mark.parametrize("damage", ["picture", "annotations", "seed", "count", "version"])
+@pytest.mark.parametrize("damage", ["image", "annotations", "seed", "count", "version"])
 def test_a_damaged_or_stale_set_is_rebuilt(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "shapes"
     generate(folder, 3, 1, seed=1 if damage == "seed" else 0)
-    if damage == "picture":
+    if damage == "image":
         (folder / "images" / "train" / "000002.jpg").unlink()
     elif damage == "annotations":
         (folder / "annotations" / "val.json").unlink()

@@ -13,7 +13,7 @@ from PIL import Image
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
-from yolov7.data.yolo_txt import find_pictures, label_path
+from yolov7.data.yolo_txt import find_images, label_paths
 
 Write = Callable[..., Path]
 BOX = "0 0.5 0.5 0.2 0.4\n"
@@ -30,15 +30,15 @@ def faults(image_set: ImageSet) -> list[str]:
 def test_a_mixed_file_is_read_row_by_row(yolo_folder: Write) -> None:
     rows = BOX + "1 0.1 0.2 0.3 0.2 0.3 0.6\n" + "0 0.5 0.5 0.9 0.5 0.9 0.9 0.5 0.9 0.45 0.7\n"
     found = train_set(yolo_folder(rows))
-    np.testing.assert_allclose(found.boxes, [[40, 15, 60, 35], [10, 10, 30, 30], [45, 25, 90, 45]], rtol=1e-5)
-    assert found.labels.tolist() == [0, 1, 0]
-    _, _, outlines = found.objects(0)
-    assert [len(points) for points in outlines] == [0, 3, 5]
-    np.testing.assert_allclose(outlines[1], [[10, 10], [30, 10], [30, 30]], rtol=1e-5)
+    np.testing.assert_allclose(found.objects.boxes, [[40, 15, 60, 35], [10, 10, 30, 30], [45, 25, 90, 45]], rtol=1e-5)
+    assert found.objects.labels.tolist() == [0, 1, 0]
+    polygons = found.objects_of(0).polygons
+    assert [len(points) for points in polygons] == [0, 3, 5]
+    np.testing.assert_allclose(polygons.of(1), [[10, 10], [30, 10], [30, 30]], rtol=1e-5)
     assert not found.faults
 
 
-def test_pictures_without_objects_are_background(yolo_folder: Write) -> None:
+def test_images_without_objects_are_background(yolo_folder: Write) -> None:
     found = train_set(yolo_folder(BOX, "", None, "\n \n"))
     assert len(found) == 4
     assert found.background_count == 3
@@ -60,12 +60,12 @@ def test_pictures_without_objects_are_background(yolo_folder: Write) -> None:
         ("0 -0.5 0.5 0.2 0.4", "the value -0.5; accepted: 0 to 1"),
     ],
 )
-def test_a_garbled_row_skips_the_picture(yolo_folder: Write, row: str, reason: str) -> None:
+def test_a_garbled_row_skips_the_image(yolo_folder: Write, row: str, reason: str) -> None:
     found = train_set(yolo_folder(BOX, BOX + row))
     assert [Path(path).name for path in found.paths] == ["p0.jpg"]
     assert len(found.faults) == 1
     assert faults(found)[0].startswith(f"p1.txt: line 2: {reason}")
-    assert faults(found)[0].endswith("; the picture is skipped")
+    assert faults(found)[0].endswith("; the image is skipped")
     assert found.faults[0].skipped
 
 
@@ -78,7 +78,7 @@ def test_a_class_out_of_range_is_refused(yolo_folder: Write, index: str) -> None
 
 def test_zero_size_and_repeated_objects_are_dropped(yolo_folder: Write) -> None:
     found = train_set(yolo_folder(BOX + "1 0.5 0.5 0 0.4\n" + BOX + "1 0.5 0.5 0.2 0.4\n"))
-    assert found.labels.tolist() == [0, 1]
+    assert found.objects.labels.tolist() == [0, 1]
     assert faults(found) == [
         "p0.txt: line 2: a box of zero size (0 x 20 px); the object is dropped",
         "p0.txt: line 3: the same class and box as an earlier one; the object is dropped",
@@ -88,7 +88,7 @@ def test_zero_size_and_repeated_objects_are_dropped(yolo_folder: Write) -> None:
 
 def test_values_just_outside_and_boxes_over_the_border_are_clipped(yolo_folder: Write) -> None:
     found = train_set(yolo_folder("0 1.0009 0.5 0.2 1.0005\n1 -0.0009 0.5 0.4 0.2\n"))
-    np.testing.assert_allclose(found.boxes, [[90, 0, 100, 50], [0, 20, 20, 30]], rtol=1e-5)
+    np.testing.assert_allclose(found.objects.boxes, [[90, 0, 100, 50], [0, 20, 20, 30]], rtol=1e-5)
     assert not found.faults
 
 
@@ -104,13 +104,13 @@ def test_a_label_file_that_is_no_text(yolo_folder: Write) -> None:
     ("damage", "reason"),
     [
         (lambda path: path.write_bytes(b""), "the file is empty (0 bytes)"),
-        (lambda path: path.write_text("no picture"), "not a picture that can be read"),
+        (lambda path: path.write_text("no image"), "not an image that can be read"),
         (lambda path: path.write_bytes(path.read_bytes()[:-200]), "truncated JPEG (image file is truncated)"),
         (lambda path: Image.new("RGB", (9, 30)).save(path), "9 x 30 px; accepted: sides of at least 10 px"),
-        (lambda path: Image.new("RGB", (30, 30)).save(path, format="GIF"), "a picture in the format GIF"),
+        (lambda path: Image.new("RGB", (30, 30)).save(path, format="GIF"), "an image in the format GIF"),
     ],
 )
-def test_a_bad_picture_is_skipped(yolo_folder: Write, damage: Callable[[Path], object], reason: str) -> None:
+def test_a_bad_image_is_skipped(yolo_folder: Write, damage: Callable[[Path], object], reason: str) -> None:
     yaml = yolo_folder(BOX, BOX)
     path = yaml.parent / "images" / "p1.jpg"
     noise = np.random.default_rng(0).integers(0, 255, (50, 100, 3), np.uint8)
@@ -119,7 +119,7 @@ def test_a_bad_picture_is_skipped(yolo_folder: Write, damage: Callable[[Path], o
     found = train_set(yaml)
     assert len(found) == 1
     assert faults(found)[0].startswith(f"p1.jpg: {reason}")
-    assert faults(found)[0].endswith("; the picture is skipped")
+    assert faults(found)[0].endswith("; the image is skipped")
 
 
 def test_bytes_behind_the_end_of_a_jpeg_are_no_fault(yolo_folder: Write) -> None:
@@ -132,13 +132,13 @@ def test_bytes_behind_the_end_of_a_jpeg_are_no_fault(yolo_folder: Write) -> None
 def test_no_objects_at_all_cannot_be_trained_on(yolo_folder: Write) -> None:
     source = open_data(str(yolo_folder(None, "")))
     assert len(open_split(source, "train")) == 2
-    with pytest.raises(InputError, match="set.yaml, train: none of the 2 pictures has an object: there is nothing to"):
+    with pytest.raises(InputError, match="set.yaml, train: none of the 2 images has an object: there is nothing to"):
         open_split(source, "train", training=True)
 
 
-def test_no_usable_picture(yolo_folder: Write) -> None:
+def test_no_usable_image(yolo_folder: Write) -> None:
     yaml = yolo_folder("0 nan 0 0 0", "0 1 2")
-    message = r"train: no usable picture \(2 skipped\): .*p0.txt: line 1: 'nan' is not a finite number; .*p1.txt"
+    message = r"train: no usable image \(2 skipped\): .*p0.txt: line 1: 'nan' is not a finite number; .*p1.txt"
     with pytest.raises(InputError, match=message):
         train_set(yaml)
 
@@ -159,19 +159,19 @@ def test_ground_truth_is_built(yolo_folder: Write) -> None:
 
 
 def test_the_last_images_folder_is_replaced_then_the_first(tmp_path: Path) -> None:
-    picture = str(tmp_path / "images" / "x" / "images" / "a.jpg")
+    image = str(tmp_path / "images" / "x" / "images" / "a.jpg")
     last, first = tmp_path / "images" / "x" / "labels" / "a.txt", tmp_path / "labels" / "x" / "images" / "a.txt"
     first.parent.mkdir(parents=True)
     first.touch()
-    assert label_path(picture) == str(first)
+    assert label_paths([image]) == [str(first)]
     last.parent.mkdir(parents=True)
     last.touch()
-    assert label_path(picture) == str(last)
+    assert label_paths([image]) == [str(last)]
 
 
-def test_labels_beside_the_pictures_where_there_is_no_labels_folder(tmp_path: Path) -> None:
-    assert label_path(str(tmp_path / "images" / "a.b.jpg")) == str(tmp_path / "images" / "a.b.txt")
-    assert label_path(str(tmp_path / "pictures" / "a.png")) == str(tmp_path / "pictures" / "a.txt")
+def test_labels_beside_the_images_where_there_is_no_labels_folder(tmp_path: Path) -> None:
+    assert label_paths([str(tmp_path / "images" / "a.b.jpg")]) == [str(tmp_path / "images" / "a.b.txt")]
+    assert label_paths([str(tmp_path / "photos" / "a.png")]) == [str(tmp_path / "photos" / "a.txt")]
 
 
 def test_folders_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
@@ -180,20 +180,20 @@ def test_folders_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     expected = [str(tmp_path / name) for name in ("a/z.jpeg", "b/2.PNG", "c.jpg")]
-    assert find_pictures([tmp_path], []) == expected
+    assert find_images([tmp_path], []) == expected
 
 
-def test_lists_of_pictures(tmp_path: Path) -> None:
+def test_lists_of_images(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("sub/a.jpg", "b.jpg", "sub/ä ö.jpg"):
         (tmp_path / name).touch()
     file = tmp_path / "sub" / "list.txt"
     file.write_text(f"./a.jpg\n\nb.jpg\n{tmp_path}/b.jpg\nä ö.jpg\ngone.jpg\n", encoding="utf-8")
-    found = [os.path.relpath(path, tmp_path) for path in find_pictures([file], [tmp_path])]
+    found = [os.path.relpath(path, tmp_path) for path in find_images([file], [tmp_path])]
     assert found == ["sub/a.jpg", "b.jpg", "sub/ä ö.jpg", "gone.jpg"]
 
 
-def test_missing_pictures_of_a_list_are_listed(yolo_folder: Write) -> None:
+def test_missing_images_of_a_list_are_listed(yolo_folder: Write) -> None:
     yaml = yolo_folder(BOX)
     (yaml.parent / "all.txt").write_text("./images/p0.jpg\n./images/gone.jpg\n")
     yaml.write_text("train: all.txt\nnc: 1\n")
@@ -203,12 +203,12 @@ def test_missing_pictures_of_a_list_are_listed(yolo_folder: Write) -> None:
     assert "gone.jpg: missing, but named by" in faults(found)[0]
 
 
-@pytest.mark.parametrize(("name", "message"), [("empty", "no picture in this folder"), ("empty.txt", "an empty list")])
+@pytest.mark.parametrize(("name", "message"), [("empty", "no image in this folder"), ("empty.txt", "an empty list")])
 def test_nothing_there(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").touch()
     with pytest.raises(InputError, match=f"{name}: {message}"):
-        find_pictures([tmp_path / name], [])
+        find_images([tmp_path / name], [])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How well anchors fit the objects of a data set, and anchors that fit better (spec of training, section 11).
+"""How well anchors fit the objects of a data set, and anchors that fit better (docs/reference.md, Anchor check).
 
 Everything is compared by the ratio of sides: of width and height the worse one, 1 for an equal box. An object whose
 ratio to every anchor reaches the recipe's ``anchor_t`` is never a target of the loss.
@@ -18,12 +18,10 @@ from yolov7.data.image_set import ImageSet
 logger = logging.getLogger(__name__)
 
 TINY = 3.0  # pixels; narrower objects are hardly ever found
-LEAST_SIDE = 2.0  # pixels; of anchors, and of the objects that they are fitted to (the longer side)
+MIN_SIDE = 2.0  # pixels; of anchors, and of the objects that they are fitted to (the longer side)
 ITERATIONS = 30  # of k-means
 CANDIDATES = 8  # drawn for each of its first centres
-MOST_FITTED = 20_000  # objects that anchors are fitted to
-MUTATED, SPREAD = 0.9, 0.1  # share of the values that a generation changes, and by how much
-LEAST_FACTOR, LARGEST_FACTOR = 0.3, 3.0
+MAX_FITTED = 20_000  # objects that anchors are fitted to
 _CHUNK = 4096  # objects compared at a time: small enough for the processor's cache
 
 
@@ -41,10 +39,11 @@ class AnchorFit:
 
 
 def object_sizes(image_set: ImageSet, image_size: int) -> np.ndarray:
-    """Width and height of every object in pixels, ``[T, 2]``, when each picture's long side is ``image_size``."""
+    """Width and height of every object in pixels, ``[T, 2]``, when each image's long side is ``image_size``."""
     gains = image_size / image_set.sizes.max(axis=1)
-    corners = image_set.boxes.astype(np.float64)
-    return (corners[:, 2:] - corners[:, :2]) * np.repeat(gains, np.diff(image_set.offsets))[:, None]
+    corners = image_set.objects.boxes.astype(np.float64)
+    sizes: np.ndarray = (corners[:, 2:] - corners[:, :2]) * gains[image_set.image_index, None]
+    return sizes
 
 
 def recall(sizes: np.ndarray, anchors: np.ndarray, threshold: float) -> AnchorFit:
@@ -68,20 +67,19 @@ def fitness(sizes: np.ndarray, anchors: np.ndarray, threshold: float) -> float:
     return float(np.where(best < threshold, 1 / best, 0).mean())
 
 
-def fit_anchors(sizes: np.ndarray, count: int, threshold: float, generations: int = 1000,
-                seed: int = 0) -> np.ndarray:
+def fit_anchors(sizes: np.ndarray, count: int, threshold: float, generations: int = 1000, seed: int = 0) -> np.ndarray:
     """Anchors ``[count, 2]`` in pixels for objects ``[T, 2]``: k-means, then evolution; sorted by area.
 
     A function of its arguments alone. Whether they are better than others, `recall` tells. `InputError`: no objects,
     sizes that are not numbers above 0, fewer different sizes than anchors.
     """
     _check(sizes)
-    kept = sizes[(sizes >= LEAST_SIDE).any(axis=1)].astype(np.float64)
-    if len(kept) > MOST_FITTED:
-        logger.info("anchors are fitted to %d of %d objects, drawn by the seed", MOST_FITTED, len(kept))
-        kept = kept[np.random.default_rng(seed).choice(len(kept), MOST_FITTED, replace=False)]
-    start = np.maximum(cluster(kept, count, seed), LEAST_SIDE)
-    anchors = evolve(kept, start, threshold, generations, seed).round(2)
+    kept = sizes[(sizes >= MIN_SIDE).any(axis=1)].astype(np.float64)
+    if len(kept) > MAX_FITTED:
+        logger.info("anchors are fitted to %d of %d objects, drawn by the seed", MAX_FITTED, len(kept))
+        kept = kept[np.random.default_rng(seed).choice(len(kept), MAX_FITTED, replace=False)]
+    start = np.maximum(cluster(kept, count, seed), MIN_SIDE)
+    anchors: np.ndarray = evolve(kept, start, threshold, generations, seed).round(2)
     return anchors[np.argsort(anchors.prod(axis=1), kind="stable")]
 
 
@@ -95,7 +93,7 @@ def cluster(sizes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """
     distinct = len(np.unique(sizes, axis=0))
     if distinct < count:
-        raise InputError(f"anchors: found {distinct} different object sizes of at least {LEAST_SIDE:g} px; accepted: "
+        raise InputError(f"anchors: found {distinct} different object sizes of at least {MIN_SIDE:g} px; accepted: "
                          f"at least {count}, one for each anchor")
     deviation = sizes.std(axis=0)
     deviation[deviation == 0] = 1
@@ -106,7 +104,8 @@ def cluster(sizes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
         members = np.bincount(nearest, minlength=count)
         sums = np.stack([np.bincount(nearest, side, minlength=count) for side in points.T], axis=1)
         centres = np.where(members[:, None] > 0, sums / np.maximum(members, 1)[:, None], centres)
-    return centres * deviation
+    found: np.ndarray = centres * deviation
+    return found
 
 
 def _scattered(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -124,7 +123,8 @@ def _scattered(points: np.ndarray, count: int, rng: np.random.Generator) -> np.n
 
 def _distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Squared distances ``[T, K]``."""
-    return ((points[:, 0, None] - centres[:, 0]) ** 2) + ((points[:, 1, None] - centres[:, 1]) ** 2)
+    squared: np.ndarray = (points[:, 0, None] - centres[:, 0]) ** 2 + (points[:, 1, None] - centres[:, 1]) ** 2
+    return squared
 
 
 # --- evolution -------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def evolve(sizes: np.ndarray, anchors: np.ndarray, threshold: float, generations
     best, score = anchors, fitness(sizes, anchors, threshold)
     progress = trange(generations, desc="anchors", unit="generation", leave=False, disable=None)
     for _ in progress:
-        candidate = np.maximum(best * _mutation(best.shape, rng), LEAST_SIDE)
+        candidate = np.maximum(best * _mutation(best.shape, rng), MIN_SIDE)
         candidate_score = fitness(sizes, candidate, threshold)
         if candidate_score > score:
             best, score = candidate, candidate_score
@@ -146,12 +146,12 @@ def evolve(sizes: np.ndarray, anchors: np.ndarray, threshold: float, generations
 
 
 def _mutation(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Factors for every value, at least one of them other than 1."""
+    """Factors for every value: 90% of them change, by about 10%, and at least one does."""
     while True:
-        mask = rng.random(shape) < MUTATED
-        factors = 1 + mask * rng.random() * rng.standard_normal(shape) * SPREAD  # one strength for all of them
+        mask = rng.random(shape) < 0.9
+        factors = 1 + mask * rng.random() * rng.standard_normal(shape) * 0.1  # one strength for all of them
         if (factors != 1).any():
-            return factors.clip(LEAST_FACTOR, LARGEST_FACTOR)
+            return factors.clip(0.3, 3.0)
 
 
 # --- what they share -------------------------------------------------------------------------------------------
@@ -172,6 +172,7 @@ def _chunks(sizes: np.ndarray) -> list[np.ndarray]:
 
 def _ratios(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """The worse ratio of sides of every pair, ``[K, T]``, at least 1."""
-    width, height = (np.maximum.outer(anchor, size) / np.minimum.outer(anchor, size)
-                     for anchor, size in zip(anchors.T, sizes.T, strict=True))
-    return np.maximum(width, height)
+    sides = (np.maximum.outer(anchor, size) / np.minimum.outer(anchor, size)
+             for anchor, size in zip(anchors.T, sizes.T, strict=True))
+    worse: np.ndarray = np.maximum(*sides)
+    return worse

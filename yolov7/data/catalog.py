@@ -1,40 +1,65 @@
-"""What ``--data`` names -> `DataSource` -> `ImageSet` of a split."""
+"""What ``--data`` names -> `DataSource` -> `ImageSet` of a split, read by the format that claims it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from yolov7.config import InputError, nearest, shipped_file, shipped_files
-from yolov7.data.coco import (
-    coco_patterns,
-    coco_picture_folders,
-    find_coco_file,
-    names_of,
-    read_coco,
-)
+from yolov7.config import InputError, from_mapping, nearest, read_yaml, shipped_file, shipped_files
+from yolov7.data.coco import CocoJson
+from yolov7.data.formats import Entry, SplitSource, format_of, formats, register
 from yolov7.data.image_set import ImageSet
-from yolov7.data.label_cache import LabelCache
-from yolov7.data.yolo_txt import find_pictures, read_yolo_txt
-from yolov7.options import DataConfig, RunSettings, Split, SplitConfig, read_data_config
+from yolov7.data.yolo_txt import YoloTxt
 
 SPLITS = ("train", "val", "test")
+register(YoloTxt())
+register(CocoJson())
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a data set suggests for one model, where no flag says otherwise."""
+
+    epochs: int | None = None
+    img_size: tuple[int, ...] | None = None
+    batch_size: int | None = None
+    nominal_batch: int | None = None
+    hyp: str | None = None
+    set: tuple[str, ...] = ()  # overrides of the recipe, unless --hyp names another one
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data-set YAML: the keys of the reference implementation, with an entry of any format for each split."""
+
+    train: Entry | None = None
+    val: Entry | None = None
+    test: Entry | None = None
+    nc: int | None = None
+    names: tuple[str, ...] | dict[int, str] | None = None
+    path: str | tuple[str, ...] | None = None  # root of relative paths; of several, the first that exists
+    download: str | None = None  # a key of the reference implementation: shown when images are missing, never executed
+    generate: Literal["shapes"] | None = None  # built-in set, made on first use in `path` below the working directory
+    settings: dict[str, RunSettings] = field(default_factory=dict)
+
+
+def read_data_config(path: str | Path) -> DataConfig:
+    """Read a data-set YAML strictly; paths stay as written (see `yolov7.data`)."""
+    return from_mapping(DataConfig, read_yaml(path), str(path))
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set by name; its pictures are looked for when a split is opened."""
+    """A data set by name; its images are looked for when a split is opened."""
 
     name: str
     names: tuple[str, ...]
-    settings: dict[str, RunSettings] = field(default_factory=dict)
+    names_file: str = ""  # the file that the names were read from, where the YAML has none
     file: str = ""  # its YAML or folder, for messages
-    splits: dict[str, Split] = field(default_factory=dict)
-    bases: tuple[Path, ...] = ()  # folders that relative paths are tried in
-    names_file: str = ""  # the JSON that the names were read from, where the YAML has none
-    download: str | None = None
+    splits: dict[str, SplitSource] = field(default_factory=dict)
+    settings: dict[str, RunSettings] = field(default_factory=dict)
 
 
 def open_data(name: str) -> DataSource:
@@ -52,10 +77,8 @@ def open_data(name: str) -> DataSource:
         return _open_yaml(path)
     if file := shipped_file(name, shipped):
         return _open_yaml(file)
-    raise InputError(
-        f"--data {name!r}: no such file or folder, and no data set is shipped under that name; shipped: "
-        f"{', '.join(shipped)}{nearest(path.name.removesuffix('.yaml'), shipped)}"
-    )
+    raise InputError(f"--data {name!r}: no such file or folder, and no data set is shipped under that name; shipped: "
+                     f"{', '.join(shipped)}{nearest(path.name.removesuffix('.yaml'), shipped)}")
 
 
 def _shipped_data() -> dict[str, Path]:
@@ -64,13 +87,12 @@ def _shipped_data() -> dict[str, Path]:
 
 def _open_folder(root: Path) -> DataSource:
     root = Path(os.path.abspath(root))
-    files = {split: file for split in SPLITS if (file := find_coco_file(root, split))}
-    if not files:
-        patterns = ", ".join(pattern for split in SPLITS for pattern in coco_patterns(split))
-        raise InputError(f"--data {root}: no COCO JSON in this folder; looked for {patterns}; a YAML file works too")
-    splits: dict[str, Split] = {split: SplitConfig(images="", annotations=str(file)) for split, file in files.items()}
-    names_file, names = _names_of_json(splits, root.name, (root,), None)
-    return DataSource(root.name, names, {}, str(root), splits, (root,), names_file)
+    splits = {split: SplitSource(split, entry, str(root), (root,))  # of several formats the first counts
+              for split in SPLITS for kind in reversed(formats()) if (entry := kind.entry_of_folder(root, split))}
+    if not splits:
+        patterns = ", ".join(pattern for split in SPLITS for kind in formats() for pattern in kind.layouts(split))
+        raise InputError(f"--data {root}: no annotations in this folder; looked for {patterns}; a YAML file works too")
+    return DataSource(root.name, *_names_in_files(splits, None), str(root), splits)
 
 
 def _open_yaml(file: Path) -> DataSource:
@@ -80,13 +102,15 @@ def _open_yaml(file: Path) -> DataSource:
         from yolov7.data.synthetic import generate
 
         generate(bases[0])
-    splits = {split: value for split in SPLITS if (value := getattr(config, split)) is not None}
+    splits = {split: SplitSource(split, entry, str(file), bases, config.download)
+              for split in SPLITS if (entry := getattr(config, split)) is not None}
     if not splits:
         raise InputError(f"{file}: has none of the keys {', '.join(SPLITS)}; accepted: at least one")
-    names, names_file = _class_names(config, file), ""
-    if names is None:
-        names_file, names = _names_of_json(splits, str(file), bases, config)
-    return DataSource(file.stem, names, config.settings, str(file), splits, bases, names_file, config.download)
+    for source in splits.values():
+        format_of(source)  # an entry that none claims is an error now, not when its split is opened
+    listed = _listed_names(config, file)
+    names, names_file = _names_in_files(splits, config.nc) if listed is None else (listed, "")
+    return DataSource(file.stem, names, names_file, str(file), splits, config.settings)
 
 
 def _bases(config: DataConfig, file: Path) -> tuple[Path, ...]:
@@ -101,7 +125,8 @@ def _bases(config: DataConfig, file: Path) -> tuple[Path, ...]:
     return (existing[0],) if existing else tuple(dict.fromkeys(roots))
 
 
-def _class_names(config: DataConfig, file: Path) -> tuple[str, ...] | None:
+def _listed_names(config: DataConfig, file: Path) -> tuple[str, ...] | None:
+    """The class names that the YAML lists."""
     names = config.names
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
@@ -109,84 +134,48 @@ def _class_names(config: DataConfig, file: Path) -> tuple[str, ...] | None:
         names = tuple(names[i] for i in range(len(names)))
     if names is not None and config.nc is not None and config.nc != len(names):
         raise InputError(f"{file}: nc is {config.nc}, but names has {len(names)} entries")
-    if names is None and config.nc is not None and not any(_is_json(config, split) for split in SPLITS):
-        return tuple(map(str, range(config.nc)))
     return names
 
 
-def _is_json(config: DataConfig, split: str) -> bool:
-    return isinstance(getattr(config, split), SplitConfig)
+def _names_in_files(splits: dict[str, SplitSource], nc: int | None) -> tuple[tuple[str, ...], str]:
+    """The class names where the YAML lists none, and the file of a split that they were read from.
 
-
-def _names_of_json(
-    splits: dict[str, Split], source: str, bases: Sequence[Path], config: DataConfig | None
-) -> tuple[str, tuple[str, ...]]:
-    """The JSON file and the class names in it. Training annotations come last: they may be large."""
-    for split in sorted(splits, key=("val", "test", "train").index):
-        entry = splits[split]
-        if isinstance(entry, SplitConfig):
-            download = config.download if config else None
-            file = _find(entry.annotations, bases, f"{source}, {split}.annotations", download)
-            names = names_of(file, _cache(split, [file], bases))
-            if config is not None and config.nc not in (None, len(names)):
-                raise InputError(f"{source}: nc is {config.nc}, but {file} has {len(names)} categories")
-            return str(file), names
-    raise InputError(f"{source}: the key 'names' is missing; accepted: a list of class names")
-
-
-def _find(entry: str, bases: Sequence[Path], where: str, download: str | None) -> Path:
-    candidates = [base / entry for base in bases]
-    for path in candidates:
-        if path.exists():
-            return Path(os.path.abspath(path))
-    tried = ", ".join(str(Path(os.path.abspath(path))) for path in dict.fromkeys(candidates))
-    hint = f"; to be had from (never fetched by itself): {download}" if download else ""
-    raise InputError(f"{where}: {entry!r} was not found; looked for {tried}{hint}")
-
-
-def _cache(split: str, places: Sequence[Path], bases: Sequence[Path]) -> LabelCache:
-    """Of the base that the first of these places was found in, or of the folder it lies in."""
-    near = next((base for base in bases if places[0].is_relative_to(base)), places[0].parent)
-    return LabelCache(near, split, places)
-
-
-def open_split(source: DataSource, split: str, training: bool = False) -> ImageSet:
-    """Read and check the pictures and objects of ``train``, ``val`` or ``test``.
-
-    Faulty ones are skipped and listed (see `report_faults`). What was read before and has not changed comes from a
-    cache (see `label_cache`). Raises `InputError` for a split that the data set does
-    not have or that is not where it should be, without any usable picture, and for ``training`` without any object.
+    Training files come last: they may be large. Classes that no file names are called 0, 1, ... ``nc`` - 1.
     """
-    entry = source.splits.get(split)
-    if entry is None:
+    for split in sorted(splits, key=("val", "test", "train").index):
+        source = splits[split]
+        if found := format_of(source).class_names(source):
+            names, file = found
+            if nc not in (None, len(names)):
+                raise InputError(f"{source.data}: nc is {nc}, but {file} has {len(names)} categories")
+            return names, file
+    if nc is None:
+        data = next(iter(splits.values())).data
+        raise InputError(f"{data}: the key 'names' is missing; accepted: a list of class names")
+    return tuple(map(str, range(nc))), ""
+
+
+def open_split(source: DataSource, split: str, training: bool = False, crowds: bool = False) -> ImageSet:
+    """Read and check the images and objects of ``train``, ``val`` or ``test``.
+
+    Faulty ones are skipped and listed (see `report_faults`); crowds (``iscrowd=1``) are left out, unless asked for.
+    What was read before and has not changed comes from a cache (see `label_cache`). Raises `InputError` for a split
+    that the data set does not have or that is not where it should be, without any usable image, and for ``training``
+    without any object.
+    """
+    if split not in source.splits:
         raise InputError(f"--data {source.file}: has no split {split!r}; accepted: {', '.join(source.splits)}")
-    image_set = _read_split(source, split, entry)
-    if training and not len(image_set.labels):
-        reasons = "".join(f"; {fault}" for fault in image_set.faults[:3])
-        raise InputError(
-            f"{source.file}, {split}: none of the {len(image_set)} pictures has an object: there is nothing to train "
-            f"on (label files are looked for as images/x.jpg -> labels/x.txt, or named as COCO JSON){reasons}"
-        )
-    return image_set
-
-
-def _read_split(source: DataSource, split: str, entry: Split) -> ImageSet:
-    where = f"{source.file}, {split}"
-    if not isinstance(entry, SplitConfig):
-        entries = (entry,) if isinstance(entry, str) else entry
-        places = [_find(item, source.bases, where, source.download) for item in entries]
-        cache = _cache(split, places, source.bases)
-        return read_yolo_txt(find_pictures(places, source.bases), source.names, split, where, cache)
-    file = _find(entry.annotations, source.bases, f"{where}.annotations", source.download)
-    if entry.images:
-        folders = [_find(entry.images, source.bases, f"{where}.images", source.download)]
-    else:
-        folders = coco_picture_folders(source.bases[0], file, split)
-    names, cache = None if source.names_file else source.names, _cache(split, [file], source.bases)
-    image_set = read_coco(folders, file, names, split, cache)
+    found = source.splits[split]
+    image_set = format_of(found).read(found, None if source.names_file else source.names)
     if image_set.names != source.names:
-        raise InputError(
-            f"{file}: has the categories {', '.join(image_set.names)}, but {source.names_file} has "
-            f"{', '.join(source.names)}; accepted: the same in both"
-        )
+        file = image_set.annotation_file or found.where
+        raise InputError(f"{file}: has the categories {', '.join(image_set.names)}, but {source.names_file} has "
+                         f"{', '.join(source.names)}; accepted: the same in both")
+    if not crowds:
+        image_set = image_set.only(~image_set.objects.crowd)
+    if training and not len(image_set.objects):
+        reasons = "".join(f"; {fault}" for fault in image_set.faults[:3])
+        raise InputError(f"{found.where}: none of the {len(image_set)} images has an object: there is nothing to train "
+                         "on (label files are looked for as images/x.jpg -> labels/x.txt, or named as COCO JSON)"
+                         f"{reasons}")
     return image_set

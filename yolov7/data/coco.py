@@ -1,4 +1,4 @@
-"""COCO JSON -> `ImageSet` (spec of the data, section 6), and folders in COCO layout."""
+"""COCO JSON -> `ImageSet` (docs/reference.md, COCO JSON), and folders in COCO layout."""
 
 from __future__ import annotations
 
@@ -6,23 +6,83 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from yolov7.config import InputError, nearest
-from yolov7.data.coco_objects import read_objects
-from yolov7.data.coco_shapes import keypoint_names
-from yolov7.data.entries import Entries, empty_entries, faults_of, image_set_of, join, take
+from yolov7.data.coco_annotations import keypoint_names, read_objects
+from yolov7.data.formats import Entry, Format, SplitSource
 from yolov7.data.image_set import ImageSet
-from yolov7.data.label_cache import Cached, LabelCache, check_labels
-from yolov7.data.scan import fingerprints, map_chunks, read_headers, without_collector
+from yolov7.data.label_cache import Cached, check_labels, read_changed
+from yolov7.data.scan import (
+    Entries,
+    empty_entries,
+    fingerprints,
+    image_set_of,
+    read_headers,
+    without_collector,
+)
 
 logger = logging.getLogger(__name__)
 
 _LARGE = 50_000_000  # bytes: about a second
+
+
+class CocoJson(Format):
+    """A JSON file and a folder of images; a folder in COCO layout holds both."""
+
+    name = "coco"
+    entries = "{images: FOLDER, annotations: FILE.json}"
+
+    def claims(self, entry: Entry) -> bool:
+        """Keys ``images`` and ``annotations``."""
+        return isinstance(entry, dict) and set(entry) == {"images", "annotations"}
+
+    def layouts(self, split: str) -> list[str]:
+        """Where the JSON file of a split is looked for in a folder in COCO layout."""
+        stems = [f"instances_{split}*", split] + (["image_info_test-dev*"] if split == "test" else [])
+        folders = [split, "valid"] if split == "val" else [split]
+        return [f"annotations/{stem}.json" for stem in stems] + [f"{name}/_annotations.coco.json" for name in folders]
+
+    def entry_of_folder(self, root: Path, split: str) -> Entry | None:
+        """The JSON file of the split; its images are looked for when it is read."""
+        files = sorted({file for pattern in self.layouts(split) for file in root.glob(pattern)})
+        if len(files) > 1:
+            found = ", ".join(file.name for file in files)
+            raise InputError(f"--data {root}: several files fit the split {split!r}: {found}; name one in a data-set "
+                             "YAML")
+        return {"images": "", "annotations": str(files[0])} if files else None
+
+    def class_names(self, source: SplitSource) -> tuple[tuple[str, ...], str]:
+        """Those of the JSON file, which is not opened where the cache knows them."""
+        file = _annotation_file(source)
+        extra = source.cache([file]).peek()
+        names = extra.get("names")
+        unchanged = extra.get("json") == fingerprints([str(file)])[0].tolist()
+        if unchanged and isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names), str(file)
+        return read_categories(read_annotations(file), file)[1], str(file)
+
+    def read(self, source: SplitSource, names: tuple[str, ...] | None) -> ImageSet:
+        """``names`` replace the file's own and must match them in number."""
+        file = _annotation_file(source)
+        with without_collector():
+            table, images, entries = _read(source, file)
+        if names is not None and len(names) != len(table.names):
+            raise InputError(f"{file}: has {len(table.names)} categories, but the data set names {len(names)} classes")
+        ids = [table.ids[row] for row in np.flatnonzero(entries.usable).tolist()]
+        return image_set_of(
+            entries, images, ids, str(file), str(file), names=names or table.names, category_ids=table.category_ids,
+            keypoint_names=table.keypoint_names, annotation_file=str(file), split=source.split)
+
+
+def _annotation_file(source: SplitSource) -> Path:
+    assert isinstance(source.entry, dict)  # `claims` has seen it
+    return source.find(source.entry["annotations"], "annotations")
+
 
 # --- the file --------------------------------------------------------------------------------------------------
 
@@ -42,6 +102,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: holds a {type(content).__name__}; accepted: COCO's keys images, categories, ...")
     _check_rows(content, "images", ("id", "file_name"), file)
     _check_rows(content, "categories", ("id", "name"), file)
+    content.setdefault("annotations", [])  # COCO's test splits have none
     _check_rows(content, "annotations", ("id", "image_id", "category_id", "bbox"), file)
     if not content["categories"]:
         raise InputError(f"{file}: `categories` is empty; accepted: at least one class")
@@ -49,8 +110,6 @@ def read_annotations(file: Path) -> dict[str, Any]:
 
 
 def _check_rows(content: dict[str, Any], key: str, needed: tuple[str, ...], file: Path) -> None:
-    if key == "annotations":
-        content.setdefault(key, [])  # COCO's test splits have none
     if key not in content:
         raise InputError(f"{file}: the key {key!r} is missing{nearest(key, content)}")
     rows = content[key]
@@ -80,91 +139,54 @@ def read_categories(content: dict[str, Any], file: Path) -> tuple[tuple[int, ...
 
 
 class _Table(NamedTuple):
-    """The pictures and classes of a JSON file."""
+    """The images and classes of a JSON file."""
 
-    ids: list[int | str]
-    files: list[str]  # relative to the pictures' folder
+    files: list[str]  # relative to the images' folder
+    ids: tuple[int | str, ...]
     category_ids: tuple[int, ...]
     names: tuple[str, ...]
     keypoint_names: tuple[str, ...]
 
 
-def read_coco(
-    folders: Sequence[Path], file: Path, names: tuple[str, ...] | None, split: str, cache: LabelCache | None = None
-) -> ImageSet:
-    """Read one split. ``names`` replace the file's own class names and must match them in number.
+def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
+    """The table of a JSON file, the paths of its images, and their objects.
 
-    Of several ``folders`` the first that has the pictures is used. Crowds are no training objects. Faulty pictures
-    and objects are listed in the result's ``faults``. With a ``cache`` neither the file nor a picture is opened that
-    has not changed since.
+    Neither the file nor an image is opened that has not changed since it was read for the cache.
     """
-    with without_collector():
-        table, pictures, entries = _Reader(folders, file, split, cache or LabelCache(None)).read()
-    if names is not None and len(names) != len(table.names):
-        raise InputError(f"{file}: has {len(table.names)} categories, but the data set names {len(names)} classes")
-    faults = faults_of(entries, pictures, str(file), str(file))
-    ids = [table.ids[row] for row in np.flatnonzero(entries.usable).tolist()]
-    return image_set_of(
-        entries, pictures, ids, faults, str(file),
-        names=names or table.names, category_ids=table.category_ids, keypoint_names=table.keypoint_names,
-        annotation_file=str(file), split=split,
-    )
+    cache, described = source.cache([file]), {"reader": "coco json"}
+    stamp = fingerprints([str(file)])[0].tolist()
+    cached = cache.load(described)
+    known = _known_table(cached, stamp)  # what an unchanged file would say
+    content = {} if known else read_annotations(file)
+    table = known or _read_table(content, file)
+    folder = _image_folder(source, file, table.files)
+    images = [os.path.join(folder, name) for name in table.files]
+    stats = fingerprints(images)
+    if cached and known and np.array_equal(stats, cached.stats):
+        return table, images, cached.entries
+    headers_only = cached and replace(cached, entries=_headers_of(cached.entries))
+    headers = read_changed(scan_headers, (images,), headers_only, table.files, stats,
+                           f"{source.split}: reading headers")
+    if cached and known and _same_headers(headers, cached.entries):
+        entries = cached.entries
+    else:
+        entries = _objects(content or read_annotations(file), file, table, headers)
+    extra = {"json": stamp, **table._asdict()}
+    del extra["files"]
+    cache.store(Cached(described, table.files, stats, entries, extra))
+    return table, images, entries
 
 
-class _Reader:
-    """One JSON file, opened at most once, and the cache of what was read of it."""
-
-    def __init__(self, folders: Sequence[Path], file: Path, split: str, cache: LabelCache) -> None:
-        self.folders, self.file, self.split, self.cache = folders, file, split, cache
-        self.described = {"reader": "coco json"}
-        self.stamp = fingerprints([str(file)])[0].tolist()
-        self.cached = cache.load(self.described)
-        self.known = _known_table(self.cached, self.stamp)  # what an unchanged file would say
-
-    @cached_property
-    def content(self) -> dict[str, Any]:
-        return read_annotations(self.file)
-
-    def read(self) -> tuple[_Table, list[str], Entries]:
-        """The table, the paths of its pictures, and their objects."""
-        table = self.known or _read_table(self.content, self.file)
-        folder = _picture_folder(self.folders, table.files, self.file)
-        pictures = [os.path.join(folder, name) for name in table.files]
-        stats = fingerprints(pictures)
-        if self.cached and self.known and np.array_equal(stats, self.cached.stats):
-            return table, pictures, self.cached.entries
-        headers = self._headers(pictures, table.files, stats)
-        if self.cached and self.known and _same_headers(headers, self.cached.entries):
-            entries = self.cached.entries
-        else:
-            entries = self._objects(table, headers)
-        extra = {"json": self.stamp, **table._asdict()}
-        del extra["files"]
-        self.cache.store(Cached(self.described, table.files, stats, entries, extra))
-        return table, pictures, entries
-
-    def _objects(self, table: _Table, headers: Entries) -> Entries:
-        content = self.content
-        try:
-            return read_objects(content, table.ids, table.category_ids, headers, table.keypoint_names)
-        except InputError as error:
-            raise InputError(f"{self.file}, {error}") from None
-
-    def _headers(self, pictures: list[str], files: list[str], stats: np.ndarray) -> Entries:
-        """The sizes of all pictures, as entries without objects; those that have not changed are not opened."""
-        rows, old = np.full(len(files), -1), []
-        if self.cached is not None:
-            rows, old = self.cached.rows(files, stats), [_headers_of(self.cached.entries)]
-        new = np.flatnonzero(rows < 0)
-        columns = [[pictures[row] for row in new.tolist()]]
-        parts = map_chunks(scan_headers, columns, f"{self.split}: reading headers")
-        rows[new] = np.arange(len(new)) + sum(map(len, old))
-        return take(join(old + parts), rows) if old or parts else scan_headers([])
+def _objects(content: dict[str, Any], file: Path, table: _Table, headers: Entries) -> Entries:
+    try:
+        return read_objects(content, table.ids, table.category_ids, headers, table.keypoint_names)
+    except InputError as error:
+        raise InputError(f"{file}, {error}") from None
 
 
-def scan_headers(pictures: Sequence[str]) -> Entries:
-    """Pictures without objects."""
-    return empty_entries(*read_headers(pictures))
+def scan_headers(images: Sequence[str]) -> Entries:
+    """Images without objects."""
+    return empty_entries(*read_headers(images))
 
 
 def _headers_of(entries: Entries) -> Entries:
@@ -183,8 +205,8 @@ def _read_table(content: dict[str, Any], file: Path) -> _Table:
     for number, image in enumerate(images):
         if not isinstance(image["id"], (int, str)):
             raise InputError(f"{file}, images[{number}]: found the id {image['id']!r}; accepted: a number or a text")
-    ids, files = [image["id"] for image in images], [str(image["file_name"]) for image in images]
-    return _Table(ids, files, category_ids, names, keypoint_names(content["categories"], file))
+    files, ids = [str(image["file_name"]) for image in images], tuple(image["id"] for image in images)
+    return _Table(files, ids, category_ids, names, keypoint_names(content["categories"], file))
 
 
 def _known_table(cached: Cached | None, stamp: list[int]) -> _Table | None:
@@ -192,62 +214,27 @@ def _known_table(cached: Cached | None, stamp: list[int]) -> _Table | None:
     try:
         if cached is None or cached.extra["json"] != stamp or stamp[0] < 0:
             return None
-        extra = cached.extra
-        texts = [*extra["names"], *extra["keypoint_names"]]
-        table = _Table(extra["ids"], list(cached.keys), tuple(extra["category_ids"]), tuple(extra["names"]),
-                       tuple(extra["keypoint_names"]))
+        table = _Table(list(cached.keys), *(tuple(cached.extra[name]) for name in _Table._fields[1:]))
         fits = len(table.ids) == len(table.files) and len(table.names) == len(table.category_ids)
-        check_labels(cached.entries.labels, len(table.names))
+        check_labels(cached.entries.objects.labels, len(table.names))
     except (KeyError, TypeError, ValueError):
         return None
-    fits &= all(isinstance(text, str) for text in texts)
+    fits &= all(isinstance(text, str) for text in (*table.names, *table.keypoint_names))
     fits &= all(isinstance(i, (int, str)) for i in (*table.ids, *table.category_ids))
-    return table if fits and cached.entries.keypoints.shape[1] == len(table.keypoint_names) else None
+    return table if fits and cached.entries.objects.keypoints.shape[1] == len(table.keypoint_names) else None
 
 
-def names_of(file: Path, cache: LabelCache) -> tuple[str, ...]:
-    """The class names of a JSON file, which is not opened where the cache knows them."""
-    extra = cache.peek()
-    names = extra.get("names")
-    unchanged = extra.get("json") == fingerprints([str(file)])[0].tolist()
-    if unchanged and isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return read_categories(read_annotations(file), file)[1]
-
-
-# --- folders ---------------------------------------------------------------------------------------------------
-
-
-def coco_patterns(split: str) -> list[str]:
-    """Where the JSON file of a split is looked for in a folder in COCO layout."""
-    stems = [f"instances_{split}*", split] + (["image_info_test-dev*"] if split == "test" else [])
-    folders = [split, "valid"] if split == "val" else [split]
-    return [f"annotations/{stem}.json" for stem in stems] + [f"{folder}/_annotations.coco.json" for folder in folders]
-
-
-def find_coco_file(root: Path, split: str) -> Path | None:
-    """The JSON file of a split in a folder in COCO layout. Raises `InputError` where several fit."""
-    files = sorted({file for pattern in coco_patterns(split) for file in root.glob(pattern)})
-    if len(files) > 1:
-        found = ", ".join(file.name for file in files)
-        raise InputError(f"--data {root}: several files fit the split {split!r}: {found}; name one in a data-set YAML")
-    return files[0] if files else None
-
-
-def coco_picture_folders(root: Path, file: Path, split: str) -> list[Path]:
-    """Where the pictures of a JSON file may be in a folder in COCO layout, likeliest first."""
-    year = file.stem.rpartition("_")[2]  # instances_train2017 -> train2017
-    patterns = [f"images/{year}", year, f"images/{split}*", f"{split}*", "images"]
+def _image_folder(source: SplitSource, file: Path, names: list[str]) -> Path:
+    """The folder of the images of a JSON file; in COCO layout the first that has one of the first images."""
+    assert isinstance(source.entry, dict)
+    if images := source.entry["images"]:
+        return source.find(images, "images")
+    root, year = source.bases[0], file.stem.rpartition("_")[2]  # instances_train2017 -> train2017
+    patterns = [f"images/{year}", year, f"images/{source.split}*", f"{source.split}*", "images"]  # likeliest first
     found = [folder for pattern in patterns for folder in sorted(root.glob(pattern)) if folder.is_dir()]
-    return [*dict.fromkeys(found), root]
-
-
-def _picture_folder(folders: Sequence[Path], names: list[str], file: Path) -> Path:
-    """Of several folders the first that has one of the first pictures."""
-    if len(folders) == 1:
-        return folders[0]
+    folders = [*dict.fromkeys(found), root]
     for folder in folders:
-        if any((folder / name).is_file() for name in names[:20]):
+        if len(folders) == 1 or any((folder / name).is_file() for name in names[:20]):
             return folder
     tried = ", ".join(map(str, folders))
-    raise InputError(f"{file}: none of its first pictures ({', '.join(names[:3])}) was found in: {tried}")
+    raise InputError(f"{file}: none of its first images ({', '.join(names[:3])}) was found in: {tried}")

@@ -1,7 +1,7 @@
 """Data sets from COCO JSON to YOLO txt and back: `yolov7 data convert`.
 
-What the formats cannot both hold: label files have no crowds (they are no training objects), no category ids (classes
-count from 0) and no image ids (they are the file names); a polygon there has no box but its own.
+What the formats cannot both hold: label files have no crowds (``iscrowd=1`` annotations are not used for training), no
+category ids (classes count from 0) and no image ids (they are the file names); a polygon there has no box but its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,32 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from yolov7.config import InputError, unknown
+from yolov7.config import InputError, atomic_path, unknown
+from yolov7.config.options import ConvertOptions
 from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.formats import format_of
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.images import IMAGE_SUFFIXES, cv2
-from yolov7.options import ConvertOptions, SplitConfig
 
 logger = logging.getLogger(__name__)
 
-EXACT = 1e-4  # pixels, within which boxes and outlines survive there and back
+EXACT = 1e-4  # pixels, within which boxes and polygons survive there and back
 # A box edge is off by at most 0.75 units of the last decimal, times the side: at 20,000 px nine decimals make it
 # 1.5e-5 px, eight would make it 1.5e-4. Rounding to float32 on reading then returns the number that was written
 # wherever its neighbours are further away than that.
 DECIMALS = 9
 COCO_DECIMALS = 6  # of pixels: x + width is off by at most 1e-6
-THIN = 0.01  # pixels; a polygon narrower than this could be read back as nothing
+MIN_WIDTH = 0.01  # pixels; a polygon narrower than this could be read back as nothing
 
 
 @dataclass
 class _Tally:
     """What was written, for the report."""
 
+    crowds: int = 0  # that are left out
     linked: int = 0
     copied: int = 0
-    moved: int = 0  # objects whose box becomes that of their outline
+    moved: int = 0  # objects whose box becomes that of their polygon
     furthest: float = 0.0  # pixels, by which it moves at most
 
 
@@ -54,20 +56,15 @@ def convert(options: ConvertOptions) -> Path:
     """
     source, splits = _open_source(options)
     output = _output_folder(options.output)
-    image_sets = [open_split(source, split) for split in splits]
-    tally = _Tally()
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    image_sets = [open_split(source, split, crowds=True) for split in splits]
+    tally = _Tally(crowds=sum(int(image_set.objects.crowd.sum()) for image_set in image_sets))
+    image_sets = [image_set.only(~image_set.objects.crowd) for image_set in image_sets]
+    with atomic_path(output) as temporary:
         for image_set in image_sets:
             write = _write_yolo if options.to == "yolo" else _write_coco
             write(image_set, temporary, options, tally)
         if options.to == "yolo":
             _write_yaml(source.names, splits, temporary / "data.yaml")
-        if output.exists():
-            output.rmdir()
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     for image_set in image_sets:
         report_faults(image_set, Path(options.output))
     written = Path(options.output, "data.yaml" if options.to == "yolo" else "")
@@ -93,8 +90,8 @@ def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
     for split in splits:
         if split not in source.splits:
             raise InputError(f"--splits: {unknown('split', split, source.splits)}")
-        found, other = ("coco", "yolo") if isinstance(source.splits[split], SplitConfig) else ("yolo", "coco")
-        if found == options.to:
+        if format_of(source.splits[split]).name == options.to:
+            other = {"coco": "yolo", "yolo": "coco"}[options.to]
             raise InputError(f"--to {options.to}: {source.file}, {split} is in this format already; accepted: {other}")
     return source, splits
 
@@ -110,14 +107,14 @@ def _output_folder(name: str) -> Path:
     return output
 
 
-# --- pictures --------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------
 
 
 def flat_names(paths: Sequence[str]) -> list[str]:
-    """A file name for each picture in one folder: its own, with a number behind it where another one has the stem.
+    """A file name for each image in one folder: its own, with a number behind it where another one has the stem.
 
     Stems are told apart without case, as file systems may. Suffixes that no folder is searched for get ``.jpg``
-    behind them (pictures are known by their content).
+    behind them (images are known by their content).
     """
     names: list[str] = []
     last: dict[str, int] = {}
@@ -134,7 +131,18 @@ def flat_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def _place_picture(path: str, target: Path, options: ConvertOptions, tally: _Tally) -> None:
+def _placed_images(image_set: ImageSet, folder: Path, options: ConvertOptions,
+                   tally: _Tally) -> Iterator[tuple[int, str]]:
+    """Index and name of each image, as soon as it stands in ``images/<split>`` of the folder."""
+    target = folder / "images" / image_set.split
+    target.mkdir(parents=True)
+    names = flat_names(image_set.paths)
+    for index, name in enumerate(tqdm(names, desc=image_set.split, unit="image", leave=False, disable=None)):
+        _place_image(image_set.paths[index], target / name, options, tally)
+        yield index, name
+
+
+def _place_image(path: str, target: Path, options: ConvertOptions, tally: _Tally) -> None:
     original = os.path.realpath(path)  # a hard link to a symbolic link would point nowhere
     if not options.copy:
         try:
@@ -152,42 +160,36 @@ def _place_picture(path: str, target: Path, options: ConvertOptions, tally: _Tal
 
 
 def _write_yolo(image_set: ImageSet, folder: Path, options: ConvertOptions, tally: _Tally) -> None:
-    pictures, labels = (folder / kind / image_set.split for kind in ("images", "labels"))
-    pictures.mkdir(parents=True)
+    labels = folder / "labels" / image_set.split
     labels.mkdir(parents=True)
-    names = flat_names(image_set.paths)
-    for index, name in enumerate(tqdm(names, desc=image_set.split, unit="picture", leave=False, disable=None)):
-        _place_picture(image_set.paths[index], pictures / name, options, tally)
+    for index, name in _placed_images(image_set, folder, options, tally):
         text = "".join(f"{row}\n" for row in _rows(image_set, index, options, tally))
         (labels / name).with_suffix(".txt").write_text(text, encoding="utf-8")
 
 
 def _rows(image_set: ImageSet, index: int, options: ConvertOptions, tally: _Tally) -> list[str]:
-    """The lines of one label file: polygons where there is an outline, else boxes.
+    """The lines of one label file: polygons where there are some, else boxes.
 
     A polygon that would be read as nothing, or as the same object as an earlier one, is written as its box.
     """
     height, width = image_set.sizes[index].tolist()
+    objects = image_set.objects_of(index)
     rows, seen = [], set()
-    for box, label, outline in zip(*image_set.objects(index), strict=True):
-        around = np.concatenate((outline.min(0), outline.max(0))) if len(outline) else box
-        usable = (around[2:] - around[:2]).min() >= THIN and (label, *around.tolist()) not in seen
-        if options.boxes or not len(outline) or not usable:
+    for box, label, polygon in zip(objects.boxes, objects.labels, objects.polygons, strict=True):
+        around = np.concatenate((polygon.min(0), polygon.max(0))) if len(polygon) else box
+        usable = (around[2:] - around[:2]).min() >= MIN_WIDTH and (label, *around.tolist()) not in seen
+        if options.boxes or not len(polygon) or not usable:
             x1, y1, x2, y2 = map(float, box)
             values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
             around = box
         else:
-            values = (outline.astype(np.float64) / (width, height)).ravel().tolist()
+            values = (polygon.astype(np.float64) / (width, height)).ravel().tolist()
         moved = float(np.abs(around - box).max())
         tally.moved += moved > EXACT
         tally.furthest = max(tally.furthest, moved)
         seen.add((label, *around.tolist()))
-        rows.append(" ".join([str(label), *map(_decimal, values)]))
+        rows.append(" ".join([str(label), *(f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".") for value in values)]))
     return rows
-
-
-def _decimal(value: float) -> str:
-    return f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".")
 
 
 def _write_yaml(names: tuple[str, ...], splits: Sequence[str], file: Path) -> None:
@@ -199,43 +201,42 @@ def _write_yaml(names: tuple[str, ...], splits: Sequence[str], file: Path) -> No
 
 
 def _write_coco(image_set: ImageSet, folder: Path, options: ConvertOptions, tally: _Tally) -> None:
-    pictures, file = folder / "images" / image_set.split, folder / "annotations" / f"instances_{image_set.split}.json"
-    pictures.mkdir(parents=True)
-    file.parent.mkdir(exist_ok=True)
+    file = folder / "annotations" / f"instances_{image_set.split}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
     ids = image_set.image_ids
     if not all(isinstance(image_id, int) for image_id in ids):
         ids = tuple(range(1, len(ids) + 1))
-    names = flat_names(image_set.paths)
     keypoint_names = {"keypoints": list(image_set.keypoint_names)} if image_set.keypoint_names else {}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index, name in enumerate(tqdm(names, desc=image_set.split, unit="picture", leave=False, disable=None)):
-        _place_picture(image_set.paths[index], pictures / name, options, tally)
+    for index, name in _placed_images(image_set, folder, options, tally):
         height, width = image_set.sizes[index].tolist()
         images.append({"id": ids[index], "file_name": name, "height": height, "width": width})
-        for box, label, outline, points in zip(*image_set.objects(index), image_set.keypoints_of(index), strict=True):
+        objects = image_set.objects_of(index)
+        for box, label, polygon, points in zip(objects.boxes, objects.labels, objects.polygons, objects.keypoints,
+                                               strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": ids[index],
                           "category_id": image_set.category_ids[label]}
-            annotations.append(annotation | _shape(box, outline[:0] if options.boxes else outline) | _keypoints(points))
+            annotations.append(annotation | _shape(box, polygon[:0] if options.boxes else polygon) | _keypoints(points))
     categories = [{"id": i, "name": name} | keypoint_names
                   for i, name in zip(image_set.category_ids, image_set.names, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _shape(box: np.ndarray, outline: np.ndarray) -> dict[str, Any]:
-    """COCO's keys of one object; the area is that of the outline, else that of the box."""
+def _shape(box: np.ndarray, polygon: np.ndarray) -> dict[str, Any]:
+    """COCO's keys of one object; the area is that of the polygon, else that of the box."""
     x1, y1, x2, y2 = map(float, box)
     shape: dict[str, Any] = {"bbox": [round(v, COCO_DECIMALS) for v in (x1, y1, x2 - x1, y2 - y1)],
                              "area": round((x2 - x1) * (y2 - y1), COCO_DECIMALS), "segmentation": [], "iscrowd": 0}
-    if len(outline):
-        shape["area"] = round(outline_area(outline), COCO_DECIMALS)
-        shape["segmentation"] = [[round(v, COCO_DECIMALS) for v in outline.ravel().tolist()]]
+    if len(polygon):
+        shape["area"] = round(polygon_area(polygon), COCO_DECIMALS)
+        shape["segmentation"] = [[round(v, COCO_DECIMALS) for v in polygon.ravel().tolist()]]
     return shape
 
 
-def outline_area(outline: np.ndarray) -> float:
-    """The area in an outline ``[K, 2]``, which may be several parts and holes that are joined there and back.
+def polygon_area(polygon: np.ndarray) -> float:
+    """The area in a polygon ``[K, 2]``, which may be several parts and holes that are joined there and back.
 
     The parts turn either way, so the formula for one polygon would subtract some: each is taken out where it returns
     to its first point. A part that lies within an odd number of others is a hole.
@@ -243,7 +244,7 @@ def outline_area(outline: np.ndarray) -> float:
     loops: list[np.ndarray] = []
     path: list[Any] = []
     place: dict[Any, int] = {}  # of the points of the path
-    for point in map(tuple, [*outline.tolist(), outline[0].tolist()]):
+    for point in map(tuple, [*polygon.tolist(), polygon[0].tolist()]):
         if point in place:
             start = place[point]
             loops.append(np.array(path[start:], np.float32))
@@ -255,10 +256,11 @@ def outline_area(outline: np.ndarray) -> float:
             path.append(point)
     loops = [loop for loop in loops if len(loop) > 2]
     depths = [sum(_contains(other, loop) for other in loops if other is not loop) for loop in loops]
-    return sum((-1) ** depth * _polygon_area(loop) for depth, loop in zip(depths, loops, strict=True))
+    signs = (-1.0 if depth % 2 else 1.0 for depth in depths)
+    return sum(sign * _loop_area(loop) for sign, loop in zip(signs, loops, strict=True))
 
 
-def _polygon_area(points: np.ndarray) -> float:
+def _loop_area(points: np.ndarray) -> float:
     x, y = (points.astype(np.float64) - points[0]).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
@@ -269,7 +271,7 @@ def _contains(outer: np.ndarray, inner: np.ndarray) -> bool:
 
 
 def _keypoints(points: np.ndarray) -> dict[str, Any]:
-    """COCO's keys of keypoints ``[K, 3]``, if there are any."""
+    """COCO's keys of key points ``[K, 3]``, if there are any."""
     if not len(points):
         return {}
     values = [round(v, COCO_DECIMALS) for v in points.ravel().tolist()]
@@ -282,21 +284,15 @@ def _keypoints(points: np.ndarray) -> dict[str, Any]:
 def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, options: ConvertOptions) -> None:
     if tally.moved:
         logger.warning(
-            "outlines whose box is not their object's: %d (off by more than %g px, by %.4g px at most); in label files "
-            "the outline's box counts; --boxes keeps the objects' boxes and leaves the outlines out",
-            tally.moved, EXACT, tally.furthest,
-        )
-    if options.to == "yolo":
-        _report_losses(image_sets)
+            "polygons whose box is not their object's: %d (off by more than %g px, by %.4g px at most); in label files "
+            "the polygon's box counts; --boxes keeps the objects' boxes and leaves the polygons out",
+            tally.moved, EXACT, tally.furthest)
+    if options.to == "yolo" and any(image_set.keypoint_names for image_set in image_sets):
+        logger.warning("label files have no key points: they are left out")
+    if options.to == "yolo" and tally.crowds:
+        logger.warning("label files have no crowds: %d are left out; detections of them will count as wrong",
+                       tally.crowds)
     data, splits = shlex.quote(str(written)), [image_set.split for image_set in image_sets]
     use = f"train.py --data {data}" if {"train", "val"} <= {*splits} else f"test.py --data {data} --task {splits[0]}"
-    logger.info("%d pictures linked, %d copied; written to %s\nnext:\n  python %s", tally.linked, tally.copied,
+    logger.info("%d images linked, %d copied; written to %s\nnext:\n  python %s", tally.linked, tally.copied,
                 options.output, use)
-
-
-def _report_losses(image_sets: Sequence[ImageSet]) -> None:
-    if any(image_set.keypoint_names for image_set in image_sets):
-        logger.warning("label files have no keypoints: they are left out")
-    crowds = sum(bool(a.get("iscrowd")) for image_set in image_sets for a in image_set.ground_truth()["annotations"])
-    if crowds:
-        logger.warning("label files have no crowds: %d are left out; detections of them will count as wrong", crowds)

@@ -1,4 +1,4 @@
-"""`ImageSet` -> samples: pictures as they are for evaluation, augmented for training."""
+"""`ImageSet` -> samples: images as they are for evaluation, augmented for training."""
 
 from __future__ import annotations
 
@@ -9,51 +9,44 @@ import torch
 from torch.utils.data import Dataset
 
 from yolov7.config import InputError
+from yolov7.config.recipe import AugmentConfig
+from yolov7.data.compose import Composer
+from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
-from yolov7.data.objects import objects_of, sample_of
+from yolov7.data.objects import Sample
 from yolov7.data.paste import CutOutPool
-from yolov7.data.pipeline import Composer, make_steps
-from yolov7.data.reader import PictureReader
+from yolov7.data.pipeline import make_steps
 from yolov7.data.transforms import letterbox_sample
-from yolov7.options import AugmentConfig
-from yolov7.structures import ImageMeta, Sample
+from yolov7.structures import ImageMeta
 
 logger = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 20  # at a sample, where pictures cannot be read
+MAX_ATTEMPTS = 20  # at a sample, where images cannot be read
 
 
 class EvaluationDataset(Dataset[Sample]):
-    """Pictures as they are, letterboxed; key: index.
+    """Images as they are, letterboxed; key: index.
 
-    ``batch_shapes`` int ``[I, 2]`` gives each picture's height and width; default: square.
+    ``batch_shapes`` int ``[I, 2]`` gives each image's height and width; default: square.
     """
 
-    def __init__(
-        self, image_set: ImageSet, image_size: int, batch_shapes: np.ndarray | None = None, cache: str = "off"
-    ) -> None:
-        self.image_set = image_set
-        self.image_size = image_size
-        self.batch_shapes = batch_shapes
-        self.reader = PictureReader(image_set, image_size, training=False, cache=cache)
+    def __init__(self, image_set: ImageSet, image_size: int, batch_shapes: np.ndarray | None = None,
+                 cache: str = "off") -> None:
+        square = np.full((len(image_set), 2), image_size)
+        self.image_set, self.batch_shapes = image_set, square if batch_shapes is None else batch_shapes
+        self.reader = ImageReader(image_set, image_size, training=False, cache=cache)
 
     def __len__(self) -> int:
         return len(self.image_set)
 
     def __getitem__(self, index: int) -> Sample:
-        shape = (self.image_size, self.image_size)
-        if self.batch_shapes is not None:
-            shape = tuple(self.batch_shapes[index].tolist())
-        return letterbox_sample(load_sample(self.image_set, self.reader, index), shape, scale_up=False)
-
-
-def load_sample(image_set: ImageSet, reader: PictureReader, index: int) -> Sample:
-    """One picture with a long side of the reader's size, with its objects."""
-    image, (height, width) = reader.read(index), image_set.sizes[index].tolist()
-    objects = objects_of(image_set, index).placed(reader.ratio(index), np.zeros(2))
-    gain = float(reader.ratio(index)[1])  # the height's for both axes: quirk D9, in published numbers
-    meta = ImageMeta(image_set.paths[index], image_set.image_ids[index], (height, width), (gain, gain))
-    return sample_of(image, objects, meta)
+        image, (height, width) = self.reader.read(index), self.image_set.sizes[index].tolist()
+        ratio = self.reader.ratio(index)
+        objects = self.image_set.objects_of(index).placed(ratio, np.zeros(2))
+        # as the reference implementation does (docs/reference.md, Height's gain on both axes)
+        gain = float(ratio[1])
+        meta = ImageMeta(self.image_set.paths[index], self.image_set.image_ids[index], (height, width), (gain, gain))
+        return letterbox_sample(Sample(image, objects, meta), tuple(self.batch_shapes[index].tolist()), scale_up=False)
 
 
 class TrainingDataset(Dataset[Sample]):
@@ -63,49 +56,37 @@ class TrainingDataset(Dataset[Sample]):
     in the first ``mosaic_epochs`` only (default: always).
     """
 
-    def __init__(
-        self,
-        image_set: ImageSet,
-        image_size: int,
-        augment: AugmentConfig,
-        seed: int = 0,
-        batch_shapes: np.ndarray | None = None,
-        cache: str = "off",
-        mosaic_epochs: int | None = None,
-    ) -> None:
-        self.image_set = image_set
-        self.augment = augment
-        self.mosaic_epochs = mosaic_epochs
-        self.seed = seed
-        self.reader = PictureReader(image_set, image_size, training=True, cache=cache)
+    def __init__(self, image_set: ImageSet, image_size: int, augment: AugmentConfig, seed: int = 0,
+                 batch_shapes: np.ndarray | None = None, cache: str = "off", mosaic_epochs: int | None = None) -> None:
+        self.image_set, self.augment, self.mosaic_epochs, self.seed = image_set, augment, mosaic_epochs, seed
+        self.reader = ImageReader(image_set, image_size, training=True, cache=cache)
         self.composer = Composer(image_set, self.reader, augment, batch_shapes)
         self.pool = CutOutPool(image_set, self.reader, seed)
-        self._replaced = torch.zeros(1, dtype=torch.int64).share_memory_()  # counted by all workers together
+        self._replaced = torch.zeros(1, dtype=torch.int64)  # counted by all workers together
+        self._replaced.share_memory_()  # type: ignore[no-untyped-call]
         self._warned: set[str] = set()
-        self._say_what_is_idle()
+        self._warn_of_inactive_steps()
 
     def __len__(self) -> int:
         return len(self.image_set)
 
     @property
     def replaced(self) -> int:
-        """Samples so far that were replaced, because a picture could not be read."""
+        """Samples so far that were replaced, because an image could not be read."""
         return int(self._replaced)
 
-    def _say_what_is_idle(self) -> None:
+    def _warn_of_inactive_steps(self) -> None:
         for key in ("paste_in", "copy_paste"):
             share = getattr(self.augment, key)
-            if share and key in self.augment.pipeline and not len(self.pool.pictures):
-                logger.warning(
-                    "augment.%s is %g, but no object has an outline: nothing is pasted (as with --set augment.%s=0)",
-                    key, share, key,
-                )
+            if share and key in self.augment.pipeline and not len(self.pool.images):
+                logger.warning("augment.%s is %g, but no object has a segmentation polygon, so %s is inactive (as with "
+                               "--set augment.%s=0)", key, share, key.replace("_", "-"), key)
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """An augmented sample; another one takes its place where a picture cannot be read."""
+        """An augmented sample; another one takes its place where an image cannot be read."""
         epoch, position, index = key
         reason = ""
-        for attempt in range(MOST_ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
             rng = np.random.default_rng([self.seed, epoch, position, attempt])
             try:
                 return self._augmented(epoch, self._another(index, rng) if attempt else index, rng)
@@ -115,10 +96,10 @@ class TrainingDataset(Dataset[Sample]):
             if reason not in self._warned:
                 self._warned.add(reason)
                 logger.warning("%s; another sample takes its place (%d so far)", reason, self.replaced)
-        raise InputError(f"{MOST_ATTEMPTS} samples in a row cannot be read; the last: {reason}")
+        raise InputError(f"{MAX_ATTEMPTS} samples in a row cannot be read; the last: {reason}")
 
     def _another(self, index: int, rng: np.random.Generator) -> int:
-        """Any other picture; in a rectangular batch, one of the same shape."""
+        """Any other image; in a rectangular batch, one of the same shape."""
         shapes = self.composer.batch_shapes
         alike = np.arange(len(self)) if shapes is None else np.flatnonzero((shapes == shapes[index]).all(1))
         return int(rng.choice(alike))

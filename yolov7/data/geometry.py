@@ -1,32 +1,49 @@
-"""Random perspective: the transformation is drawn, then objects follow it exactly (spec of the data, 11.3).
+"""Random perspective: the transformation is drawn, then objects follow it exactly.
 
-An outline's box is that of the part of its line inside the output, clipped edge by edge: the limit of the original's
-1000 points along it, without their error.
+A polygon's box is that of the part of its line inside the output, clipped edge by edge: the limit of the reference
+implementation's 1000 points along it, without their error (docs/reference.md, Random perspective).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from yolov7.data.objects import Objects, hide_outside
-from yolov7.options import AugmentConfig
+from yolov7.config.recipe import AugmentConfig
+from yolov7.data.objects import Objects
 
 EPSILON = 1e-16  # of areas, against division by zero
-LEAST_SIDE = 2.0  # pixels, of an object after warping
-LARGEST_ASPECT = 20.0
-LEAST_VISIBLE_BOX, LEAST_VISIBLE_OUTLINE = 0.10, 0.01  # area after warping over area before
+MIN_SIDE = 2.0  # pixels, of an object after warping
+MAX_ASPECT = 20.0
+MIN_VISIBLE_BOX, MIN_VISIBLE_POLYGON = 0.10, 0.01  # area after warping over area before
 
 
 @dataclass(frozen=True)
 class Warp:
-    """A drawn transformation."""
+    """A drawn transformation: a `Motion`."""
 
     matrix: np.ndarray  # float64 [3, 3]: input pixel -> output pixel, homogeneous
     zoom: float
     size: tuple[int, int]  # output height, width
+
+    @property
+    def limit(self) -> tuple[int, int]:
+        """Width and height of the output."""
+        return self.size[1], self.size[0]
+
+    def points(self, points: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+        """``[..., 2]`` -> ``[..., 2]`` float64, not clipped. Points at or behind the horizon end far away."""
+        moved = points @ self.matrix[:, :2].T + self.matrix[:, 2]
+        seen: np.ndarray = moved[..., :2] / np.maximum(moved[..., 2:], 1e-3)
+        return seen
+
+    def boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes around the four moved corners, clipped to the output: ``[N, 4]`` -> float32 ``[N, 4]``."""
+        corners = self.points(boxes[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 4, 2))  # [N, 4, 2]
+        low, high = corners.min(1).clip(0, self.limit), corners.max(1).clip(0, self.limit)
+        return np.concatenate((low, high), axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class RandomPerspective:
     border: int = 0
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Warp:
-        """Draw the transformation for a picture of this size."""
+        """Draw the transformation for an image of this size."""
         config = self.config
         out_height, out_width = height + 2 * self.border, width + 2 * self.border
         centre, perspective, shear, translation = (np.eye(3) for _ in range(4))
@@ -63,53 +80,34 @@ def crop(height: int, width: int, border: int) -> Warp:
     return Warp(matrix, 1.0, (height + 2 * border, width + 2 * border))
 
 
-def warp_objects(objects: Objects, drawn: Warp) -> Objects:
-    """Move objects; those that are hardly visible afterwards are dropped."""
-    outlined = objects.outlined
-    boxes = warp_boxes(objects.boxes, drawn)
-    points = warp_points(objects.points, drawn)
-    if outlined.any():
-        boxes[outlined] = outline_boxes(points, objects.counts[outlined], drawn.size)
-    least_visible = np.where(outlined, LEAST_VISIBLE_OUTLINE, LEAST_VISIBLE_BOX)
-    kept = still_visible(objects.boxes * drawn.zoom, boxes, least_visible)
-    moved = replace(objects, boxes=boxes, points=points.astype(np.float32), keypoints=_warp_keypoints(objects, drawn))
-    return moved if kept.all() else moved.select(kept)
+def warp_objects(objects: Objects, drawn: Warp, by_polygon: bool = True) -> Objects:
+    """Move objects; those that are hardly visible afterwards are dropped.
+
+    Where an object has a polygon, its box becomes that of the polygon's visible part, unless not ``by_polygon``: then
+    all are moved as boxes, and polygons go with them.
+    """
+    moved = objects.moved(drawn)
+    min_visible = np.full(len(objects), MIN_VISIBLE_BOX)
+    has_polygon = objects.has_polygon
+    if by_polygon and has_polygon.any():
+        moved.boxes[has_polygon] = polygon_boxes(moved.polygons.points, objects.polygons.counts[has_polygon],
+                                                 drawn.size)
+        min_visible[has_polygon] = MIN_VISIBLE_POLYGON
+    kept = still_visible(objects.boxes * drawn.zoom, moved.boxes, min_visible)
+    return (moved if kept.all() else moved[kept]).typed()
 
 
-def _warp_keypoints(objects: Objects, drawn: Warp) -> np.ndarray:
-    """Key points ``[N, K, 3]``; zeros where they are not visible."""
-    if not objects.keypoints.size:
-        return objects.keypoints
-    keypoints = objects.keypoints.copy()
-    keypoints[..., :2] = warp_points(keypoints[..., :2], drawn)
-    return np.where(objects.keypoints[..., 2:] > 0, hide_outside(keypoints, *drawn.size), 0)
+def polygon_boxes(points: np.ndarray, counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes around that part of each closed line which is inside an image of this height and width.
 
-
-def warp_points(points: np.ndarray, drawn: Warp) -> np.ndarray:
-    """``[..., 2]`` -> ``[..., 2]`` float64, not clipped. Points at or behind the horizon end far away."""
-    moved = points @ drawn.matrix[:, :2].T + drawn.matrix[:, 2]
-    return moved[..., :2] / np.maximum(moved[..., 2:], 1e-3)
-
-
-def warp_boxes(boxes: np.ndarray, drawn: Warp) -> np.ndarray:
-    """Boxes around the four moved corners, clipped to the output: ``[N, 4]`` -> ``[N, 4]``."""
-    corners = warp_points(boxes[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 4, 2), drawn)  # [N, 4, 2]
-    height, width = drawn.size
-    limit = (width, height)
-    return np.concatenate((corners.min(1).clip(0, limit), corners.max(1).clip(0, limit)), axis=1).astype(np.float32)
-
-
-def outline_boxes(points: np.ndarray, counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes around that part of each closed line which is inside a picture of this height and width.
-
-    ``points`` ``[S, 2]`` of n outlines in a row, ``counts`` ``[n]`` of at least 1 -> ``[n, 4]``, zeros where nothing
+    ``points`` ``[S, 2]`` of n polygons in a row, ``counts`` ``[n]`` of at least 1 -> ``[n, 4]``, zeros where nothing
     is inside. Every edge is clipped by Liang's and Barsky's rule: inside are its positions between the last entry
     and the first exit.
     """
     ends = np.cumsum(counts)
     firsts = ends - counts
     following = np.arange(1, len(points) + 1)
-    following[ends - 1] = firsts  # the last point of an outline leads back to its first
+    following[ends - 1] = firsts  # the last point of a polygon leads back to its first
     start, step = points, points[following] - points  # [S, 2]
     limit = np.array(size[::-1], float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -126,9 +124,10 @@ def outline_boxes(points: np.ndarray, counts: np.ndarray, size: tuple[int, int])
     return np.where(np.isfinite(lowest[:, :1]), boxes, 0)
 
 
-def still_visible(before: np.ndarray, after: np.ndarray, least_visible: np.ndarray) -> np.ndarray:
+def still_visible(before: np.ndarray, after: np.ndarray, min_visible: np.ndarray) -> np.ndarray:
     """Mask of the objects worth keeping: ``[N, 4]``, ``[N, 4]``, least share of the area ``[N]`` -> ``[N]``."""
     size = after[:, 2:] - after[:, :2]
     share = size.prod(1) / ((before[:, 2:] - before[:, :2]).prod(1) + EPSILON)
     aspect = size.max(1) / (size.min(1) + EPSILON)
-    return (size > LEAST_SIDE).all(1) & (share > least_visible) & (aspect < LARGEST_ASPECT)
+    kept: np.ndarray = (size > MIN_SIDE).all(1) & (share > min_visible) & (aspect < MAX_ASPECT)
+    return kept

@@ -1,25 +1,23 @@
-"""A split of a data set in memory: pictures, objects as flat arrays, and what is wrong with either.
-
-Flat arrays with offsets, because processes that are forked share them and nothing is copied (a list of small
-arrays is copied page by page, as soon as its reference counts change).
-"""
+"""`ImageSet`: the images of a split with their objects; what is wrong with them; a choice of classes."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from yolov7.config import write_atomically
+from yolov7.config import InputError, atomic_write, unknown
+from yolov7.data.objects import Objects, starts_of
 
 logger = logging.getLogger(__name__)
 
 SHOWN_FAULTS = 10
-_NO_POINTS = np.zeros((0, 2), np.float32)
+SINGLE = "object"  # the class of single-class mode
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Fault:
 
     path: str
     reason: str
-    skipped: bool = True  # the whole picture, not only an object
+    skipped: bool = True  # the whole image, not only an object
     kept: bool = False  # the object stays, without what is wrong about it
 
     def __str__(self) -> str:
@@ -37,64 +35,61 @@ class Fault:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Pictures with their objects in native pixels; I pictures, T objects, S outline points in all, K keypoints each.
+    """I images with their objects in native pixels.
 
-    Objects of picture ``i`` are rows ``offsets[i]:offsets[i + 1]``; outline points of object ``t`` are rows
-    ``point_offsets[t]:point_offsets[t + 1]`` (none where only the box is known). Labels count from 0;
-    ``category_ids[label]`` is the number of the class in COCO JSON. K is 0 where no class has keypoints; an object
-    without keypoints has zeros. Visibility is 0 (not labelled: x and y are 0), 1 (hidden) or 2 (visible).
+    Objects of image ``i`` are rows ``offsets[i]:offsets[i + 1]`` of the table. Labels count from 0;
+    ``category_ids[label]`` is the number of the class in COCO JSON. An object without key points has zeros; visibility
+    is 0 (not labelled: x and y are 0), 1 (hidden) or 2 (visible).
     """
 
     paths: tuple[str, ...]
     image_ids: tuple[int | str, ...]
     sizes: np.ndarray  # int32 [I, 2] height, width; EXIF orientation applied
     offsets: np.ndarray  # int64 [I + 1]
-    boxes: np.ndarray  # float32 [T, 4] xyxy
-    labels: np.ndarray  # int64 [T]
-    points: np.ndarray  # float32 [S, 2]
-    point_offsets: np.ndarray  # int64 [T + 1]
-    keypoints: np.ndarray  # float32 [T, K, 3] x, y, visibility
+    objects: Objects
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    keypoint_names: tuple[str, ...] = ()  # K names
+    keypoint_names: tuple[str, ...] = ()  # of the key points of an object; none where no class has some
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""
-    merged_ids: tuple[int, ...] = ()  # categories of the JSON that are one class here (see `classes.merge_classes`)
+    merged_ids: tuple[int, ...] = ()  # categories of the JSON that are one class here (see `merge_classes`)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def objects(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-        """Boxes ``[N, 4]``, labels ``[N]`` and N outlines of one picture: views, not to be written to."""
-        first, last = self.offsets[index], self.offsets[index + 1]
-        bounds = self.point_offsets[first : last + 1]
-        segments = tuple(self.points[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
-        return self.boxes[first:last], self.labels[first:last], segments
+    def objects_of(self, index: int) -> Objects:
+        """The objects of one image: views."""
+        return self.objects[self.offsets[index] : self.offsets[index + 1]]
 
-    def keypoints_of(self, index: int) -> np.ndarray:
-        """Keypoints ``[N, K, 3]`` of one picture, in the order of `objects`: a view, not to be written to."""
-        return self.keypoints[self.offsets[index] : self.offsets[index + 1]]
+    @property
+    def image_index(self) -> np.ndarray:
+        """The image of each object: int64 ``[T]``."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def only(self, mask: np.ndarray) -> ImageSet:
+        """Of the objects only these, bool ``[T]``; all images stay."""
+        if mask.all():
+            return self
+        return replace(self, objects=self.objects[mask], offsets=starts_of(mask)[self.offsets])
 
     @property
     def background_count(self) -> int:
-        """Pictures without objects."""
+        """Images without objects."""
         return int((np.diff(self.offsets) == 0).sum())
 
     def ground_truth(self) -> dict[str, Any]:
         """The objects as a COCO dict for scoring.
 
-        A JSON file's own content where there is one: crowds, boxes of zero size and skipped pictures included,
+        A JSON file's own content where there is one: crowds, boxes of zero size and skipped images included,
         without the categories that are no class here.
         Otherwise built from the objects, annotations numbered from 1.
         """
         if self.annotation_file is not None:
             with open(self.annotation_file, encoding="utf-8") as stream:
                 return self._of_classes(json.load(stream))
-        images = [
-            {"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
-            for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)
-        ]
+        images = [{"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
+                  for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)]
         categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.names, strict=True)]
         return {"images": images, "annotations": self._annotations(), "categories": categories}
 
@@ -108,27 +103,13 @@ class ImageSet:
         return content | {"annotations": annotations, "categories": categories}
 
     def _annotations(self) -> list[dict[str, Any]]:
-        owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        corners = self.boxes.astype(np.float64)
+        corners = self.objects.boxes.astype(np.float64)
         boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1)  # x, y, width, height
-        return [
-            {
-                "id": number,
-                "image_id": self.image_ids[owner],
-                "category_id": self.category_ids[label],
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-            }
-            for number, (owner, label, box) in enumerate(
-                zip(owners.tolist(), self.labels.tolist(), boxes.tolist(), strict=True), 1
-            )
-        ]
-
-
-def no_outline() -> np.ndarray:
-    """The outline of an object of which only the box is known."""
-    return _NO_POINTS
+        rows = zip(self.image_index.tolist(), self.objects.labels.tolist(), boxes.tolist(),
+                   self.objects.areas.tolist(), self.objects.crowd.tolist(), strict=True)
+        return [{"id": number, "image_id": self.image_ids[image], "category_id": self.category_ids[label],
+                 "bbox": box, "area": area, "iscrowd": int(crowd)}
+                for number, (image, label, box, area, crowd) in enumerate(rows, 1)]
 
 
 # --- reporting -------------------------------------------------------------------------------------------------
@@ -137,22 +118,69 @@ def no_outline() -> np.ndarray:
 def report_faults(image_set: ImageSet, folder: Path | None) -> None:
     """Log how much there is and what is wrong with it; all faults go to ``<folder>/faults_<split>.txt``."""
     split, faults = image_set.split, image_set.faults
-    summary = (
-        f"{split}: {len(image_set)} pictures ({image_set.background_count} without objects), "
-        f"{len(image_set.labels)} objects"
-    )
+    summary = (f"{split}: {len(image_set)} images ({image_set.background_count} without objects), "
+               f"{len(image_set.objects)} objects")
     if not faults:
         logger.info("%s", summary)
         return
     skipped, kept = sum(fault.skipped for fault in faults), sum(fault.kept for fault in faults)
-    mended = f", kept without an outline or keypoints: {kept}" if kept else ""
+    mended = f", kept without a polygon or key points: {kept}" if kept else ""
     written = ""
     if folder is not None:
         file = folder / f"faults_{split}.txt"
-        write_atomically(file, "".join(f"{fault}\n" for fault in faults))
+        atomic_write(file, "".join(f"{fault}\n" for fault in faults))
         written = f", all in {file}"
     shown = "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
-    logger.warning(
-        "%s; skipped: %d pictures, dropped: %d objects%s%s; the first:%s",
-        summary, skipped, len(faults) - skipped - kept, mended, written, shown,
-    )
+    logger.warning("%s; skipped: %d images, dropped: %d objects%s%s; the first:%s",
+                   summary, skipped, len(faults) - skipped - kept, mended, written, shown)
+
+
+# --- classes ---------------------------------------------------------------------------------------------------
+
+
+def class_indices(chosen: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Classes given as names or numbers (a name that looks like a number is a name) -> indices, in that order."""
+    for name in chosen:
+        if name not in names and not (name.isdecimal() and int(name) < len(names)):
+            raise InputError(f"--classes: {unknown('class', name, names)} or 0 to {len(names) - 1}")
+    return tuple(names.index(name) if name in names else int(name) for name in chosen)
+
+
+def class_names(names: tuple[str, ...], classes: Sequence[str], single_cls: bool) -> tuple[str, ...]:
+    """The names that are left of ``names`` by `choose_classes`: known before any image is read."""
+    chosen = tuple(names[i] for i in sorted(set(class_indices(classes, names)))) if classes else names
+    return (SINGLE,) if single_cls else chosen
+
+
+def choose_classes(image_set: ImageSet, classes: Sequence[str], single_cls: bool) -> ImageSet:
+    """What ``--classes`` (none: all) and ``--single-cls`` make of a split."""
+    if classes:
+        image_set = select_classes(image_set, classes)
+    return merge_classes(image_set) if single_cls else image_set
+
+
+def select_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """Only the objects of these classes (names or numbers); all images stay.
+
+    Labels are renumbered in the order of the data set, whatever the order of ``classes``; categories keep their ids.
+    Raises `InputError` for an unknown class, and where there are objects, but none of these classes.
+    """
+    kept = sorted(set(class_indices(classes, image_set.names)))
+    names = tuple(image_set.names[i] for i in kept)
+    new_label = np.full(len(image_set.names), -1)
+    new_label[kept] = np.arange(len(kept))
+    labels = new_label[image_set.objects.labels]  # [T]
+    mask = labels >= 0
+    if len(mask) and not mask.any():
+        present = ", ".join(image_set.names[i] for i in np.unique(image_set.objects.labels))
+        raise InputError(f"--classes: none of the {len(mask)} objects of the split {image_set.split!r} is of "
+                         f"{', '.join(names)}; accepted: classes with objects: {present}")
+    chosen = image_set.only(mask)
+    return replace(chosen, objects=replace(chosen.objects, labels=labels[mask]), names=names,
+                   category_ids=tuple(image_set.category_ids[i] for i in kept))
+
+
+def merge_classes(image_set: ImageSet, name: str = SINGLE) -> ImageSet:
+    """All objects as one class, which is category 1 for scoring."""
+    objects = replace(image_set.objects, labels=np.zeros_like(image_set.objects.labels))
+    return replace(image_set, objects=objects, names=(name,), category_ids=(1,), merged_ids=image_set.category_ids)

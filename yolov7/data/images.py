@@ -1,7 +1,7 @@
-"""Pictures: OpenCV's import, decoding to RGB, sizes from the header, letterbox.
+"""Images: OpenCV's import, decoding to RGB, sizes from the header, letterbox.
 
-Spec of the data, sections 7 and 8. Whoever needs OpenCV imports it from here (``from yolov7.data.images import
-cv2``), so that a missing system library is explained in one place.
+(docs/reference.md, Image decoding, Letterbox.) Whoever needs OpenCV imports it from here (``from yolov7.data.images
+import cv2``), so that a missing system library is explained in one place.
 """
 
 from __future__ import annotations
@@ -12,143 +12,144 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from yolov7.config import InputError
 
 try:
     import cv2
 except ImportError as error:
-    raise InputError(
-        f"OpenCV cannot be imported ({error}); where a system library is missing, on Debian and Ubuntu "
-        "`apt-get install libgl1 libglib2.0-0` brings it; where the package is missing, `pip install opencv-python`"
-    ) from None
+    raise InputError(f"OpenCV cannot be imported ({error}); where a system library is missing, on Debian and Ubuntu "
+                     "`apt-get install libgl1 libglib2.0-0` brings it; where the package is missing, `pip install "
+                     "opencv-python`") from None
 
-# Pillow warns of pictures of half the size that it refuses: no fault here
+__all__ = [
+    "FORMATS", "IMAGE_SUFFIXES", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2", "encode_image",
+    "letterbox", "load_image", "resize_long_side", "resized_shape",
+]
+
+# Pillow warns of images of half the size that it refuses: no fault here
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dng", ".webp", ".mpo")
 FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # as Pillow names what is inside such files
 PAD_COLOUR = (114, 114, 114)
-MIN_SIDE = 10  # pixels; smaller pictures are faults
-_ORIENTATION_TAG, _WIDTH_TAG, _HEIGHT_TAG = 0x0112, 0x0100, 0x0101
+MIN_SIDE = 10  # pixels; smaller images are faults
 _ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 _BYTES_AT_END = 8
 
 
 def encode_image(image: np.ndarray, suffix: str) -> bytes:
-    """A picture uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names."""
+    """An image uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names."""
     ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     assert ok, suffix
     return data.tobytes()
 
 
-class PictureError(Exception):
-    """Why a picture cannot be used, without its name."""
+class ImageError(Exception):
+    """Why an image cannot be used, without its name."""
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """Decode a picture to uint8 ``[H, W, 3]`` RGB, upright.
+    """Decode an image to uint8 ``[H, W, 3]`` RGB, upright.
 
     Alpha is dropped, grey is expanded, 16 bits become 8, all eight EXIF orientations are applied.
-    Raises `InputError` for a file that is missing, empty, truncated or no picture.
+    Raises `InputError` for a file that is missing, empty, truncated or not an image.
     """
     try:
-        content = Path(path).read_bytes()  # not cv2.imread: it cannot open every unicode path
+        return _decode(Path(path).read_bytes())  # not cv2.imread: it cannot open every unicode path
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    try:
-        return _decode(content)
-    except PictureError as error:
+    except ImageError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def check_picture(path: str | Path) -> tuple[int, int]:
-    """Height and width of a picture as it is shown (EXIF orientation applied), read from its header.
+def check_image(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image as it is shown (EXIF orientation applied), read from its header.
 
-    Only a file without its format's last bytes is decoded, to tell a truncated picture from one with something
-    behind its end. Raises `PictureError`.
+    Only a file without its format's last bytes is decoded, to tell a truncated image from one with something
+    behind its end. Raises `ImageError`.
     """
     try:
         with open(path, "rb") as stream:
             length = os.fstat(stream.fileno()).st_size
             if length == 0:
-                raise PictureError("the file is empty (0 bytes)")
+                raise ImageError("the file is empty (0 bytes)")
             stream.seek(max(length - _BYTES_AT_END, 0))
             ending = stream.read()
             stream.seek(0)
-            with _open_header(stream) as picture:
-                _check_whole(picture, ending)
-                width, height = _stored_size(picture)
-                turned = _orientation(picture) >= 5
+            with _open_header(stream) as header:
+                _check_whole(header, ending)
+                width, height = _stored_size(header)
+                turned = _orientation(header) >= 5
     except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror or error}") from None
+        raise ImageError(f"cannot be read: {error.strerror or error}") from None
     if min(height, width) < MIN_SIDE:
-        raise PictureError(f"{width} x {height} px; accepted: sides of at least {MIN_SIDE} px")
+        raise ImageError(f"{width} x {height} px; accepted: sides of at least {MIN_SIDE} px")
     return (width, height) if turned else (height, width)
 
 
 def _open_header(stream: object) -> Image.Image:
     try:
-        picture = Image.open(stream)  # type: ignore[arg-type]
+        header = Image.open(stream)  # type: ignore[arg-type]
     except Image.DecompressionBombError:
-        raise PictureError(f"too large; accepted: up to {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
+        raise ImageError(f"too large; accepted: up to {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
     except (OSError, ValueError, SyntaxError):
-        raise PictureError(f"not a picture that can be read; accepted: {', '.join(FORMATS)}") from None
-    if picture.format not in FORMATS:
-        raise PictureError(f"a picture in the format {picture.format}; accepted: {', '.join(FORMATS)}")
-    return picture
+        raise ImageError(f"not an image that can be read; accepted: {', '.join(FORMATS)}") from None
+    if header.format not in FORMATS:
+        raise ImageError(f"an image in the format {header.format}; accepted: {', '.join(FORMATS)}")
+    return header
 
 
-def _check_whole(picture: Image.Image, ending: bytes) -> None:
-    expected = _ENDINGS.get(picture.format or "")
+def _check_whole(header: Image.Image, ending: bytes) -> None:
+    expected = _ENDINGS.get(header.format or "")
     if expected is None or ending.endswith(expected):
         return
     try:
-        picture.load()
+        header.load()
     except (OSError, ValueError, SyntaxError) as error:
-        raise PictureError(f"truncated {picture.format} ({str(error).split(' (')[0]})") from None
+        raise ImageError(f"truncated {header.format} ({str(error).split(' (')[0]})") from None
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(header: Image.Image) -> int:
     """EXIF orientation 1 ... 8; 1 is upright, from 5 on height and width change places."""
-    if picture.format == "PNG" and "exif" not in picture.info:
-        return 1  # Pillow would decode the whole picture to look for it behind the pixels
+    if header.format == "PNG" and "exif" not in header.info:
+        return 1  # Pillow would decode the whole image to look for it behind the pixels
     try:
-        value = picture.getexif().get(_ORIENTATION_TAG, 1)
-    except (OSError, ValueError, SyntaxError):  # a damaged EXIF block does not damage the picture
+        value = header.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, ValueError, SyntaxError):  # a damaged EXIF block does not damage the image
         return 1
     return value if value in range(1, 9) else 1
 
 
-def _stored_size(picture: Image.Image) -> tuple[int, int]:
+def _stored_size(header: Image.Image) -> tuple[int, int]:
     """Width and height before any orientation is applied; some versions of Pillow apply that of a TIFF at once."""
-    if picture.format == "TIFF":
-        tags = picture.tag_v2  # type: ignore[attr-defined]
-        return int(tags[_WIDTH_TAG]), int(tags[_HEIGHT_TAG])
-    return picture.size
+    if header.format == "TIFF":
+        tags = header.tag_v2  # type: ignore[attr-defined]
+        return int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
+    return header.size
 
 
 def _decode(content: bytes) -> np.ndarray:
     if not content:
-        raise PictureError("the file is empty (0 bytes)")
+        raise ImageError("the file is empty (0 bytes)")
     orientation = 1
     if not _is_plain_jpeg(content):
-        with _open_header(BytesIO(content)) as picture:
-            orientation = _orientation(picture)
-            _check_whole(picture, content[-_BYTES_AT_END:])
-            if picture.format == "TIFF" and orientation > 1:  # OpenCV fails at some of them
-                return _decode_with_pillow(picture)
+        with _open_header(BytesIO(content)) as header:
+            orientation = _orientation(header)
+            _check_whole(header, content[-_BYTES_AT_END:])
+            if header.format == "TIFF" and orientation > 1:  # OpenCV fails at some of them
+                return _decode_with_pillow(header)
     try:
         # OpenCV knows the orientation of some formats only: it is applied below for all of them
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise PictureError(f"cannot be decoded ({error.err})") from None
+        raise ImageError(f"cannot be decoded ({error.err})") from None
     if image is None:
-        raise PictureError("cannot be decoded")
+        raise ImageError("cannot be decoded")
     return _upright(image, orientation)
 
 
@@ -157,11 +158,11 @@ def _is_plain_jpeg(content: bytes) -> bool:
     return content.startswith(b"\xff\xd8\xff") and content.endswith(_ENDINGS["JPEG"]) and b"Exif\0" not in content
 
 
-def _decode_with_pillow(picture: Image.Image) -> np.ndarray:
+def _decode_with_pillow(header: Image.Image) -> np.ndarray:
     try:
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        return np.array(ImageOps.exif_transpose(header).convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise PictureError(f"cannot be decoded ({error})") from None
+        raise ImageError(f"cannot be decoded ({error})") from None
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -179,7 +180,10 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def resized_shape(height: int, width: int, size: int, training: bool) -> tuple[int, int]:
-    """Height and width with a long side of ``size``: rounded in training, truncated in evaluation (quirk D15)."""
+    """Height and width with a long side of ``size``: rounded in training, truncated in evaluation.
+
+    Both as the published numbers were made (docs/reference.md, Truncated resize).
+    """
     ratio = size / max(height, width)
     whole = round if training else int
     return max(whole(height * ratio), 1), max(whole(width * ratio), 1)
@@ -199,14 +203,13 @@ def resize_long_side(image: np.ndarray, size: int, training: bool) -> np.ndarray
     return cv2.resize(image, shape[::-1], interpolation=shrink if size < max(height, width) else cv2.INTER_LINEAR)
 
 
-def letterbox(
-    image: np.ndarray, shape: int | tuple[int, int], stride: int = 32, auto: bool = True, scale_up: bool = True
-) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
-    """Fit a picture into ``shape`` (height, width; a number is a square) and pad it with grey (114).
+def letterbox(image: np.ndarray, shape: int | tuple[int, int], stride: int = 32, auto: bool = True,
+              scale_up: bool = True) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
+    """Fit an image into ``shape`` (height, width; a number is a square) and pad it with grey (114).
 
-    ``auto`` pads only up to the next multiple of ``stride``; without ``scale_up`` a small picture keeps its size.
-    Returns the picture, the gain (x, y) and the pad (left, top). The pad is fractional where the padding is odd:
-    the pixels lie half a pixel higher or further left (quirk D8, part of the published numbers).
+    ``auto`` pads only up to the next multiple of ``stride``; without ``scale_up`` a small image keeps its size.
+    Returns the image, the gain (x, y) and the pad (left, top). The pad is fractional where the padding is odd:
+    the pixels lie half a pixel higher or further left (docs/reference.md, Fractional pad).
     """
     out_height, out_width = (shape, shape) if isinstance(shape, int) else shape
     height, width = image.shape[:2]
@@ -221,7 +224,6 @@ def letterbox(
         image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     left, top = spare_width // 2, spare_height // 2
     if spare_width or spare_height:
-        image = cv2.copyMakeBorder(
-            image, top, spare_height - top, left, spare_width - left, cv2.BORDER_CONSTANT, value=PAD_COLOUR
-        )
+        image = cv2.copyMakeBorder(image, top, spare_height - top, left, spare_width - left, cv2.BORDER_CONSTANT,
+                                   value=PAD_COLOUR)
     return image, (gain, gain), (spare_width / 2, spare_height / 2)

@@ -9,27 +9,25 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from yolov7.data.entries import UNREADABLE, Entries, Finding
+from yolov7.config import atomic_path, reason_of
+from yolov7.data.objects import Column, objects_from
+from yolov7.data.scan import UNREADABLE, Entries, Finding, join, map_chunks, take
 
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "YOLOV7_CACHE_DIR"
 BESIDE_THE_DATA = ".yolov7-cache"
 FORMAT = "yolov7 labels"
-VERSION = 1  # of the file's arrays
-RULES = 1  # to be raised with every change of what is read from the same files, of what is dropped, of the messages
-_ALWAYS_STALE = -2
-_ARRAYS = {  # type and length of all axes but the first
-    "sizes": ("<i4", (2,)), "usable": ("|b1", ()), "offsets": ("<i8", ()), "boxes": ("<f4", (4,)),
-    "labels": ("<i8", ()), "points": ("<f4", (2,)), "point_offsets": ("<i8", ()), "keypoints": ("<f4", (-1, 3)),
-}  # fmt: skip
+VERSION = 2  # of the file's arrays: to be raised with every change of the columns of `Objects`
+RULES = 2  # to be raised with every change of what is read from the same files, of what is dropped, of the messages
+_ARRAYS = {"sizes": Column("<i4", (2,)), "usable": Column("|b1"), "offsets": Column("<i8")}  # of the images
 
 
 def cache_folder(near: Path) -> Path | None:
@@ -74,10 +72,6 @@ class Cached:
     entries: Entries
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def holds(self, keys: Sequence[str], stats: np.ndarray) -> bool:
-        """Whether these files are all the same, in the same order."""
-        return np.array_equal(stats, self.stats) and list(keys) == list(self.keys)
-
     def rows(self, keys: Sequence[str], stats: np.ndarray) -> np.ndarray:
         """The row of each of these files, -1 where it is new or has changed: int64 ``[N]``."""
         place = {key: row for row, key in enumerate(self.keys)}
@@ -89,17 +83,17 @@ class Cached:
 
 
 class LabelCache:
-    """The cache file of one split; ``near`` as for `cache_folder`, None for memory only.
+    """The cache file of one split; ``near`` as for `cache_folder`.
 
     The file's name tells data sets apart by their ``sources``: relative to ``near`` where the cache stands beside the
     data, so that it is found again after the folder has moved.
     """
 
-    def __init__(self, near: Path | None, split: str = "", sources: Sequence[Path] = ()) -> None:
-        self.root = os.path.abspath(near) if near else ""
-        folder = cache_folder(near) if near else None
+    def __init__(self, near: Path, split: str, sources: Sequence[Path]) -> None:
+        self.root = os.path.abspath(near)
+        folder = cache_folder(near)
         self.file: Path | None = None
-        if folder is not None and near is not None:
+        if folder is not None:
             beside = folder == near / BESIDE_THE_DATA
             names = [os.path.relpath(source, near) if beside else os.path.abspath(source) for source in sources]
             digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
@@ -108,7 +102,7 @@ class LabelCache:
     def keys(self, paths: Iterable[str]) -> list[str]:
         """Paths without the root, which may move."""
         prefix = f"{self.root}{os.sep}"
-        return [path.replace(prefix, "") for path in paths] if self.root else list(paths)
+        return [path.replace(prefix, "") for path in paths]
 
     def load(self, described: dict[str, Any], classes: int | None = None) -> Cached | None:
         """What the file holds, unless it was made of something else or by other rules. A damaged one is as none.
@@ -124,7 +118,7 @@ class LabelCache:
         except FileNotFoundError:
             return None
         except Exception as error:  # noqa: BLE001  whatever a file of any content may raise: it is only a cache
-            logger.warning("%s: is no cache that can be read (%s): it is made anew", self.file, _one_line(error))
+            logger.warning("%s: is not a cache that can be read (%s); it is made anew", self.file, reason_of(error))
             return None
 
     def peek(self) -> dict[str, Any]:
@@ -150,20 +144,32 @@ class LabelCache:
         if self.file is None:
             return
         stats = cached.stats.copy()
-        stats[[item.entry for item in cached.entries.findings if item.reason.startswith(UNREADABLE)]] = _ALWAYS_STALE
+        always_stale = [item.entry for item in cached.entries.findings if item.reason.startswith(UNREADABLE)]
+        stats[always_stale] = -2
         header = {"described": _described(cached.described), "extra": cached.extra,
                   "findings": [list(item) for item in cached.entries.findings]}
-        arrays = {name: getattr(cached.entries, name) for name in _ARRAYS}
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
+        arrays = {name: getattr(cached.entries, name) for name in _ARRAYS} | cached.entries.objects.arrays()
         try:
-            with open(temporary, "wb") as stream:  # not flushed to the disk: a damaged cache is found by its checksum
+            # not flushed to the disk: a damaged cache is found by its checksum
+            with atomic_path(self.file) as temporary, open(temporary, "wb") as stream:
                 np.savez(stream, header=_as_bytes(json.dumps(header)), keys=_as_bytes("\0".join(cached.keys)),
                          stats=stats, **arrays)
-            os.replace(temporary, self.file)
         except OSError as error:
             logger.warning("%s: cannot be written (%s); nothing is cached", self.file, error.strerror or error)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+
+def read_changed(read: Callable[..., Entries], columns: Sequence[Sequence[str]], cached: Cached | None,
+                 keys: Sequence[str], stats: np.ndarray, description: str) -> Entries:
+    """Entries of files: out of the cache, or read anew where they are new or have changed.
+
+    ``columns`` are names of files, a row each; ``read`` takes a part of each column.
+    """
+    rows = cached.rows(keys, stats) if cached else np.full(len(keys), -1)
+    new = np.flatnonzero(rows < 0)
+    parts = [cached.entries] if cached else []
+    rows[new] = np.arange(len(new)) + sum(map(len, parts))
+    parts += map_chunks(read, [[column[row] for row in new.tolist()] for column in columns], description)
+    return take(join(parts), rows) if parts else read(*columns)
 
 
 def _described(described: dict[str, Any]) -> dict[str, Any]:
@@ -180,26 +186,22 @@ def _header(arrays: Any) -> dict[str, Any]:
 def _validated(arrays: Any, header: dict[str, Any], described: dict[str, Any], classes: int | None) -> Cached:
     """The content, if all of it fits together."""
     columns = {name: arrays[name] for name in _ARRAYS}
-    for name, (kind, shape) in _ARRAYS.items():
-        found = columns[name]
-        fits = found.ndim == len(shape) + 1 and all(n in (-1, m) for n, m in zip(shape, found.shape[1:], strict=True))
-        if found.dtype != np.dtype(kind) or not fits:
-            raise ValueError(f"{name} is {found.dtype} {found.shape}")
+    for name, column in _ARRAYS.items():
+        column.check(name, columns[name])
+    objects = objects_from(arrays)
     text, stats = _as_text(arrays["keys"]), arrays["stats"]
     keys = text.split("\0") if text else []
     findings = tuple(Finding(*item) for item in header["findings"])
-    entries = Entries(**columns, findings=findings)
-    count, objects = len(entries), len(entries.boxes)
+    entries = Entries(**columns, objects=objects, findings=findings)
+    count, offsets = len(entries), entries.offsets
     if stats.dtype != np.int64 or not len(keys) == len(stats) == count == len(entries.usable):
         raise ValueError("its rows do not fit together")
-    _check_offsets(entries.offsets, count, objects)
-    _check_offsets(entries.point_offsets, objects, len(entries.points))
-    if not len(entries.labels) == len(entries.keypoints) == objects:
-        raise ValueError("its objects do not fit together")
+    if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != len(objects) or (np.diff(offsets) < 0).any():
+        raise ValueError("its offsets do not fit together")
     if classes is not None:
-        check_labels(entries.labels, classes)
+        check_labels(objects.labels, classes)
     if any(item.entry not in range(-1, count) or not isinstance(item.reason, str) for item in findings):
-        raise ValueError("its faults do not fit its pictures")
+        raise ValueError("its faults do not fit its images")
     return Cached(described, keys, stats, entries, header["extra"])
 
 
@@ -207,11 +209,6 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
     """Raise `ValueError` for labels from nowhere."""
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError("its labels are of other classes")
-
-
-def _check_offsets(offsets: np.ndarray, count: int, total: int) -> None:
-    if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
-        raise ValueError("its offsets do not fit together")
 
 
 def _as_bytes(text: str) -> np.ndarray:
@@ -222,7 +219,3 @@ def _as_text(array: np.ndarray) -> str:
     if array.dtype != np.uint8 or array.ndim != 1:
         raise ValueError(f"a text is {array.dtype} {array.shape}")
     return array.tobytes().decode("utf-8", "surrogateescape")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -2,60 +2,81 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from yolov7.config import InputError
 from yolov7.data.dataset import EvaluationDataset, TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
-from yolov7.data.scan import available_cores
-from yolov7.structures import Batch, Sample, Targets
+from yolov7.data.objects import Sample
+from yolov7.runtime.device import available_cores
+from yolov7.runtime.memory import keep_freed_memory
+from yolov7.structures import Batch, Targets
 
 LOW_PRIORITY = 19
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_NEVER = 2**30
 Key = tuple[int, int, int]
 OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size; objects are padded to a multiple of 8.
+@dataclass(frozen=True)
+class Field:
+    """What a task stacks beside boxes and labels: ``Targets.extra[name]`` for objects, ``Targets.maps[name]`` else.
 
-    The pictures keep their memory order, which is the one that convolutions prefer (channels last).
+    Its functions must be picklable: loader processes may be spawned.
+    """
+
+    name: str
+    of: Callable[[Sample], np.ndarray]  # [N, ...] for the N objects, or an array of a fixed shape for the image
+    per_object: bool = True
+    # how [B, ...] changes when the images of a batch are resized by factors (x, y); None: not at all
+    resize: Callable[[Tensor, tuple[float, float]], Tensor] | None = None
+
+
+def collate(samples: Sequence[Sample], fields: Sequence[Field] = ()) -> Batch:
+    """Stack samples of one size, with a task's ``fields``; objects are padded to a multiple of 8.
+
+    The images keep their memory order, which is the one that convolutions prefer (channels last).
     """
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-    most = max(1, *(len(sample.labels) for sample in samples))
-    shape = len(samples), math.ceil(most / OBJECTS_STEP) * OBJECTS_STEP
-    boxes, labels = torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.int64)
-    valid = torch.zeros(shape, dtype=torch.bool)
-    for i, sample in enumerate(samples):
-        count = len(sample.labels)
-        boxes[i, :count] = torch.from_numpy(sample.boxes)
-        labels[i, :count] = torch.from_numpy(sample.labels)
-        valid[i, :count] = True
-    counts = tuple(len(sample.labels) for sample in samples)
-    return Batch(images, Targets(boxes, labels, valid, counts), tuple(sample.meta for sample in samples))
+    counts = tuple(len(sample.objects) for sample in samples)
+    length = math.ceil(max(1, *counts) / OBJECTS_STEP) * OBJECTS_STEP
+    boxes = _padded([sample.objects.boxes for sample in samples], length)
+    labels = _padded([sample.objects.labels for sample in samples], length)
+    valid = torch.arange(length) < torch.tensor(counts)[:, None]
+    arrays = {item: [item.of(sample) for sample in samples] for item in fields}
+    extra = {item.name: _padded(found, length) for item, found in arrays.items() if item.per_object}
+    maps = {item.name: torch.from_numpy(np.stack(found)) for item, found in arrays.items() if not item.per_object}
+    return Batch(images, Targets(boxes, labels, valid, counts, extra, maps), tuple(sample.meta for sample in samples))
+
+
+def _padded(arrays: Sequence[np.ndarray], length: int) -> Tensor:
+    """Arrays ``[N, ...]`` of differing N as one ``[B, length, ...]``, filled up with zeros."""
+    padded = np.zeros((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Batches of keys (epoch, position, index), shuffled by (seed, epoch); each of ``part`` = (rank, processes) takes
+    """Batches of keys (epoch, position, index), shuffled by (seed, epoch); each of ``part`` = (rank, world_size) takes
     its share of every batch.
 
     The epoch travels in the key: a worker that lives through all epochs cannot lag behind. With ``batches`` (arrays
     of indices, the last of which may be smaller) it is these that are shuffled, and the smaller one stays behind.
-    With weights pictures are drawn by them, and may repeat. A last batch of fewer pictures than processes is filled
+    With weights images are drawn by them, and may repeat. A last batch of fewer images than processes is filled
     up with others, so that everyone has one.
     """
 
@@ -63,7 +84,7 @@ class EpochSampler(Sampler[list[Key]]):
                  part: tuple[int, int] = (0, 1)) -> None:
         self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
         self.batches = list(batches)
-        self.rank, self.processes = part
+        self.rank, self.world_size = part
         self.weights: np.ndarray | None = None  # float64 [I], sum 1
         self.start = 0
 
@@ -77,8 +98,8 @@ class EpochSampler(Sampler[list[Key]]):
         return -(-self.length // self.batch_size)
 
     def images(self, batch: int) -> int:
-        """Pictures in a batch, of all processes together."""
-        return max(min(self.batch_size, self.length - batch * self.batch_size), self.processes)
+        """Images in a batch, of all processes together."""
+        return max(min(self.batch_size, self.length - batch * self.batch_size), self.world_size)
 
     def __len__(self) -> int:
         return self.epoch_batches - self.start
@@ -87,7 +108,7 @@ class EpochSampler(Sampler[list[Key]]):
         order = self._order(np.random.default_rng([self.seed, self.epoch]))
         for batch in range(self.start, self.epoch_batches):
             first = batch * self.batch_size
-            own = np.array_split(np.arange(first, first + self.images(batch)), self.processes)[self.rank]
+            own = np.array_split(np.arange(first, first + self.images(batch)), self.world_size)[self.rank]
             yield [(self.epoch, position, int(order[position % self.length])) for position in own.tolist()]
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
@@ -115,9 +136,8 @@ class BatchLoader(DataLoader[Any]):
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error):
                 raise
-            raise RuntimeError(
-                f"a loader process ended unexpectedly ({error}); where memory is short, fewer --workers need less"
-            ) from None
+            raise RuntimeError(f"a loader process ended unexpectedly ({error}); where memory is short, fewer --workers "
+                               "need less") from None
         if fault is not None:
             self._iterator = None  # ends the workers now
             raise InputError(str(fault))
@@ -140,62 +160,55 @@ class _Guarded(Dataset[Any]):
             return InputError(str(error))  # without the frames of its traceback
 
 
-def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
-    good = []
-    for sample in samples:
-        if isinstance(sample, InputError):
-            return sample
-        good.append(sample)
-    return collate(good)
+def _collate(samples: Sequence[Any], fields: Sequence[Field]) -> Batch | InputError:
+    return next((sample for sample in samples if isinstance(sample, InputError)), None) or collate(samples, fields)
 
 
-def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
+def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int,
+                    fields: Sequence[Field] = ()) -> BatchLoader:
     """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller."""
-    return _loader(dataset, sampler, min(workers, sampler.batch_size))
+    return _loader(dataset, sampler, min(workers, sampler.batch_size), fields)
 
 
-def evaluation_loader(
-    image_set: ImageSet, image_size: int, batch_size: int, stride: int, workers: int, rectangular: bool = True,
-    cache: str = "off", part: tuple[int, int] = (0, 1),
-) -> BatchLoader:
-    """Batches of pictures as they are, in the order of their aspect ratio (or unchanged and square).
+def evaluation_loader(image_set: ImageSet, image_size: int, batch_size: int, stride: int | None, workers: int,
+                      cache: str = "off", part: tuple[int, int] = (0, 1), fields: Sequence[Field] = ()) -> BatchLoader:
+    """Batches of images as they are, in the order of their aspect ratio; without ``stride`` unchanged and square.
 
-    Of ``part`` = (rank, processes) it is every so-manieth batch.
+    Of ``part`` = (rank, world_size) it yields batches rank, rank + world_size, ...
     """
     order, shapes = np.arange(len(image_set)), None
-    if rectangular:
+    if stride is not None:
         order, shapes = rectangular_batches(image_set.sizes, image_size, batch_size, stride)
-    return _evaluation_loader(EvaluationDataset(image_set, image_size, shapes, cache), order, batch_size, workers, part)
+    data = EvaluationDataset(image_set, image_size, shapes, cache)
+    return _evaluation_loader(data, order, batch_size, workers, part, fields)
 
 
 def fixed_shape_loader(image_set: ImageSet, shape: tuple[int, int], batch_size: int, workers: int,
-                       part: tuple[int, int] = (0, 1)) -> BatchLoader:
+                       part: tuple[int, int] = (0, 1), fields: Sequence[Field] = ()) -> BatchLoader:
     """`evaluation_loader` for a network that takes one ``shape`` = (height, width) alone."""
     shapes = np.tile(np.array(shape), (len(image_set), 1))
-    return _evaluation_loader(EvaluationDataset(image_set, max(shape), shapes), np.arange(len(image_set)), batch_size,
-                              workers, part)
+    data = EvaluationDataset(image_set, max(shape), shapes)
+    return _evaluation_loader(data, np.arange(len(image_set)), batch_size, workers, part, fields)
 
 
 def batch_shapes(loader: BatchLoader) -> set[tuple[int, int, int]]:
-    """Pictures, height and width of the batches of an evaluation loader, without loading any."""
-    data = loader.dataset.samples  # type: ignore[attr-defined]
-    square = (data.image_size, data.image_size)
-    return {(len(batch), *(square if data.batch_shapes is None else tuple(data.batch_shapes[batch[0]].tolist())))
-            for batch in loader.batch_sampler or ()}
+    """Images, height and width of the batches of an evaluation loader, without loading any."""
+    shapes = loader.dataset.samples.batch_shapes  # type: ignore[attr-defined]
+    return {(len(batch), *shapes[batch[0]].tolist()) for batch in loader.batch_sampler or ()}
 
 
 def _evaluation_loader(data: EvaluationDataset, order: np.ndarray, batch_size: int, workers: int,
-                       part: tuple[int, int]) -> BatchLoader:
+                       part: tuple[int, int], fields: Sequence[Field]) -> BatchLoader:
     batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
-    return _loader(data, batches[part[0] :: part[1]], min(workers, batch_size))
+    return _loader(data, batches[part[0] :: part[1]], min(workers, batch_size), fields)
 
 
-def rectangular_batches(
-    sizes: np.ndarray, image_size: int, batch_size: int, stride: int, pad: float = 0.5
-) -> tuple[np.ndarray, np.ndarray]:
-    """Order of the pictures by aspect ratio and the padded shape of each: ``[I]``, ``[I, 2]`` (spec section 9).
+def rectangular_batches(sizes: np.ndarray, image_size: int, batch_size: int, stride: int,
+                        pad: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Order of the images by aspect ratio and the padded shape of each: ``[I]``, ``[I, 2]``.
 
-    The published numbers were made with half a stride of padding around a batch.
+    The published numbers were made with half a stride of padding around a batch (docs/reference.md, Rectangular
+    batches).
     """
     aspect = sizes[:, 0] / sizes[:, 1]
     order = np.argsort(aspect, kind="stable")
@@ -208,25 +221,18 @@ def rectangular_batches(
     return order, shapes
 
 
-def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int) -> BatchLoader:
+def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int,
+            fields: Sequence[Field]) -> BatchLoader:
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, as torchrun says
     workers = min(-(-available_cores() // sharing), len(dataset), workers)
     settings: dict[str, Any] = {}
     if workers:
         fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time and shares the arrays
-        settings = {
-            "persistent_workers": True,
-            "worker_init_fn": _start_worker,
-            "multiprocessing_context": "fork" if fork else None,
-        }
-    return BatchLoader(
-        _Guarded(dataset),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        **settings,
-    )
+        settings = {"persistent_workers": True, "worker_init_fn": _start_worker,
+                    "multiprocessing_context": "fork" if fork else None}
+    return BatchLoader(_Guarded(dataset), batch_sampler=batches, num_workers=workers,
+                       collate_fn=partial(_collate, fields=tuple(fields)), pin_memory=torch.cuda.is_available(),
+                       **settings)
 
 
 def _start_worker(_: int) -> None:
@@ -251,15 +257,3 @@ def _end_when_the_run_says_so() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def keep_freed_memory() -> None:
-    """Let this process reuse the memory of pictures that it has freed, where the C library is glibc.
-
-    Otherwise it goes back to the system, which hands it out again page by page, filled with zeros: a third of the time
-    of a sample, and as much of a training step or of large batches of the network on a CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_TRIM_THRESHOLD, _NEVER)
-        mallopt(_MMAP_THRESHOLD, _NEVER)

@@ -1,4 +1,8 @@
-"""Many small files at once: fingerprints, headers of pictures, and work in several processes."""
+"""What was found in the files of a split: image by image, in the order in which a data set lists them.
+
+An `ImageSet` is made of the usable ones. Many small files are read at once: their fingerprints, the headers of images,
+and work in several processes.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +15,151 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from yolov7.config import InputError
-from yolov7.data.entries import SOURCE, Finding
-from yolov7.data.images import PictureError, check_picture
+from yolov7.data.image_set import Fault, ImageSet
+from yolov7.data.images import ImageError, check_image
+from yolov7.data.objects import Objects, concatenate, elements_of, no_objects, starts_of
+from yolov7.runtime.device import available_cores
 
 T = TypeVar("T")
 CHUNK = 500  # files: about a tenth of a second
 PARALLEL_FROM = 1000  # files; fewer are read sooner than processes start
+SOURCE = "\0"  # stands in a reason for the file that the image is named by: caches are kept when a folder moves
+UNREADABLE = "cannot be read"  # begins the reasons that may go away without a change of the file
+_MIN_SIDE = 1e-3  # pixels; float32 does not tell narrower boxes from nothing
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+class Finding(NamedTuple):
+    """A `Fault` whose file is known by its place."""
+
+    entry: int  # the image's row; -1: none
+    about_image: bool  # not about its annotations
+    reason: str
+    skipped: bool = True
+    kept: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """I images, usable or not, and their objects (see `ImageSet`)."""
+
+    sizes: np.ndarray  # int32 [I, 2] height, width; 0 where the image cannot be used
+    usable: np.ndarray  # bool [I]
+    offsets: np.ndarray  # int64 [I + 1]
+    objects: Objects
+    findings: tuple[Finding, ...] = ()  # in the order of the images
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+def empty_entries(sizes: np.ndarray, findings: Sequence[Finding]) -> Entries:
+    """Images without any object; those without a size are not usable."""
+    return Entries(sizes, sizes[:, 0] > 0, np.zeros(len(sizes) + 1, np.int64), no_objects(), tuple(findings))
+
+
+# --- join and pick ---------------------------------------------------------------------------------------------
+
+
+def join(parts: Sequence[Entries]) -> Entries:
+    """Entries one behind the other."""
+    first_rows = starts_of([len(part) for part in parts])
+    findings = [finding._replace(entry=finding.entry + first)
+                for part, first in zip(parts, first_rows.tolist(), strict=False) for finding in part.findings]
+    sizes, usable, counts = (np.concatenate(column) for column in zip(
+        *((part.sizes, part.usable, np.diff(part.offsets)) for part in parts), strict=True))
+    return Entries(sizes, usable, starts_of(counts), concatenate([part.objects for part in parts]), tuple(findings))
+
+
+def take(entries: Entries, rows: np.ndarray) -> Entries:
+    """These rows (int64 ``[N]``) in this order."""
+    if np.array_equal(rows, np.arange(len(entries))):
+        return entries
+    objects, counts = elements_of(entries.offsets, rows)
+    of_row: dict[int, list[Finding]] = {}
+    for finding in entries.findings:
+        of_row.setdefault(finding.entry, []).append(finding)
+    places = enumerate(rows.tolist()) if of_row else ()
+    findings = [item._replace(entry=place) for place, row in places for item in of_row.get(row, ())]
+    return Entries(entries.sizes[rows], entries.usable[rows], starts_of(counts), entries.objects[objects],
+                   tuple(findings))
+
+
+# --- tidy ------------------------------------------------------------------------------------------------------
+
+
+def tidy(objects: Objects, counts: np.ndarray, sizes: np.ndarray, usable: np.ndarray, findings: Sequence[Finding],
+         where: Callable[[int], str]) -> Entries:
+    """Clip objects to their images; drop and list those without area, outside the image, or repeated.
+
+    ``counts`` int64 ``[I]`` are the objects of each image; boxes may be float64. Objects of images that are not
+    ``usable`` are dropped without a word, and so are crowds. ``where(t)`` is the place of object ``t`` in its file, for
+    messages.
+    """
+    image_index = np.repeat(np.arange(len(sizes)), counts)  # [T]
+    limits = sizes[image_index][:, ::-1]  # [T, 2] width, height
+    clipped = objects.clipped(limits)
+    zero = ((objects.boxes[:, 2:] - objects.boxes[:, :2]) < _MIN_SIDE).any(1)
+    outside = ((clipped.boxes[:, 2:] - clipped.boxes[:, :2]) < _MIN_SIDE).any(1)
+    kept = usable[image_index] & ~zero & ~outside
+    candidates = np.flatnonzero(kept & ~objects.crowd)
+    keys = np.column_stack((image_index, objects.labels, clipped.boxes))[candidates]
+    kept[candidates[_repeated(keys)]] = False
+    found = list(findings)
+    for t in np.flatnonzero(~kept & usable[image_index] & ~objects.crowd).tolist():
+        width, height = objects.boxes[t, 2:] - objects.boxes[t, :2]
+        reason = "the same class and box as an earlier one"
+        if zero[t]:
+            reason = f"a box of zero size ({width:g} x {height:g} px)"
+        elif outside[t]:
+            reason = f"a box outside the image of {limits[t, 0]} x {limits[t, 1]} px"
+        found.append(Finding(int(image_index[t]), False, f"{where(t)}: {reason}; the object is dropped", skipped=False))
+    offsets = starts_of(np.bincount(image_index[kept], minlength=len(sizes)))
+    return Entries(np.asarray(sizes, np.int32), usable, offsets, clipped[kept].typed(),
+                   tuple(sorted(found, key=lambda finding: finding.entry)))
+
+
+def _repeated(keys: np.ndarray) -> np.ndarray:
+    """Which rows of ``[N, M]`` equal an earlier one: bool ``[N]``."""
+    order = np.lexsort(keys.T)  # stable
+    rows = keys[order]
+    mask = np.zeros(len(keys), bool)
+    mask[order[1:]] = (rows[1:] == rows[:-1]).all(1)
+    return mask
+
+
+# --- image set -------------------------------------------------------------------------------------------------
+
+
+def image_set_of(entries: Entries, images: Sequence[str], image_ids: Sequence[int | str],
+                 annotations: Sequence[str] | str, source: str, **described: Any) -> ImageSet:
+    """The usable images; ``image_ids`` are theirs. Without any: `InputError` with the first reasons.
+
+    ``annotations`` are the label files, or the one file for all images; ``described`` are the fields of `ImageSet`
+    that are not about its images.
+    """
+    faults = []
+    for entry, about_image, reason, skipped, kept in entries.findings:
+        file = annotations if isinstance(annotations, str) else annotations[entry]
+        faults.append(Fault(images[entry] if about_image else file, reason.replace(SOURCE, source), skipped, kept))
+    if not entries.usable.any():
+        reasons = "; ".join(map(str, faults[:3])) or "it names no image"
+        raise InputError(f"{source}: no usable image ({len(faults)} skipped): {reasons}")
+    rows = np.flatnonzero(entries.usable)
+    chosen = take(replace(entries, findings=()), rows)
+    paths = tuple(images) if len(rows) == len(images) else tuple(images[row] for row in rows.tolist())
+    return ImageSet(paths=paths, image_ids=tuple(image_ids), sizes=chosen.sizes, offsets=chosen.offsets,
+                    objects=chosen.objects, faults=tuple(faults), **described)
+
+
+# --- many files ------------------------------------------------------------------------------------------------
 
 
 def fingerprints(paths: Sequence[str]) -> np.ndarray:
@@ -44,16 +174,16 @@ def fingerprints(paths: Sequence[str]) -> np.ndarray:
     return found
 
 
-def read_headers(pictures: Sequence[str]) -> tuple[np.ndarray, list[Finding]]:
-    """Height and width of pictures, int32 ``[I, 2]``, 0 for those that cannot be used, and why not."""
-    sizes, findings = np.zeros((len(pictures), 2), np.int32), []
-    for row, path in enumerate(pictures):
+def read_headers(images: Sequence[str]) -> tuple[np.ndarray, list[Finding]]:
+    """Height and width of images, int32 ``[I, 2]``, 0 for those that cannot be used, and why not."""
+    sizes, findings = np.zeros((len(images), 2), np.int32), []
+    for row, path in enumerate(images):
         try:
-            sizes[row] = check_picture(path)
-        except PictureError as error:
+            sizes[row] = check_image(path)
+        except ImageError as error:
             named = f"missing, but named by {SOURCE}"
             reason = str(error) if os.path.exists(path) else named
-            findings.append(Finding(row, True, f"{reason}; the picture is skipped"))
+            findings.append(Finding(row, True, f"{reason}; the image is skipped"))
     return sizes, findings
 
 
@@ -69,7 +199,7 @@ def map_chunks(function: Callable[..., T], columns: Sequence[Sequence[str]], des
     starts = range(0, count, CHUNK)
     chunks = [[column[start : start + CHUNK] for column in columns] for start in starts]
     results: list[T] = []
-    progress = tqdm(total=count, desc=description, unit="picture", disable=None, leave=False)
+    progress = tqdm(total=count, desc=description, unit="image", disable=None, leave=False)
     with progress as bar, closing(_results(function, chunks, count)) as parts:
         for chunk, result in zip(chunks, parts, strict=True):
             results.append(result)

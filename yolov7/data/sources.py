@@ -1,32 +1,39 @@
-"""What ``--source`` means: pictures and videos here, cameras and streams in `streams`.
-
-Spec of the data, section 15.
-"""
+"""What ``--source`` names: files, cameras and streams, as frames."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Generator, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from yolov7.config import InputError, nearest
-from yolov7.data.frames import Frame, VideoInfo, unique_names
 from yolov7.data.images import IMAGE_SUFFIXES, load_image
 from yolov7.data.streams import SCHEMES, Streams
-from yolov7.data.video import is_address, missing_frames, read_video, video_info, without_password
+from yolov7.data.video import (
+    Frame,
+    VideoInfo,
+    is_address,
+    missing_frames,
+    read_video,
+    unique_names,
+    video_info,
+    without_password,
+)
 
+__all__ = ["Files", "Frame", "Streams", "VideoInfo", "open_source"]
+
+T = TypeVar("T")
 VIDEO_SUFFIXES = (".mov", ".avi", ".mp4", ".mpg", ".mpeg", ".m4v", ".wmv", ".mkv", ".webm")
 ACCEPTED = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES + VIDEO_SUFFIXES)
 ATTEMPTS = 10  # in a row to reach a dropped stream
 
 
 class Files:
-    """Pictures, then videos; can be iterated more than once.
+    """Images, then videos; can be iterated more than once.
 
     What cannot be read is left out and told in ``faults``, complete after an iteration. A source of one file, or one
     without any frame that can be read, raises `InputError` instead.
@@ -34,28 +41,27 @@ class Files:
 
     live = False
 
-    def __init__(self, source: str, pictures: Sequence[str], videos: Sequence[str]) -> None:
+    def __init__(self, source: str, images: Sequence[str], videos: Sequence[str]) -> None:
         self.source = source
-        self.pictures = tuple(pictures)
-        stems = [[Path(path).stem for path in paths] for paths in (pictures, videos)]
-        self._names = dict(zip((*pictures, *videos), unique_names(*stems), strict=True))
-        self._unusable: list[str] = []
-        self.videos: dict[str, VideoInfo] = {}
-        for path in videos:
-            self._probe(path)
-        self.faults = list(self._unusable)
+        self.images = tuple(images)
+        stems = [[Path(path).stem for path in paths] for paths in (images, videos)]
+        self._names = dict(zip((*images, *videos), unique_names(*stems), strict=True))
+        self.faults: list[str] = []
+        self.videos = {path: video for path in videos if (video := self._tried(video_info, path))}
+        self._unusable = tuple(self.faults)
 
-    def _probe(self, path: str) -> None:
+    def _tried(self, read: Callable[[str], T], path: str) -> T | None:
         try:
-            self.videos[path] = video_info(path)
+            return read(path)
         except InputError as error:
             if len(self._names) == 1:
                 raise
-            self._unusable.append(str(error))
+            self.faults.append(str(error))
+            return None
 
     def __len__(self) -> int:
         """Number of frames, as far as it is announced."""
-        return len(self.pictures) + sum(video.frames for video in self.videos.values())
+        return len(self.images) + sum(video.frames for video in self.videos.values())
 
     def batches(self, size: int) -> Generator[list[Frame], None, None]:
         """The frames in their order, ``size`` at a time; their shapes may differ."""
@@ -68,28 +74,18 @@ class Files:
 
     def __iter__(self) -> Iterator[Frame]:
         self.faults = list(self._unusable)
-        count = 0
-        for path in self.pictures:
-            image = self._picture(path)
-            if image is not None:
-                count += 1
-                yield Frame(image, path, self._names[path], 0, None)
-        for path, video in self.videos.items():
-            for frame in self._frames(path, video):
-                count += 1
-                yield frame
-        if not count:
+        images = filter(None, map(self._image, self.images))
+        videos = (self._frames(path, video) for path, video in self.videos.items())
+        frame = None
+        for frame in chain(images, *videos):
+            yield frame
+        if frame is None:
             reasons = "; ".join(self.faults[:3])
             raise InputError(f"--source {self.source!r}: none of {len(self._names)} files can be read: {reasons}")
 
-    def _picture(self, path: str) -> np.ndarray | None:
-        try:
-            return load_image(path)
-        except InputError as error:
-            if len(self._names) == 1:
-                raise
-            self.faults.append(str(error))
-            return None
+    def _image(self, path: str) -> Frame | None:
+        image = self._tried(load_image, path)
+        return None if image is None else Frame(image, path, self._names[path], 0, None)
 
     def _frames(self, path: str, video: VideoInfo) -> Iterator[Frame]:
         shown = without_password(path)
@@ -105,7 +101,7 @@ class Files:
 
 
 def open_source(source: str, attempts: int = ATTEMPTS) -> Files | Streams:
-    """What stands behind ``--source``, sorted, pictures first.
+    """What stands behind ``--source``, sorted, images first.
 
     A file, a folder (not searched recursively), a glob, the URL of a video, a camera's number, the URL of a stream,
     or a text file with one of these a line. A camera or stream that drops is tried ``attempts`` times in a row.
@@ -115,9 +111,9 @@ def open_source(source: str, attempts: int = ATTEMPTS) -> Files | Streams:
     streams = [entry for entry in entries if _is_stream(entry)]
     if not streams:
         files = dict.fromkeys(path for entry in entries for path in _find(entry))  # what two lines name is read once
-        pictures = [path for path in files if _suffix(path) in IMAGE_SUFFIXES]
+        images = [path for path in files if _suffix(path) in IMAGE_SUFFIXES]
         videos = [path for path in files if _suffix(path) in VIDEO_SUFFIXES]
-        return Files(source, pictures, videos)
+        return Files(source, images, videos)
     if len(streams) < len(entries):
         other = next(entry for entry in entries if entry not in streams)
         raise InputError(f"--source {source!r}: lists the stream {without_password(streams[0])!r} and the file "
@@ -142,9 +138,9 @@ def _is_stream(entry: str) -> bool:
         return entry.isdecimal()
     scheme, suffix = entry.partition("://")[0].lower(), _suffix(entry)
     if scheme not in SCHEMES or suffix in IMAGE_SUFFIXES:
-        what = f"the scheme {scheme!r}" if scheme not in SCHEMES else "a picture"
+        what = f"the scheme {scheme!r}" if scheme not in SCHEMES else "an image"
         raise InputError(f"--source {without_password(entry)!r}: {what} is not read from a server; accepted: videos "
-                         f"and streams by {', '.join(SCHEMES)}, pictures from the disk")
+                         f"and streams by {', '.join(SCHEMES)}, images from the disk")
     return not (scheme.startswith("http") and suffix in VIDEO_SUFFIXES)
 
 
@@ -153,7 +149,7 @@ def _suffix(path: str) -> str:
 
 
 def _find(entry: str) -> list[str]:
-    """The pictures and videos that a path, pattern or URL means, sorted."""
+    """The images and videos that a path, pattern or URL means, sorted."""
     if is_address(entry):
         return [entry]
     what, files = _candidates(entry)
@@ -167,7 +163,7 @@ def _find(entry: str) -> list[str]:
 def _candidates(entry: str) -> tuple[str, list[str]]:
     """What to say if none of the files will do, and the files, sorted."""
     if not entry:
-        raise InputError("--source: nothing is named; accepted: a picture, video, folder, glob, camera or stream")
+        raise InputError("--source: nothing is named; accepted: an image, video, folder, glob, camera or stream")
     if os.path.isfile(entry):
         return f"suffix {Path(entry).suffix!r} is unknown", [entry]
     if os.path.isdir(entry):
@@ -175,17 +171,11 @@ def _candidates(entry: str) -> tuple[str, list[str]]:
             names = [name for name in os.listdir(entry) if not name.startswith(".")]
         except OSError as error:
             raise InputError(f"--source {entry!r}: cannot be read: {error.strerror or error}") from None
-        what, paths = "the folder holds no picture or video", {Path(entry, name) for name in names}
+        what, paths = "the folder holds no image or video", {Path(entry, name) for name in names}
     elif glob.has_magic(entry):
-        what, paths = "the pattern matches no picture or video", set(map(Path, glob.glob(entry, recursive=True)))
+        what, paths = "the pattern matches no image or video", set(map(Path, glob.glob(entry, recursive=True)))
     else:
-        raise _missing(Path(entry))
+        path = Path(entry)
+        beside = (other.name for other in path.parent.glob("*"))
+        raise InputError(f"--source {str(path)!r}: no such file or folder{nearest(path.name, beside)}")
     return what, [str(path) for path in sorted(paths) if path.is_file()]
-
-
-def _missing(path: Path) -> InputError:
-    try:
-        names = os.listdir(path.parent)
-    except OSError:
-        names = []
-    return InputError(f"--source {str(path)!r}: no such file or folder{nearest(path.name, names)}")

@@ -1,6 +1,6 @@
 """Cameras and streams: always the newest frame; a stream that drops is reached again, or the run ends.
 
-Spec of the data, section 15.
+(docs/reference.md, Inference sources)
 """
 
 from __future__ import annotations
@@ -15,20 +15,27 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from yolov7.config import InputError
-from yolov7.data.frames import Frame, VideoInfo, unique_names
+from yolov7.config import InputError, RunError
 from yolov7.data.images import cv2
-from yolov7.data.video import describe_capture, is_address, open_capture, without_password
+from yolov7.data.video import (
+    Frame,
+    VideoInfo,
+    describe_capture,
+    is_address,
+    open_capture,
+    unique_names,
+    without_password,
+)
 
 logger = logging.getLogger(__name__)
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp")
 FIRST_WAIT = 1.0  # seconds before a dropped stream is tried again; doubled after every attempt that fails
-LONGEST_WAIT = 30.0
+MAX_WAIT = 30.0
 PATIENCE = 1.0  # seconds that closing waits for a reader, which may be in the midst of a read
 
 
-class StreamError(Exception):
+class StreamError(RunError):
     """A stream that stays away; the run has failed."""
 
 
@@ -54,7 +61,7 @@ class Streams:
             self.close()
             kind = "camera" if addresses[0].isdecimal() else "stream"
             raise InputError(f"--source {self._streams[0].shown!r}: no frame comes from this {kind}; accepted: a "
-                             f"{kind} that can be reached, or a picture, video, folder or glob")
+                             f"{kind} that can be reached, or an image, video, folder or glob")
         for stream in self._streams:
             if not stream.info:
                 logger.warning("%s: no frame yet; it is tried again", stream.shown)
@@ -145,7 +152,7 @@ class _Stream:
             if failures >= self._attempts:
                 raise StreamError(f"{self.shown}: stays away: {failures} attempts to reach it brought no frame (it had "
                                  f"dropped {self._drops} times; {self._read} frames were read)")
-            wait = min(FIRST_WAIT * 2**failures, LONGEST_WAIT)
+            wait = min(FIRST_WAIT * 2**failures, MAX_WAIT)
             if self.info:
                 what = f"attempt {failures} of {self._attempts} failed" if failures else "dropped"
                 logger.warning("%s: %s; trying again in %g s", self.shown, what, wait)
@@ -156,9 +163,8 @@ class _Stream:
 
     def _read_until_it_drops(self) -> int:
         """How many frames came."""
-        capture = open_capture(int(self._address) if self._address.isdecimal() else self._address)
         frames = 0
-        try:
+        with open_capture(int(self._address) if self._address.isdecimal() else self._address) as capture:
             while not self.stopped.is_set():
                 read, image = capture.read()
                 if not read:
@@ -167,8 +173,6 @@ class _Stream:
                 if frames == 1:
                     self.info = describe_capture(capture, image, live=True)
                 self._offer(image)
-        finally:
-            capture.release()
         return frames
 
     def _offer(self, image: np.ndarray) -> None:

@@ -1,9 +1,13 @@
-"""Videos by OpenCV: opening, asking what they hold, reading, writing."""
+"""Frames of images, videos and streams; videos by OpenCV: opening, asking what they hold, reading, writing."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,15 +15,75 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from yolov7.config import InputError
-from yolov7.data.frames import VideoInfo
+from yolov7.config import InputError, atomic_path
 from yolov7.data.images import cv2
 
 FALLBACK_FPS = 30.0  # for videos that do not say
-HIGHEST_FPS = 1000.0  # of a video; above it stands a unit of time rather than a rate
-HIGHEST_LIVE_FPS = 120.0
+MAX_FPS = 1000.0  # of a video; above it stands a unit of time rather than a rate
+MAX_LIVE_FPS = 120.0
 TIMEOUT = 10_000  # milliseconds without an answer from a server, in opening and in reading
+NUMBERED = re.compile(r"(.+)_\d+")
 EXACT = (".mp4", ".m4v", ".mov", ".avi")  # containers that count their frames; of others it is an estimate
+
+
+# --- frames ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video or stream says of itself."""
+
+    fps: float
+    width: int  # pixels, of its first frame
+    height: int
+    frames: int  # as announced; some containers only estimate it, and some say 0
+    live: bool = False  # a stream: what is not read in time is gone
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image, or one frame of a video or stream."""
+
+    image: np.ndarray  # uint8 [H, W, 3] RGB
+    path: str  # file or address, without a password
+    name: str  # of the file or stream, unique within the source: for output files
+    index: int  # 1, 2, ... in a video or stream, 0 for an image
+    video: VideoInfo | None
+    seconds: float = 0.0  # since the start of the video; of a stream since 1970, when it arrived
+
+    @property
+    def unique_name(self) -> str:
+        """``name`` of an image, ``name_index`` of a frame of a video: unlike that of any other frame."""
+        return f"{self.name}_{self.index}" if self.index else self.name
+
+
+def unique_names(images: Sequence[str], videos: Sequence[str]) -> list[str]:
+    """Names for the output files of images, then of videos: their stems, numbered where that is needed.
+
+    No two are equal, also where only the case differs, and no image is named like a frame of a video (``clip_7``).
+    """
+    reserved = {stem.casefold() for stem in (*images, *videos)}  # no other file's name after numbering
+    taken: set[str] = set()
+    names: list[str] = []
+
+    def take(stem: str, refused: set[str]) -> None:
+        name = stem
+        while (key := name.casefold()) in taken or key in refused or (name != stem and key in reserved):
+            numbers[stem.casefold()] += 1
+            name = f"{stem}_{numbers[stem.casefold()]}"
+        taken.add(key)
+        names.append(name)
+
+    numbers = Counter({stem: 1 for stem in reserved})
+    for stem in images:
+        take(stem, set())
+    before_numbers = {numbered[1] for name in taken if (numbered := NUMBERED.fullmatch(name))}
+    for stem in videos:
+        take(stem, before_numbers)
+    return names
+
+
+# --- addresses -------------------------------------------------------------------------------------------------
 
 
 def is_address(path: str) -> bool:
@@ -36,54 +100,47 @@ def without_password(address: str) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def open_capture(address: str | int) -> Any:
+@contextmanager
+def open_capture(address: str | int) -> Iterator[Any]:
     """OpenCV's reader of a file, a URL or a camera; it may turn out not to be opened."""
     _silence()
-    if isinstance(address, str) and is_address(address):
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
-        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
-    return cv2.VideoCapture(address)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
+    with_limits = isinstance(address, str) and is_address(address)
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits) if with_limits else cv2.VideoCapture(address)
+    try:
+        yield capture
+    finally:
+        capture.release()
 
 
 def describe_capture(capture: Any, first: np.ndarray, live: bool = False) -> VideoInfo:
     """What an open video says of itself; the size is that of its first frame ``[H, W, 3]``."""
+    fps = _usable_fps(capture.get(cv2.CAP_PROP_FPS), MAX_LIVE_FPS if live else MAX_FPS)
     frames = 0 if live else capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return VideoInfo(
-        fps=_usable_fps(capture.get(cv2.CAP_PROP_FPS), HIGHEST_LIVE_FPS if live else HIGHEST_FPS),
-        width=first.shape[1],
-        height=first.shape[0],
-        frames=int(frames) if 0 < frames < 2**31 else 0,
-        live=live,
-    )
+    return VideoInfo(fps, first.shape[1], first.shape[0], int(frames) if 0 < frames < 2**31 else 0, live)
 
 
 def video_info(path: str) -> VideoInfo:
     """Open a video and decode its first frame. Raises `InputError`."""
     if not is_address(path) and os.path.getsize(path) == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)")
-    capture = open_capture(path)
-    try:
+    with open_capture(path) as capture:
         read, image = capture.read()
         if not read:
             shown = without_password(path)
             raise InputError(f"{shown}: is not a video that can be read, or holds no frame (truncated?)")
         return describe_capture(capture, image)
-    finally:
-        capture.release()
 
 
 def read_video(path: str) -> Iterator[tuple[int, np.ndarray]]:
     """The frames (uint8 ``[H, W, 3]`` RGB) with their numbers 1, 2, ...; what cannot be decoded is left out."""
-    capture = open_capture(path)
     index = 0
-    try:
+    with open_capture(path) as capture:
         while capture.grab():
             index += 1
             decoded, image = capture.retrieve()
             if decoded:
                 yield index, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
 
 
 def missing_frames(path: str, read: int, announced: int) -> int:
@@ -98,7 +155,7 @@ def _silence() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def _usable_fps(fps: float, highest: float = HIGHEST_FPS) -> float:
+def _usable_fps(fps: float, highest: float = MAX_FPS) -> float:
     return fps if 0 < fps <= highest else FALLBACK_FPS
 
 
@@ -117,16 +174,15 @@ class VideoWriter:
         self.path = Path(path)
         self.size = (height, width)
         self.frames = 0
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
+        self._stack = ExitStack()
+        self._temporary = self._stack.enter_context(atomic_path(self.path, ".mp4"))
         _silence()
         codec = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer = cv2.VideoWriter(str(self._temporary), codec, _usable_fps(fps), (width, height))
         if not self._writer.isOpened():
-            self._temporary.unlink(missing_ok=True)
-            raise InputError(
-                f"{self.path}: OpenCV cannot open a video of {width} x {height} pixels for writing (MP4, codec mp4v): "
-                "is the folder writable, and has this OpenCV been built with FFmpeg?"
-            )
+            self.close(keep=False)
+            raise InputError(f"{self.path}: OpenCV cannot open a video of {width} x {height} pixels for writing (MP4, "
+                             "codec mp4v): is the folder writable, and has this OpenCV been built with FFmpeg?")
 
     def write(self, image: np.ndarray) -> None:
         """Append a frame: uint8 ``[H, W, 3]`` RGB of the video's size."""
@@ -138,9 +194,9 @@ class VideoWriter:
     def close(self, keep: bool = True) -> None:
         """Finish the file, or remove it."""
         self._writer.release()
-        if keep and self.frames:
-            os.replace(self._temporary, self.path)
-        self._temporary.unlink(missing_ok=True)
+        if not (keep and self.frames):
+            self._temporary.unlink(missing_ok=True)
+        self._stack.close()
 
     def __enter__(self) -> VideoWriter:
         return self

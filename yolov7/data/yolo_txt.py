@@ -1,4 +1,4 @@
-"""Folders or lists of pictures with YOLO label files -> `ImageSet` (spec of the data, sections 1 to 4)."""
+"""Folders or lists of images with YOLO label files -> `ImageSet` (docs/reference.md, Label files)."""
 
 from __future__ import annotations
 
@@ -7,62 +7,108 @@ import math
 import os
 from array import array
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from yolov7.config import InputError
-from yolov7.data.entries import (
+from yolov7.data.formats import Entry, Format, SplitSource
+from yolov7.data.image_set import ImageSet
+from yolov7.data.images import IMAGE_SUFFIXES
+from yolov7.data.label_cache import BESIDE_THE_DATA, Cached, LabelCache, read_changed
+from yolov7.data.objects import Objects, Ragged, no_objects, starts_of
+from yolov7.data.scan import (
     UNREADABLE,
     Entries,
     Finding,
-    RawObjects,
-    faults_of,
+    fingerprints,
     image_set_of,
-    join,
-    starts_of,
-    take,
+    read_headers,
     tidy,
 )
-from yolov7.data.image_set import ImageSet
-from yolov7.data.images import IMAGE_SUFFIXES
-from yolov7.data.label_cache import BESIDE_THE_DATA, Cached, LabelCache
-from yolov7.data.scan import fingerprints, map_chunks, read_headers
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3  # by which a normalised value may leave 0 ... 1
 _COLUMNS = "5 columns (class cx cy w h), or an odd number from 7 on (class x1 y1 x2 y2 x3 y3 ...)"
-_OTHER_SUFFIXES = (".txt", ".json", ".yaml", ".xml", ".csv", ".md")  # expected beside pictures
+_OTHER_SUFFIXES = (".txt", ".json", ".yaml", ".xml", ".csv", ".md")  # expected beside images
 
 
 class _LabelError(Exception):
     """Why a label file cannot be used, without its name."""
 
 
-# --- pictures --------------------------------------------------------------------------------------------------
+class YoloTxt(Format):
+    """Folders or lists of images, each with a label file; only a YAML can name their classes."""
+
+    name = "yolo"
+    entries = "a folder or a list of images, or several"
+
+    def claims(self, entry: Entry) -> bool:
+        """A path or several."""
+        return not isinstance(entry, dict)
+
+    def read(self, source: SplitSource, names: tuple[str, ...] | None) -> ImageSet:
+        """An image without a label file has no objects; a class index out of range is an `InputError`."""
+        assert names is not None
+        paths = (source.entry,) if isinstance(source.entry, str) else source.entry
+        places = [source.find(path) for path in paths]
+        images = find_images(places, source.bases)
+        label_files = label_paths(images)
+        entries = _read_entries(images, label_files, names, source.split, source.cache(places))
+        ids = _image_ids([images[row] for row in np.flatnonzero(entries.usable).tolist()])
+        return image_set_of(entries, images, ids, label_files, source.where, names=names,
+                            category_ids=tuple(range(1, len(names) + 1)), split=source.split)
 
 
-def find_pictures(sources: Sequence[Path], bases: Sequence[Path]) -> list[str]:
-    """Absolute paths of the pictures in folders (searched recursively, sorted) and list files (in their order).
+def _read_entries(images: Sequence[str], label_files: Sequence[str], names: tuple[str, ...], split: str,
+                  cache: LabelCache) -> Entries:
+    """What is in the cache and has not changed since is not read again."""
+    keys = cache.keys(f"{image}\n{file}" for image, file in zip(images, label_files, strict=True))
+    stats = np.concatenate((fingerprints(images), fingerprints(label_files)), axis=1)  # [I, 4]
+    described = {"reader": "yolo txt", "names": list(names)}
+    cached = cache.load(described, len(names))
+    if cached and np.array_equal(stats, cached.stats) and keys == cached.keys:
+        return cached.entries
+    read = partial(scan_labels, num_classes=len(names))
+    entries = read_changed(read, (images, label_files), cached, keys, stats, f"{split}: reading labels")
+    cache.store(Cached(described, keys, stats, entries))
+    return entries
+
+
+def _image_ids(paths: Sequence[str]) -> Sequence[int | str]:
+    """File names without suffix, as numbers where all are (as COCO's); 1, 2, ... where they are not unique."""
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return stems if len(set(stems)) == len(stems) else list(range(1, len(stems) + 1))
+
+
+# --- images --------------------------------------------------------------------------------------------------
+
+
+def find_images(sources: Sequence[Path], bases: Sequence[Path]) -> list[str]:
+    """Absolute paths of the images in folders (searched recursively, sorted) and list files (in their order).
 
     A line ``./x`` of a list is relative to the list's folder; other relative lines are relative to the first of
-    ``bases``, else of the list's folder, where they exist. Missing pictures are kept: they are faults, not nothing.
+    ``bases``, else of the list's folder, where they exist. Missing images are kept: they are faults, not nothing.
     """
-    pictures: list[str] = []
+    images: list[str] = []
     for source in sources:
-        found = _pictures_in_folder(source) if source.is_dir() else _pictures_in_list(source, bases)
+        found = _images_in_folder(source) if source.is_dir() else _images_in_list(source, bases)
         if not found:
-            what = f"no picture in this folder ({', '.join(IMAGE_SUFFIXES)})" if source.is_dir() else "an empty list"
+            what = f"no image in this folder ({', '.join(IMAGE_SUFFIXES)})" if source.is_dir() else "an empty list"
             raise InputError(f"{source}: {what}")
-        pictures += found
-    return list(dict.fromkeys(pictures))
+        images += found
+    return list(dict.fromkeys(images))
 
 
-def _pictures_in_folder(folder: Path) -> list[str]:
+def _images_in_folder(folder: Path) -> list[str]:
     found, others, visited = [], Counter[str](), set()
     for place, folders, files in os.walk(os.path.abspath(folder), followlinks=True):
         real = os.path.realpath(place)
@@ -70,10 +116,10 @@ def _pictures_in_folder(folder: Path) -> list[str]:
             folders.clear()
             continue
         visited.add(real)
-        pictures = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-        found += [os.path.join(place, file) for file in pictures]
-        if len(pictures) < len(files):
-            others.update(os.path.splitext(file)[1].lower() for file in set(files) - set(pictures))
+        images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+        found += [os.path.join(place, file) for file in images]
+        if len(images) < len(files):
+            others.update(os.path.splitext(file)[1].lower() for file in set(files) - set(images))
     left_out = {suffix or "none": count for suffix, count in others.items() if suffix not in _OTHER_SUFFIXES}
     if left_out:
         shown = ", ".join(f"{suffix}: {count}" for suffix, count in sorted(left_out.items()))
@@ -81,16 +127,16 @@ def _pictures_in_folder(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _pictures_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
+def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as a list of pictures: {error}") from None
+        raise InputError(f"{file}: cannot be read as a list of images: {error}") from None
     places = [os.path.abspath(place) for place in (*bases, file.parent)]
-    return [_picture_of_line(line, places) for line in map(str.strip, lines) if line]
+    return [_image_of_line(line, places) for line in map(str.strip, lines) if line]
 
 
-def _picture_of_line(line: str, places: Sequence[str]) -> str:
+def _image_of_line(line: str, places: Sequence[str]) -> str:
     if line.startswith("./"):
         places = places[-1:]
     candidates = [os.path.normpath(os.path.join(place, line)) for place in places]
@@ -100,20 +146,20 @@ def _picture_of_line(line: str, places: Sequence[str]) -> str:
 # --- label files -----------------------------------------------------------------------------------------------
 
 
-class _Places:
-    """Where the label files of a folder's pictures may be; looks the folders up once."""
+def label_paths(images: Iterable[str]) -> list[str]:
+    """The label file of each image: its path with ``images`` -> ``labels`` and the suffix ``.txt``.
 
-    def __init__(self) -> None:
-        self._of_folder: dict[str, tuple[list[str], str]] = {}
+    Of several components ``images`` the last is replaced, else the first (as the reference implementation does) where
+    only that file exists. Without a labels folder the file is looked for beside the image.
+    """
+    folders = cache(_label_folders)  # each is looked up once
+    return [_label_path(name, *folders(folder)) for folder, _, name in (image.rpartition(os.sep) for image in images)]
 
-    def label_path(self, picture: str) -> str:
-        folder, _, name = picture.rpartition(os.sep)
-        if folder not in self._of_folder:
-            self._of_folder[folder] = _label_folders(folder)
-        candidates, otherwise = self._of_folder[folder]
-        stem = os.path.splitext(name)[0]
-        paths = (f"{candidate}{os.sep}{stem}.txt" for candidate in candidates)
-        return next(filter(os.path.isfile, paths), f"{otherwise}{os.sep}{stem}.txt")
+
+def _label_path(name: str, candidates: list[str], otherwise: str) -> str:
+    stem = os.path.splitext(name)[0]
+    paths = (f"{candidate}{os.sep}{stem}.txt" for candidate in candidates)
+    return next(filter(os.path.isfile, paths), f"{otherwise}{os.sep}{stem}.txt")
 
 
 def _label_folders(folder: str) -> tuple[list[str], str]:
@@ -129,67 +175,6 @@ def _label_folders(folder: str) -> tuple[list[str], str]:
     return [], folder
 
 
-def label_path(picture: str) -> str:
-    """The label file of a picture: its path with ``images`` -> ``labels`` and the suffix ``.txt``.
-
-    Of several components ``images`` the last is replaced, else the first (as the original does) where only that
-    file exists. Without a labels folder the file is looked for beside the picture.
-    """
-    return _Places().label_path(picture)
-
-
-# --- labels ----------------------------------------------------------------------------------------------------
-
-
-def read_yolo_txt(
-    pictures: Sequence[str], names: tuple[str, ...], split: str, source: str, cache: LabelCache | None = None
-) -> ImageSet:
-    """Read the labels of these pictures. A picture without a label file has no objects.
-
-    What is in the ``cache`` and has not changed since is not read again. Faulty pictures, files and objects are
-    listed in the result's ``faults``; a class index out of range is an `InputError`.
-    """
-    places = _Places()
-    label_files = [places.label_path(picture) for picture in pictures]
-    entries = _read_entries(pictures, label_files, names, split, cache or LabelCache(None))
-    faults = faults_of(entries, pictures, label_files, source)
-    ids = _image_ids([pictures[row] for row in np.flatnonzero(entries.usable).tolist()])
-    return image_set_of(
-        entries, pictures, ids, faults, source,
-        names=names, category_ids=tuple(range(1, len(names) + 1)), split=split,
-    )
-
-
-def _read_entries(
-    pictures: Sequence[str], label_files: Sequence[str], names: tuple[str, ...], split: str, cache: LabelCache
-) -> Entries:
-    keys = cache.keys(f"{picture}\n{file}" for picture, file in zip(pictures, label_files, strict=True))
-    stats = np.concatenate((fingerprints(pictures), fingerprints(label_files)), axis=1)  # [I, 4]
-    described = {"reader": "yolo txt", "names": list(names)}
-    cached = cache.load(described, len(names))
-    if cached is not None and cached.holds(keys, stats):
-        return cached.entries
-    rows = cached.rows(keys, stats) if cached is not None else np.full(len(keys), -1)  # [I]
-    new = np.flatnonzero(rows < 0)
-    columns = [[paths[row] for row in new.tolist()] for paths in (pictures, label_files)]
-    parts = map_chunks(partial(scan_labels, num_classes=len(names)), columns, f"{split}: reading labels")
-    old = [cached.entries] if cached is not None else []
-    rows[new] = np.arange(len(new)) + sum(map(len, old))
-    entries = take(join(old + parts), rows)
-    cache.store(Cached(described, keys, stats, entries))
-    return entries
-
-
-def _image_ids(paths: Sequence[str]) -> Sequence[int | str]:
-    """File names without suffix, as numbers where all are (as COCO's); 1, 2, ... where they are not unique."""
-    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-    if all(stem.isascii() and stem.isdigit() for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return stems if len(set(stems)) == len(stems) else list(range(1, len(stems) + 1))
-
-
 # --- rows ------------------------------------------------------------------------------------------------------
 
 
@@ -198,42 +183,38 @@ class _Rows(NamedTuple):
 
     values: np.ndarray  # float64 [V]; a row without numbers has one NaN
     lengths: np.ndarray  # int64 [R] values of each row
-    owners: np.ndarray  # int64 [R] file of each row
-    lines: list[int]  # its line, from 1
+    files: np.ndarray  # int64 [R] file of each row
+    lines: np.ndarray  # int64 [R] its line, from 1
     texts: list[str]  # of the files
 
 
-def scan_labels(pictures: Sequence[str], label_files: Sequence[str], num_classes: int) -> Entries:
-    """Headers of pictures and rows of their label files. Raises `InputError` for a class index out of range."""
-    sizes, findings = read_headers(pictures)
+def scan_labels(images: Sequence[str], label_files: Sequence[str], num_classes: int) -> Entries:
+    """Headers of images and rows of their label files. Raises `InputError` for a class index out of range."""
+    sizes, findings = read_headers(images)
     usable = sizes[:, 0] > 0
     rows = _read_rows(label_files, usable, findings)
     bad = _bad_rows(rows, num_classes)
     for t in np.flatnonzero(bad).tolist():
-        file, line = int(rows.owners[t]), rows.lines[t]
+        file, line = int(rows.files[t]), int(rows.lines[t])
         if not usable[file]:
             continue  # one reason is enough
         try:
             check_row(rows.texts[file].splitlines()[line - 1].split(), num_classes)
         except _LabelError as error:
-            findings.append(Finding(file, False, f"line {line}: {error}; the picture is skipped"))
+            findings.append(Finding(file, False, f"line {line}: {error}; the image is skipped"))
             usable[file] = False
         except InputError as error:
             raise InputError(f"{label_files[file]}, line {line}: {error}") from None
-    good = usable[rows.owners]
-    lines = np.array(rows.lines, np.int64)[good]
-    return tidy(_objects(rows, good, sizes), sizes, usable, findings, lambda t: f"line {lines[t]}")
+    good = usable[rows.files]
+    lines = rows.lines[good]
+    counts = np.bincount(rows.files[good], minlength=len(sizes))
+    return tidy(_objects(rows, good, sizes), counts, sizes, usable, findings, lambda t: f"line {lines[t]}")
 
 
 def _read_rows(label_files: Sequence[str], usable: np.ndarray, findings: list[Finding]) -> _Rows:
-    values, texts = array("d"), []
-    lengths: list[int] = []
-    owners: list[int] = []
-    lines: list[int] = []
+    values, lengths, files, lines, texts = array("d"), array("q"), array("q"), array("q"), []
     for number, file in enumerate(label_files):
-        text = _read_text(number, file, findings) if usable[number] else ""
-        usable[number] &= text is not None
-        texts.append(text or "")
+        texts.append(_read_text(number, file, usable, findings) if usable[number] else "")
         for line, row in enumerate(texts[-1].splitlines(), 1):
             columns = row.split()
             if not columns:
@@ -245,23 +226,25 @@ def _read_rows(label_files: Sequence[str], usable: np.ndarray, findings: list[Fi
                 del values[start:]
                 values.append(math.nan)
             lengths.append(len(values) - start)
-            owners.append(number)
+            files.append(number)
             lines.append(line)
-    return _Rows(np.array(values), np.array(lengths, np.int64), np.array(owners, np.int64), lines, texts)
+    return _Rows(np.array(values), np.array(lengths), np.array(files), np.array(lines), texts)
 
 
-def _read_text(number: int, file: str, findings: list[Finding]) -> str | None:
-    """The text of a label file, empty where there is none; nothing where it cannot be read."""
+def _read_text(number: int, file: str, usable: np.ndarray, findings: list[Finding]) -> str:
+    """The text of a label file; empty where there is none, or where it cannot be read."""
     try:
         with open(file, "rb") as stream:
             return stream.read().decode("utf-8-sig")
     except FileNotFoundError:
         return ""
     except OSError as error:
-        findings.append(Finding(number, False, f"{UNREADABLE} ({error.strerror}); the picture is skipped"))
+        reason = f"{UNREADABLE} ({error.strerror})"
     except UnicodeDecodeError as error:
-        findings.append(Finding(number, False, f"{UNREADABLE} as text ({error}); the picture is skipped"))
-    return None
+        reason = f"{UNREADABLE} as text ({error})"
+    findings.append(Finding(number, False, f"{reason}; the image is skipped"))
+    usable[number] = False
+    return ""
 
 
 def _bad_rows(rows: _Rows, num_classes: int) -> np.ndarray:
@@ -273,17 +256,17 @@ def _bad_rows(rows: _Rows, num_classes: int) -> np.ndarray:
     columns_fit = (rows.lengths == 5) | ((rows.lengths >= 7) & (rows.lengths % 2 == 1))
     label_fits = (labels == np.floor(labels)) & (labels >= 0) & (labels < num_classes)
     values_fit = ~np.logical_or.reduceat(outside, starts) if len(starts) else np.zeros(0, bool)
-    return ~(columns_fit & label_fits & values_fit)
+    bad: np.ndarray = ~(columns_fit & label_fits & values_fit)
+    return bad
 
 
-def _objects(rows: _Rows, good: np.ndarray, sizes: np.ndarray) -> RawObjects:
-    """The good rows in native pixels."""
+def _objects(rows: _Rows, good: np.ndarray, sizes: np.ndarray) -> Objects:
+    """The good rows in native pixels; boxes are float64."""
     lengths = rows.lengths[good]
     values = rows.values[np.repeat(good, rows.lengths)]
     starts = starts_of(lengths)[:-1]
     labels = values[starts].astype(np.int64)
-    owners = rows.owners[good]
-    width_height = sizes[owners][:, ::-1].astype(np.float64)  # [R, 2]
+    width_height = sizes[rows.files[good]][:, ::-1].astype(np.float64)  # [R, 2]
     is_box = lengths == 5
     coordinate = np.ones(len(values), bool)
     coordinate[starts] = False
@@ -299,15 +282,14 @@ def _objects(rows: _Rows, good: np.ndarray, sizes: np.ndarray) -> RawObjects:
     if len(points):
         firsts = starts_of(counts[~is_box])[:-1]
         boxes[~is_box] = np.column_stack((np.minimum.reduceat(points, firsts), np.maximum.reduceat(points, firsts)))
-    none = np.zeros((len(lengths), 0, 3), np.float32)
-    return RawObjects(np.bincount(owners, minlength=len(sizes)), boxes, labels, points, counts, none)
+    return no_objects().like(boxes, labels, polygons=Ragged(points, counts))
 
 
 def check_row(columns: Sequence[str], num_classes: int) -> None:
     """Say what is wrong with a row: a box (5 columns) or a polygon (an odd number from 7 on), normalised."""
     if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
         raise _LabelError(f"{len(columns)} columns; accepted: {_COLUMNS}")
-    label, *values = _numbers(columns)
+    label, *values = map(_number, columns)
     if label != int(label):
         raise _LabelError(f"class {columns[0]}; accepted: a whole number")
     if not 0 <= label < num_classes:
@@ -317,14 +299,11 @@ def check_row(columns: Sequence[str], num_classes: int) -> None:
         raise _LabelError(f"the value {worst:g}; accepted: 0 to 1 (fractions of width and height)")
 
 
-def _numbers(columns: Sequence[str]) -> list[float]:
-    values = []
-    for text in columns:
-        try:
-            value = float(text)
-        except ValueError:
-            raise _LabelError(f"{text!r} is not a number") from None
-        if not math.isfinite(value):
-            raise _LabelError(f"{text!r} is not a finite number")
-        values.append(value)
-    return values
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise _LabelError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise _LabelError(f"{text!r} is not a finite number")
+    return value

@@ -11,8 +11,7 @@ import pytest
 
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.classes import choose_classes, class_indices, class_names, merge_classes, select_classes
-from yolov7.data.image_set import ImageSet
+from yolov7.data.image_set import ImageSet, choose_classes, class_indices, class_names, merge_classes, select_classes
 from yolov7.evaluation.coco import score_detections
 
 Write = Callable[..., Path]
@@ -23,7 +22,7 @@ TRIANGLE = [[20, 20, 30, 20, 30, 30]]
 
 @pytest.fixture
 def animals(coco_folder: Write) -> ImageSet:
-    """Three pictures: a dog, a cat and a crowd of cats; a cow; nothing."""
+    """Three images: a dog, a cat and a crowd of cats; a cow; nothing."""
     first = [{"bbox": [1, 2, 3, 4]} | DOG, {"bbox": [20, 20, 10, 10], "segmentation": TRIANGLE} | CAT,
              {"bbox": [40, 0, 20, 20], "iscrowd": 1} | CAT]
     folder = coco_folder([first, [{"bbox": [5, 5, 9, 9]} | COW], []], categories=CATEGORIES)
@@ -39,24 +38,24 @@ def test_classes_by_name_or_number() -> None:
         class_indices(("2",), ("cat", "dog"))
 
 
-def test_objects_of_other_classes_go_and_all_pictures_stay(animals: ImageSet) -> None:
+def test_objects_of_other_classes_go_and_all_images_stay(animals: ImageSet) -> None:
     found = select_classes(animals, ("dog", "cat"))
     assert found.paths == animals.paths
     assert (found.names, found.category_ids) == (("cat", "dog"), (3, 7))  # in the order of the data set
     assert found.offsets.tolist() == [0, 2, 2, 2]
-    assert found.labels.tolist() == [1, 0]
-    assert found.boxes.tolist() == [[1, 2, 4, 6], [20, 20, 30, 30]]
-    assert found.point_offsets.tolist() == [0, 0, 3]
-    assert len(found.keypoints) == 2
-    _, _, outlines = found.objects(0)
-    assert outlines[1].ravel().tolist() == TRIANGLE[0]
+    assert found.objects.labels.tolist() == [1, 0]
+    assert found.objects.boxes.tolist() == [[1, 2, 4, 6], [20, 20, 30, 30]]
+    assert found.objects.polygons.offsets.tolist() == [0, 0, 3]
+    assert len(found.objects.keypoints) == 2
+    assert found.objects_of(0).polygons.of(1).ravel().tolist() == TRIANGLE[0]
     assert found.background_count == 2
 
 
-def test_outlines_follow_their_objects(animals: ImageSet) -> None:
+def test_polygons_follow_their_objects(animals: ImageSet) -> None:
     found = select_classes(animals, ("cat",))
-    assert found.points.ravel().tolist() == TRIANGLE[0] and found.point_offsets.tolist() == [0, 3]
-    assert len(select_classes(animals, ("dog",)).points) == 0
+    assert found.objects.polygons.points.ravel().tolist() == TRIANGLE[0]
+    assert found.objects.polygons.offsets.tolist() == [0, 3]
+    assert len(select_classes(animals, ("dog",)).objects.polygons.points) == 0
 
 
 def test_other_categories_are_not_scored_and_crowds_stay(animals: ImageSet) -> None:
@@ -75,7 +74,7 @@ def test_a_perfect_detector_of_some_classes_scores_one(animals: ImageSet) -> Non
 
 def test_all_classes_as_one(animals: ImageSet) -> None:
     found = merge_classes(animals, "animal")
-    assert (found.names, found.category_ids, found.labels.tolist()) == (("animal",), (1,), [0, 0, 0])
+    assert (found.names, found.category_ids, found.objects.labels.tolist()) == (("animal",), (1,), [0, 0, 0])
     truth = found.ground_truth()
     assert truth["categories"] == [{"id": 1, "name": "animal"}]
     assert [(a["category_id"], a["iscrowd"]) for a in truth["annotations"]] == [(1, 0), (1, 0), (1, 1), (1, 0)]
@@ -108,7 +107,7 @@ def test_no_object_of_the_classes(coco_folder: Write) -> None:
         select_classes(found, ("cat",))
 
 
-def test_pictures_without_any_object_may_be_evaluated(coco_folder: Write) -> None:
+def test_images_without_any_object_may_be_evaluated(coco_folder: Write) -> None:
     found = open_split(open_data(str(coco_folder([[]], split="test"))), "test")
     assert len(select_classes(found, ("cat",))) == 1
 
@@ -120,5 +119,6 @@ def test_bccd(bccd: Path) -> None:
     wanted = {kept.category_ids[i] for i in range(2)}
     assert {c["name"] for c in content["categories"] if c["id"] in wanted} == {"WBC", "Platelets"}
     assert kept.ground_truth()["annotations"] == [a for a in content["annotations"] if a["category_id"] in wanted]
-    assert len(kept.labels) == sum(a["category_id"] in wanted and a["area"] > 0 for a in content["annotations"])
-    np.testing.assert_array_equal(kept.boxes, val.boxes[np.isin(val.labels, class_indices(kept.names, val.names))])
+    assert len(kept.objects) == sum(a["category_id"] in wanted and a["area"] > 0 for a in content["annotations"])
+    mask = np.isin(val.objects.labels, class_indices(kept.names, val.names))
+    np.testing.assert_array_equal(kept.objects.boxes, val.objects.boxes[mask])

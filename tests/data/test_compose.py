@@ -1,4 +1,4 @@
-"""Mosaics: where tiles lie, what is read of them, and that objects lie where their pixels are."""
+"""Mosaics: where tiles lie, what is read of them, that objects lie where their pixels are; mirrored objects."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from image_records import NO_POLYGON, polygons_of
 from rectangles import make_sample
 from simple_augment import build_mosaic
 
+from yolov7.config.recipe import AugmentConfig
+from yolov7.data.compose import (
+    Mosaic,
+    Tile,
+    draw_mirrored,
+    draw_mosaic,
+    paste_mirrored,
+    render,
+    tile_corners,
+)
 from yolov7.data.geometry import RandomPerspective, Warp, crop, warp_objects
+from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
-from yolov7.data.mosaic import Mosaic, Tile, draw_mosaic, render, tile_corners
-from yolov7.data.objects import concatenate, objects_of, with_objects
-from yolov7.data.reader import PictureReader
-from yolov7.options import AugmentConfig
-from yolov7.structures import Sample
+from yolov7.data.objects import Objects, Sample, concatenate, no_objects
+from yolov7.structures import ImageMeta
 
 Squares = Callable[..., ImageSet]
 S = 64
@@ -26,8 +35,8 @@ COLOURS = np.array([(220, 30, 30), (30, 200, 40), (40, 60, 230)])
 def tile(value: int, height: int, width: int) -> Sample:
     """A tile of one grey value, with a box all around it."""
     box = np.array([(0, 0, width, height)], np.float32)
-    outline = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
-    return make_sample(np.full((height, width, 3), value, np.uint8), box, np.array([value]), (outline,))
+    polygon = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+    return make_sample(np.full((height, width, 3), value, np.uint8), box, np.array([value]), (polygon,))
 
 
 def painted(canvas: np.ndarray, value: int) -> list[int]:
@@ -44,17 +53,17 @@ def lay(tiles: Sequence[Sample], mosaic: Mosaic, drawn: Warp | None = None) -> n
 
 
 def mosaic_of(image_set: ImageSet, mosaic: Mosaic, size: int, drawn: Warp) -> Sample:
-    """The pictures and objects of a set as a mosaic, warped."""
-    reader = PictureReader(image_set, size, training=True)
+    """The images and objects of a set as a mosaic, warped."""
+    reader = ImageReader(image_set, size, training=True)
     shapes = [reader.shape(i) for i in mosaic.indices]
     tiles = [Tile(*item) for item in zip(mosaic.indices, shapes, tile_corners(shapes, mosaic, size), strict=True)]
     image = render(tiles, 2 * size, drawn, reader.read)
+    limit = np.array((2 * size, 2 * size))
     objects = concatenate([
-        objects_of(image_set, item.index).placed(reader.ratio(item.index), np.array(item.corner)).clipped(2 * size)
+        image_set.objects_of(item.index).placed(reader.ratio(item.index), np.array(item.corner)).clipped(limit)
         for item in tiles
     ])
-    blank = make_sample(image, objects.boxes[:0], objects.labels[:0], ())
-    return with_objects(blank, warp_objects(objects, drawn))
+    return Sample(image, warp_objects(objects, drawn), ImageMeta("x"))
 
 
 # --- four tiles ------------------------------------------------------------------------------------------------
@@ -73,8 +82,8 @@ def test_four_tiles_meet_at_the_point(point: tuple[int, int], rectangles: list[t
     np.testing.assert_array_equal(lay(tiles, Mosaic((0, 1, 2, 3), point)), found.image)
     for i, rectangle in enumerate(rectangles):
         assert painted(found.image, tiles[i].image[0, 0, 0]) == list(rectangle)
-        assert found.boxes[i].tolist() == list(rectangle)
-        assert [*found.segments[i].min(0), *found.segments[i].max(0)] == list(rectangle)
+        assert found.objects.boxes[i].tolist() == list(rectangle)
+        assert [*found.objects.polygons.of(i).min(0), *found.objects.polygons.of(i).max(0)] == list(rectangle)
     covered = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in rectangles)
     assert (found.image == 114).all(-1).sum() == 128 * 128 - covered
 
@@ -113,10 +122,10 @@ def test_nine_tiles_on_the_canvas() -> None:
     tiles = [tile(10 * (i + 1), 64, 64) for i in range(9)]
     found = build_mosaic(tiles, Mosaic(tuple(range(9)), (20, 30)), S)
     np.testing.assert_array_equal(lay(tiles, Mosaic(tuple(range(9)), (20, 30))), found.image)
-    assert painted(found.image, 10) == found.boxes[0].tolist() == [44, 34, 108, 98]
-    assert painted(found.image, 90) == found.boxes[8].tolist() == [0, 0, 44, 34]
+    assert painted(found.image, 10) == found.objects.boxes[0].tolist() == [44, 34, 108, 98]
+    assert painted(found.image, 90) == found.objects.boxes[8].tolist() == [0, 0, 44, 34]
     for i in range(9):
-        assert painted(found.image, 10 * (i + 1)) == found.boxes[i].tolist()
+        assert painted(found.image, 10 * (i + 1)) == found.objects.boxes[i].tolist()
 
 
 # --- objects ---------------------------------------------------------------------------------------------------
@@ -124,12 +133,12 @@ def test_nine_tiles_on_the_canvas() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_boxes_lie_where_their_pixels_are(squares: Squares, seed: int) -> None:
-    image_set = squares(long_side=128, outlined="mixed")
+    image_set = squares(long_side=128, polygons="mixed")
     rng = np.random.default_rng(seed)
     x, y = rng.integers(64, 192, 2).tolist()
     found = mosaic_of(image_set, Mosaic(tuple(rng.integers(6, size=4).tolist()), (x, y)), 128, crop(256, 256, 0))
     expected = np.zeros(found.image.shape[:2], int) - 1
-    for (x1, y1, x2, y2), label in zip(found.boxes.astype(int), found.labels, strict=True):
+    for (x1, y1, x2, y2), label in zip(found.objects.boxes.astype(int), found.objects.labels, strict=True):
         expected[y1:y2, x1:x2] = label
     for label, colour in enumerate(COLOURS):
         np.testing.assert_array_equal((found.image == colour).all(-1), expected == label)
@@ -137,16 +146,16 @@ def test_boxes_lie_where_their_pixels_are(squares: Squares, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_boxes_follow_pixels_through_nine_tiles_and_the_warp(squares: Squares, seed: int) -> None:
-    image_set = squares(long_side=128, outlined="mixed")
+    image_set = squares(long_side=128, polygons="mixed")
     rng = np.random.default_rng(seed)
     mosaic = Mosaic(tuple([2 * int(i) for i in rng.integers(3, size=9)]), tuple(rng.integers(128, size=2).tolist()))
     config = AugmentConfig(degrees=0, scale=0.4, translate=0.2, shear=0, perspective=0)
     drawn = RandomPerspective(config, border=-64).draw(256, 256, rng)
     found = mosaic_of(image_set, mosaic, 128, drawn)  # tiles of one shape: none hides another
     assert found.image.shape == (128, 128, 3)
-    assert len(found.labels)
+    assert len(found.objects)
     uncovered = np.ones(found.image.shape[:2], bool)
-    for (x1, y1, x2, y2), label in zip(found.boxes, found.labels, strict=True):
+    for (x1, y1, x2, y2), label in zip(found.objects.boxes, found.objects.labels, strict=True):
         inside = found.image[int(np.ceil(y1)) + 1 : int(y2) - 1, int(np.ceil(x1)) + 1 : int(x2) - 1]
         assert (np.abs(inside.astype(int) - COLOURS[label]) <= 2).all()
         uncovered[max(int(y1) - 1, 0) : int(y2) + 2, max(int(x1) - 1, 0) : int(x2) + 2] = False
@@ -204,3 +213,39 @@ def test_there_are_no_seams_between_tiles(zoom: float) -> None:
         alone = render([Tile(0, (2 * S, 2 * S), (0, 0))], 2 * S, drawn, lambda _: whole)
         np.testing.assert_array_equal(found, alone)
         assert {*np.unique(found)} <= {114, 200}
+
+
+# --- copy-paste ------------------------------------------------------------------------------------------------
+
+POLYGON = np.array([(10, 10), (39, 10), (39, 39), (10, 39)], np.float32)
+
+
+def objects(boxes: list[tuple[int, ...]], labels: list[int], has_polygon: list[bool]) -> Objects:
+    polygons = polygons_of([POLYGON if has else NO_POLYGON for has in has_polygon])
+    return no_objects().like(np.array(boxes, np.float32), np.array(labels), polygons=polygons)
+
+
+def test_every_pixel_of_an_object_is_mirrored() -> None:
+    image = np.full((128, 128, 3), 90, np.uint8)
+    image[10:40, 10:40] = (0, 50, 200)  # red is 0: also this channel is pasted
+    found, polygons = draw_mirrored(objects([(10, 10, 40, 40)], [3], [True]), 1.0, 128, np.random.default_rng(0))
+    assert found.boxes.tolist() == [[10, 10, 40, 40], [88, 10, 118, 40]]
+    assert found.labels.tolist() == [3, 3]
+    assert found.polygons.of(1).tolist() == [[118, 10], [89, 10], [89, 39], [118, 39]]
+    tiles, still = [Tile(0, (128, 128), (0, 0))], crop(128, 128, 0)
+    pasted = render(tiles, 128, still, lambda _: image)
+    np.testing.assert_array_equal(pasted, image)
+    paste_mirrored(pasted, tiles, 128, still, lambda _: image, polygons)
+    assert (pasted[10:40, 88:118] == (0, 50, 200)).all()
+    assert (pasted != image).any(-1).sum() == 900
+
+
+def test_a_mirrored_object_hides_no_other() -> None:
+    boxes = [(10, 10, 40, 40), (90, 12, 110, 30)]
+    crowded, polygons = draw_mirrored(objects(boxes, [3, 4], [True, False]), 1.0, 128, np.random.default_rng(0))
+    assert crowded.labels.tolist() == [3, 4]
+    assert polygons == []
+    alone = objects(boxes[:1], [3], [True])
+    assert draw_mirrored(alone, 0.4, 128, np.random.default_rng(0))[0] is alone  # 0.4 of one object is none
+    boxed = objects(boxes[:1], [3], [False])
+    assert draw_mirrored(boxed, 1.0, 128, np.random.default_rng(0))[0] is boxed

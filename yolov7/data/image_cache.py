@@ -1,4 +1,7 @@
-"""Decoded pictures of a split in one block of bytes that all loader processes share: ``--cache ram | disk``."""
+"""Images of a split at the size at which they are used: from their files, or from one block of bytes.
+
+All loader processes share the block.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,42 @@ import mmap
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from yolov7.config import InputError
+from yolov7.config import InputError, atomic_path
 from yolov7.data.image_set import ImageSet
+from yolov7.data.images import load_image, resize_long_side, resized_shape
 from yolov7.data.label_cache import cache_folder
-from yolov7.data.scan import available_cores
+from yolov7.data.objects import starts_of
+from yolov7.runtime.device import available_cores
+from yolov7.runtime.memory import free_memory
 
 logger = logging.getLogger(__name__)
 
-MOST_OF_MEMORY = 0.9  # of what is free
-_GIB, _MIB = 2**30, 2**20
-_IN_FLIGHT = 64  # pictures that are decoded and not yet stored
+MAX_SHARE_OF_MEMORY = 0.9  # of what is free
+_IN_FLIGHT = 64  # images that are decoded and not yet stored
 
 
-class PictureCache:
-    """Pictures of known shapes, one behind the other; filled when it is made, with the memory stated before.
+class ImageCache:
+    """Images of known shapes, one behind the other; filled when it is made, with the memory stated before.
 
     In memory it is shared with the processes that are forked later; on the disk it is a file in the data set's cache
-    folder, mapped, and used again as long as no picture has changed. A picture that cannot be read is left out.
+    folder, mapped, and used again as long as no image has changed. An image that cannot be read is left out.
     Raises `InputError` where there is too little room.
     """
 
-    def __init__(
-        self, image_set: ImageSet, shapes: np.ndarray, place: str, load: Callable[[int], np.ndarray]
-    ) -> None:
-        self.shapes = shapes  # int32 [I, 2] height, width of the stored pictures
-        self.offsets = np.concatenate(([0], np.cumsum(shapes.prod(1, dtype=np.int64) * 3)))
+    def __init__(self, image_set: ImageSet, shapes: np.ndarray, place: str, load: Callable[[int], np.ndarray]) -> None:
+        self.shapes = shapes  # int32 [I, 2] height, width of the stored images
+        self.offsets = starts_of(shapes.prod(1, dtype=np.int64) * 3)
         count = len(shapes)
-        size = int(self.offsets[-1]) + count  # behind the pixels one byte a picture: whether it is there
+        size = int(self.offsets[-1]) + count  # behind the pixels one byte an image: whether it is there
         if place == "ram":
             self._memory = _shared_memory(size, f"--cache ram, {image_set.split}")
             self._fill(load)
@@ -50,7 +54,7 @@ class PictureCache:
         file = _cache_file(image_set, shapes)
         if not file.is_file() or file.stat().st_size != size:
             self._write(file, size, load, f"--cache disk, {image_set.split}")
-        logger.info("--cache disk: %d pictures of %s in %s (%s)", count, image_set.split, file, size_text(size))
+        logger.info("--cache disk: %d images of %s in %s (%s)", count, image_set.split, file, size_text(size))
         self._memory = np.memmap(file, np.uint8, "r")
 
     def get(self, index: int) -> np.ndarray | None:
@@ -66,13 +70,13 @@ class PictureCache:
 
         def store(index: int) -> None:
             try:
-                picture = load(index)
+                image = load(index)
             except InputError:  # said when a sample needs it
                 return
-            self._memory[self.offsets[index] : self.offsets[index + 1]] = picture.reshape(-1)
+            self._memory[self.offsets[index] : self.offsets[index + 1]] = image.reshape(-1)
             self._memory[self.offsets[-1] + index] = 1
 
-        progress = tqdm(total=count, desc="decode", unit="picture", leave=False, disable=None)
+        progress = tqdm(total=count, desc="decode", unit="image", leave=False, disable=None)
         with ThreadPoolExecutor(available_cores()) as pool, progress:  # OpenCV lets other threads run meanwhile
             indices = iter(range(count))
             while chunk := list(islice(indices, _IN_FLIGHT)):
@@ -82,14 +86,10 @@ class PictureCache:
     def _write(self, file: Path, size: int, load: Callable[[int], np.ndarray], what: str) -> None:
         free = shutil.disk_usage(file.parent).free
         _check_room(size, free, f"{what}: {file.parent}", "a smaller --img-size needs less")
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
+        with atomic_path(file) as temporary:
             self._memory = np.memmap(temporary, np.uint8, "w+", shape=(size,))
             self._fill(load)
             self._memory.flush()
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
         source = file.name.rpartition("_")[0]
         for outdated in file.parent.glob(f"{source}_*.pixels"):
             if outdated != file:
@@ -99,12 +99,13 @@ class PictureCache:
 def _shared_memory(size: int, what: str) -> np.ndarray:
     if "fork" not in multiprocessing.get_all_start_methods():
         raise InputError(f"{what}: this system cannot share memory with loader processes; accepted here: --cache disk")
-    _check_room(size, int(MOST_OF_MEMORY * free_memory()), what, "--cache disk and a smaller --img-size need less")
+    free = int(MAX_SHARE_OF_MEMORY * free_memory(torch.device("cpu")))
+    _check_room(size, free, what, "--cache disk and a smaller --img-size need less")
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
 def _check_room(size: int, free: int, what: str, advice: str) -> None:
-    text = f"{what}: the decoded pictures need {size_text(size)}, {size_text(free)} are free"
+    text = f"{what}: the decoded images need {size_text(size)}, {size_text(free)} are free"
     if size > free:
         raise InputError(f"{text}; {advice}")
     logger.info("%s", text)
@@ -112,29 +113,11 @@ def _check_room(size: int, free: int, what: str, advice: str) -> None:
 
 def size_text(size: int) -> str:
     """Bytes for people."""
-    return f"{size / _GIB:.1f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its control group where that has a limit."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = _number_in("/proc/meminfo", "MemAvailable:") * 1024 or total
-    limit, used = (_number_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    return min(free, max(limit - used, 0)) if limit else free
-
-
-def _number_in(file: str, key: str = "") -> int:
-    """The number behind a word in a file of the kernel; 0 where there is none."""
-    try:
-        words = Path(file).read_text(encoding="ascii").split()
-    except OSError:
-        return 0
-    place = words.index(key) + 1 if key in words else 0
-    return int(words[place]) if words and words[place].isdigit() else 0
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _cache_file(image_set: ImageSet, shapes: np.ndarray) -> Path:
-    """One file for a split and size, its name a fingerprint of every picture."""
+    """One file for a split and size, its name a fingerprint of every image."""
     near = Path(os.path.commonpath([os.path.dirname(path) for path in image_set.paths]))
     folder = cache_folder(near)
     if folder is None:
@@ -147,3 +130,37 @@ def _cache_file(image_set: ImageSet, shapes: np.ndarray) -> Path:
         content.update(entry.encode("utf-8", "surrogateescape"))
     source = hashlib.sha256(f"{near}\0{image_set.split}\0{shapes.max()}".encode()).hexdigest()[:8]
     return folder / f"{image_set.split}_{shapes.max()}_{source}_{content.hexdigest()[:16]}.pixels"
+
+
+class ImageReader:
+    """Reads the images of a set with a long side of ``size`` pixels (see `resize_long_side`)."""
+
+    def __init__(self, image_set: ImageSet, size: int, training: bool, cache: str = "off") -> None:
+        self.image_set, self.size, self.training = image_set, size, training
+        native = image_set.sizes.tolist()
+        self.shapes = np.array([resized_shape(height, width, size, training) for height, width in native], np.int32)
+        self._ratios = (self.shapes / image_set.sizes)[:, ::-1]
+        self._cache = ImageCache(image_set, self.shapes, cache, self._load) if cache != "off" else None
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of an image at that size, known without reading it."""
+        height, width = self.shapes[index].tolist()
+        return height, width
+
+    def ratio(self, index: int | Sequence[int]) -> np.ndarray:
+        """From native pixels to that size, x and y: ``[2]``, or ``[n, 2]`` for n images."""
+        ratio: np.ndarray = self._ratios[index]
+        return ratio
+
+    def read(self, index: int) -> np.ndarray:
+        """Pixels uint8 ``[h, w, 3]`` RGB, not to be written to. Raises `InputError` where they cannot be read."""
+        cached = self._cache.get(index) if self._cache else None
+        return self._load(index) if cached is None else cached
+
+    def _load(self, index: int) -> np.ndarray:
+        path, (height, width) = self.image_set.paths[index], self.image_set.sizes[index].tolist()
+        native = load_image(path)
+        if native.shape[:2] != (height, width):
+            raise InputError(f"{path}: is {native.shape[1]} x {native.shape[0]} px, but was {width} x {height} px when "
+                             "the data set was opened")
+        return resize_long_side(native, self.size, self.training)

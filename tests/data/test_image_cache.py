@@ -1,4 +1,4 @@
-"""Decoded pictures kept in memory or on the disk: the same samples, shared, stated, renewed when a picture changes."""
+"""Decoded images kept in memory or on the disk: the same samples, shared, stated, renewed when an image changes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from yolov7.config import InputError
+from yolov7.config.recipe import AugmentConfig
 from yolov7.data.dataset import TrainingDataset
+from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import EpochSampler, evaluation_loader, training_loader
-from yolov7.data.picture_cache import free_memory
-from yolov7.data.reader import PictureReader
-from yolov7.options import AugmentConfig
+from yolov7.runtime.memory import free_memory
 
 Squares = Callable[..., ImageSet]
 
@@ -30,7 +31,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reads: list[str] = []
-    from yolov7.data import reader
+    from yolov7.data import image_cache as reader
 
     original = reader.load_image
     monkeypatch.setattr(reader, "load_image", lambda path: reads.append(str(path)) or original(path))
@@ -42,7 +43,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_same_samples_without_reading_again(
     squares: Squares, place: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image_set, augment = squares(outlined="mixed"), AugmentConfig(paste_in=0.5)
+    image_set, augment = squares(polygons="mixed"), AugmentConfig(paste_in=0.5)
     plain = TrainingDataset(image_set, 96, augment)
     expected = [plain[0, place_, index] for place_, index in enumerate(range(6))]
     reads = count_reads(monkeypatch)
@@ -52,7 +53,7 @@ def test_the_same_samples_without_reading_again(
         os.unlink(path)
     for position, sample in enumerate(expected):
         np.testing.assert_array_equal(cached[0, position, position].image, sample.image)
-        np.testing.assert_array_equal(cached[0, position, position].boxes, sample.boxes)
+        np.testing.assert_array_equal(cached[0, position, position].objects.boxes, sample.objects.boxes)
     batches = list(training_loader(cached, EpochSampler(6, 2, 0), workers))
     assert len(batches) == 3
     assert cached.replaced == 0
@@ -66,21 +67,21 @@ def test_evaluation_is_cached_too(squares: Squares) -> None:
             assert (batch.images == expected.images).all()
 
 
-def test_the_disk_cache_is_used_again_until_a_picture_changes(
+def test_the_disk_cache_is_used_again_until_an_image_changes(
     squares: Squares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_set = squares()
     reads = count_reads(monkeypatch)
-    PictureReader(image_set, 96, training=True, cache="disk")
+    ImageReader(image_set, 96, training=True, cache="disk")
     assert len(reads) == 6
-    PictureReader(image_set, 96, training=True, cache="disk")
+    ImageReader(image_set, 96, training=True, cache="disk")
     assert len(reads) == 6
-    PictureReader(image_set, 64, training=True, cache="disk")
+    ImageReader(image_set, 64, training=True, cache="disk")
     assert len(reads) == 12
     height, width = image_set.sizes[3].tolist()
     Image.new("RGB", (width, height), (1, 2, 3)).save(image_set.paths[3])
     os.utime(image_set.paths[3], ns=(time.time_ns(), time.time_ns() + 10**9))
-    renewed = PictureReader(image_set, 96, training=True, cache="disk")
+    renewed = ImageReader(image_set, 96, training=True, cache="disk")
     assert len(reads) == 18
     assert (renewed.read(3) == (1, 2, 3)).all()
     files = sorted(path.name for path in (tmp_path / "cache").iterdir())
@@ -88,12 +89,12 @@ def test_the_disk_cache_is_used_again_until_a_picture_changes(
     assert all(name.endswith(".pixels") for name in files)
 
 
-def test_an_unreadable_picture_is_left_out(squares: Squares) -> None:
+def test_an_unreadable_image_is_left_out(squares: Squares) -> None:
     image_set = squares()
     good = Path(image_set.paths[1]).read_bytes()
     Path(image_set.paths[1]).write_bytes(good[: len(good) // 2])
     for place in ("ram", "disk"):
-        reader = PictureReader(image_set, 96, training=True, cache=place)
+        reader = ImageReader(image_set, 96, training=True, cache=place)
         assert reader.read(0).shape[2] == 3
         with pytest.raises(InputError, match="squares_1.png: truncated PNG"):
             reader.read(1)
@@ -104,12 +105,12 @@ def test_the_memory_is_stated_and_refused(
 ) -> None:
     image_set = squares()
     with caplog.at_level(logging.INFO):
-        PictureReader(image_set, 96, training=True, cache="ram")
-    assert "--cache ram, train: the decoded pictures need 0.1 MiB, " in caplog.text
-    monkeypatch.setattr("yolov7.data.picture_cache.free_memory", lambda: 1000)
+        ImageReader(image_set, 96, training=True, cache="ram")
+    assert "--cache ram, train: the decoded images need 0.1 MiB, " in caplog.text
+    monkeypatch.setattr("yolov7.data.image_cache.free_memory", lambda device: 1000)
     with pytest.raises(InputError, match=r"--cache ram, train: .*0.0 MiB are free; --cache disk and a smaller"):
-        PictureReader(image_set, 96, training=True, cache="ram")
+        ImageReader(image_set, 96, training=True, cache="ram")
 
 
 def test_free_memory_is_plausible() -> None:
-    assert 2**26 < free_memory() < 2**50
+    assert 2**26 < free_memory(torch.device("cpu")) < 2**50

@@ -1,0 +1,252 @@
+"""The first part of the augmentation: mosaics of four and nine images, or one image, pasted and warped.
+
+(docs/reference.md, Mosaic.) The canvas is a system of coordinates, not an array: a sample is drawn with the generator
+from the sizes of the images alone, and only what is visible of them is read afterwards (`render`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from yolov7.config.recipe import AugmentConfig
+from yolov7.data.geometry import RandomPerspective, Warp, crop, warp_objects
+from yolov7.data.image_cache import ImageReader
+from yolov7.data.image_set import ImageSet
+from yolov7.data.images import PAD_COLOUR, cv2
+from yolov7.data.objects import Objects, Sample, concatenate
+from yolov7.data.transforms import MAX_COVERED, intersection_over_area, mixup
+from yolov7.structures import ImageMeta
+
+GEOMETRY = ("mosaic", "copy_paste", "perspective")  # steps of a pipeline, drawn together before any image is read
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """What is random about a mosaic on a canvas of ``2 * size`` pixels a side."""
+
+    indices: tuple[int, ...]  # of 4 or 9 images, the sample's own first
+    point: tuple[int, int]  # x, y: where four tiles meet; of nine tiles, the corner of the window that is kept
+
+
+def draw_mosaic(index: int, num_images: int, size: int, rng: np.random.Generator) -> Mosaic:
+    """Draw a mosaic of four tiles (80%) or nine around an image; the others may repeat."""
+    if rng.random() < 0.8:
+        others = rng.integers(num_images, size=3).tolist()
+        x, y = rng.uniform(0.5 * size, 1.5 * size, 2).astype(int).tolist()
+    else:
+        others = rng.integers(num_images, size=8).tolist()
+        x, y = rng.integers(size, size=2).tolist()
+    return Mosaic((index, *others), (x, y))
+
+
+def tile_corners(shapes: Sequence[tuple[int, int]], mosaic: Mosaic, size: int) -> list[tuple[int, int]]:
+    """Where the top left corner (x, y) of each tile of ``shapes`` (height, width) lies on the canvas.
+
+    It may lie outside: what sticks out is cut off.
+    """
+    x, y = mosaic.point
+    if len(mosaic.indices) == 9:
+        return [(left - x, top - y) for left, top in _nine_corners(shapes, size)]
+    signs = ((-1, -1), (0, -1), (-1, 0), (0, 0))  # top left, top right, bottom left, bottom right
+    return [(x + sx * w, y + sy * h) for (sx, sy), (h, w) in zip(signs, shapes, strict=True)]
+
+
+def _nine_corners(shapes: Sequence[tuple[int, int]], s: int) -> list[tuple[int, int]]:
+    """The first tile in the middle, the others clockwise from the top, each touching the one before it."""
+    h, w = zip(*shapes, strict=True)
+    return [(s, s), (s, s - h[1]), (s + w[1], s - h[2]),
+            (s + w[0], s), (s + w[0], s + h[3]), (s + w[0] - w[5], s + h[0]),
+            (s + w[0] - w[5] - w[6], s + h[0]), (s - w[7], s + h[0] - h[7]), (s - w[8], s + h[0] - h[7] - h[8])]
+
+
+# --- rendering -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image on the canvas."""
+
+    index: int
+    shape: tuple[int, int]  # height and width there
+    corner: tuple[int, int]  # x, y of its top left pixel; may be negative
+
+    def window(self, side: int) -> tuple[int, int, int, int]:
+        """Its pixels on a canvas of ``side`` pixels: left, top, right, bottom; right and bottom are outside."""
+        (x, y), (height, width) = self.corner, self.shape
+        return max(x, 0), max(y, 0), min(x + width, side), min(y + height, side)
+
+
+Reader = Callable[[int], np.ndarray]  # index of an image -> the tile's pixels uint8 [h, w, 3]
+
+
+def render(tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader) -> np.ndarray:
+    """Warp a canvas of tiles, later ones over earlier ones, into an image uint8 ``[H, W, 3]``.
+
+    Each visible tile is warped straight to its place, bilinear; where none is, the image is grey (114). A tile that
+    is not visible is not read. Equal to laying the tiles on an array and warping it, but for the interpolation
+    between the pixels of two neighbours.
+    """
+    height, width = drawn.size
+    image = np.full((height, width, 4), PAD_COLOUR[0], np.uint8)  # OpenCV warps four channels faster than three
+    (a, b, _), (c, d, _), last = drawn.matrix
+    upright = b == 0 and c == 0 and a > 0 and d > 0 and np.array_equal(last, (0, 0, 1))
+    lay = _lay_upright if upright else _lay_turned
+    for tile in tiles:
+        left, top, right, bottom = tile.window(side)
+        if left < right and top < bottom:
+            lay(image, tile, side, drawn.matrix, read)
+    return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
+
+
+def _lay_upright(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, read: Reader) -> None:
+    """Without rotation a tile fills a rectangle: that of the output pixels whose origin lies in its pixels."""
+    left, top, right, bottom = tile.window(side)
+    u0, u1, x0, x1 = _span(left, right, matrix[0, 0], matrix[0, 2], image.shape[1], tile.corner[0])
+    v0, v1, y0, y1 = _span(top, bottom, matrix[1, 1], matrix[1, 2], image.shape[0], tile.corner[1])
+    if u0 >= u1 or v0 >= v1:
+        return
+    pixels = cv2.cvtColor(read(tile.index)[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA)
+    placed = (matrix @ _moved(tile.corner[0] + x0, tile.corner[1] + y0))[:2] - ((0, 0, u0), (0, 0, v0))
+    view = image[v0:v1, u0:u1]  # written to in place
+    cv2.warpAffine(pixels, placed, (u1 - u0, v1 - v0), dst=view, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _span(low: int, high: int, zoom: float, offset: float, length: int, corner: int) -> tuple[int, int, int, int]:
+    """Along one axis: the output pixels of the canvas pixels ``low ... high``, and the tile's pixels they need."""
+    first = max(math.ceil(zoom * (low - 0.5) + offset), 0)  # a pixel reaches half a pixel around its place
+    last = min(math.ceil(zoom * (high - 0.5) + offset), length)
+    needed = math.floor((first - offset) / zoom) - 1 - corner, math.ceil((last - 1 - offset) / zoom) + 2 - corner
+    return first, last, max(needed[0], low - corner, 0), min(needed[1], high - corner)
+
+
+def _lay_turned(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, read: Reader) -> None:
+    """In general a tile fills what a mask of its visible pixels is warped to."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = tile.window(side)
+    x, y = tile.corner
+    visible = np.zeros(tile.shape, np.uint8)
+    visible[top - y : bottom - y, left - x : right - x] = 1
+    placed = matrix @ _moved(*tile.corner)
+    mask = cv2.warpPerspective(visible, placed, (width, height), flags=cv2.INTER_NEAREST)
+    if not mask.any():
+        return
+    pixels = cv2.cvtColor(read(tile.index), cv2.COLOR_RGB2RGBA)
+    patch = cv2.warpPerspective(pixels, placed, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    cv2.copyTo(patch, mask, image)
+
+
+def _moved(x: int, y: int) -> np.ndarray:
+    """The matrix that moves by (x, y): ``[3, 3]``."""
+    return np.array(((1.0, 0, x), (0, 1, y), (0, 0, 1)))
+
+
+# --- copy-paste ------------------------------------------------------------------------------------------------
+
+
+def draw_mirrored(objects: Objects, share: float, side: int,
+                  rng: np.random.Generator) -> tuple[Objects, list[np.ndarray]]:
+    """Mirror a share of the objects with a polygon on a canvas where they cover no object by 30% or more.
+
+    (docs/reference.md, Copy-paste.) Returns all objects, the mirrored ones last, and the polygons ``[k, 2]`` that were
+    mirrored.
+    """
+    candidates = np.flatnonzero(objects.has_polygon)
+    count = round(share * len(candidates))
+    if not count:
+        return objects, []
+    mirrored = objects.placed(np.array((-1, 1)), np.array((side, 0)))
+    boxes, chosen = objects.boxes, []
+    for index in rng.choice(candidates, count, replace=False).tolist():
+        box = mirrored.boxes[index]
+        if (intersection_over_area(box, boxes) < MAX_COVERED).all():
+            boxes = np.concatenate((boxes, box[None]))
+            chosen.append(index)
+    if not chosen:
+        return objects, []
+    pasted = mirrored[np.array(chosen)]
+    pasted = objects.like(pasted.boxes, pasted.labels, polygons=pasted.polygons)
+    return concatenate((objects, pasted)), [objects.polygons.of(index) for index in chosen]
+
+
+def paste_mirrored(image: np.ndarray, tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader,
+                   polygons: Sequence[np.ndarray]) -> None:
+    """Write into a rendered image what lies, mirrored, inside these polygons of the canvas."""
+    mirror = np.array(((-1.0, 0, side - 1), (0, 1, 0), (0, 0, 1)))  # of a pixel's index
+    mirrored = replace(drawn, matrix=drawn.matrix @ mirror)
+    mask = np.zeros(drawn.size, np.uint8)
+    for polygon in polygons:
+        cv2.fillPoly(mask, [mirrored.points(polygon.astype(int)).round().astype(np.int32)], 1)
+    if mask.any():
+        cv2.copyTo(render(tiles, side, mirrored, read), mask, image)
+
+
+# --- samples ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Makes the image that the other steps change: a mosaic, or one image, warped (the steps of `GEOMETRY`)."""
+
+    image_set: ImageSet
+    reader: ImageReader
+    config: AugmentConfig
+    batch_shapes: np.ndarray | None = None  # int [I, 2] height, width of rectangular batches: no mosaics then
+
+    def __call__(self, index: int, rng: np.random.Generator, mosaics: bool = True) -> Sample:
+        """Draw and make a sample around an image."""
+        may_be_mosaic = mosaics and "mosaic" in self.config.pipeline and self.batch_shapes is None
+        is_mosaic = may_be_mosaic and rng.random() < self.config.mosaic
+        return self.mosaic(index, rng) if is_mosaic else self.single(index, rng)
+
+    def mosaic(self, index: int, rng: np.random.Generator) -> Sample:
+        """Four or nine images, of which this is the first."""
+        size = self.reader.size
+        side = 2 * size
+        drawn = draw_mosaic(index, len(self.image_set), size, rng)
+        shapes = [self.reader.shape(i) for i in drawn.indices]
+        corners = tile_corners(shapes, drawn, size)
+        tiles = [Tile(*tile) for tile in zip(drawn.indices, shapes, corners, strict=True)]
+        parts = [self.image_set.objects_of(i) for i in drawn.indices]
+        tile_index = np.repeat(np.arange(len(parts)), [len(part) for part in parts])  # of each object
+        ratios = self.reader.ratio(list(drawn.indices))
+        objects = concatenate(parts).placed(ratios[tile_index], np.array(corners)[tile_index])
+        objects = objects.clipped(np.array((side, side)))
+        share = self.config.copy_paste if "copy_paste" in self.config.pipeline else 0.0
+        objects, mirrored = draw_mirrored(objects, share, side, rng)
+        warp = self._draw_warp((side, side), -size // 2, rng)
+        read = cache(self.reader.read)  # an image may be in several tiles, and mirrored too
+        image = render(tiles, side, warp, read)
+        if mirrored:
+            paste_mirrored(image, tiles, side, warp, read, mirrored)
+        return Sample(image, warp_objects(objects, warp), replace(self._meta(index), mosaic=True))
+
+    def single(self, index: int, rng: np.random.Generator) -> Sample:
+        """One image, letterboxed."""
+        size = self.reader.size
+        shape = (size, size) if self.batch_shapes is None else tuple(self.batch_shapes[index].tolist())
+        height, width = self.reader.shape(index)
+        spare = shape[1] - width, shape[0] - height
+        objects = self.image_set.objects_of(index).placed(self.reader.ratio(index), np.array(spare) / 2)
+        warp = self._draw_warp(shape, 0, rng)
+        tile = Tile(index, (height, width), (spare[0] // 2, spare[1] // 2))
+        image = render([tile], max(shape), warp, self.reader.read)
+        # moved as boxes, as the reference implementation does
+        return Sample(image, warp_objects(objects, warp, by_polygon=False), self._meta(index))
+
+    def mixed(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample, blended with a mosaic around another image."""
+        return mixup(sample, self.mosaic(int(rng.integers(len(self.image_set))), rng), rng)
+
+    def _draw_warp(self, shape: tuple[int, int], border: int, rng: np.random.Generator) -> Warp:
+        if "perspective" in self.config.pipeline:
+            return RandomPerspective(self.config, border).draw(*shape, rng)
+        return crop(*shape, border)
+
+    def _meta(self, index: int) -> ImageMeta:
+        height, width = self.image_set.sizes[index].tolist()
+        return ImageMeta(self.image_set.paths[index], self.image_set.image_ids[index], (height, width))

@@ -1,0 +1,97 @@
+"""Formats of data sets: which one a split has, and what a format must be able to do.
+
+Another format is one file with a subclass of `Format` and one call of `register`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from yolov7.config import InputError
+from yolov7.data.image_set import ImageSet
+from yolov7.data.label_cache import LabelCache
+
+Entry = dict[str, str] | str | tuple[str, ...]  # what a data-set YAML says of a split: keys, or a path or several
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """A split as its data set names it, and where its relative paths may lead."""
+
+    split: str
+    entry: Entry
+    data: str  # the data set's YAML or folder, for messages
+    bases: tuple[Path, ...]  # folders that relative paths are tried in
+    download: str | None = None  # where the images are to be had, for messages
+
+    @property
+    def where(self) -> str:
+        """The place of the entry, for messages."""
+        return f"{self.data}, {self.split}"
+
+    def find(self, path: str, key: str = "") -> Path:
+        """A path of the entry, made absolute; ``key`` is where it stands. Raises `InputError` if there is none."""
+        candidates = [base / path for base in self.bases]
+        for candidate in candidates:
+            if candidate.exists():
+                return Path(os.path.abspath(candidate))
+        tried = ", ".join(str(Path(os.path.abspath(candidate))) for candidate in dict.fromkeys(candidates))
+        hint = f"; to be had from (never fetched by itself): {self.download}" if self.download else ""
+        where = f"{self.where}.{key}" if key else self.where
+        raise InputError(f"{where}: {path!r} was not found; looked for {tried}{hint}")
+
+    def cache(self, places: Sequence[Path]) -> LabelCache:
+        """The cache of what is read from these places: of the base that the first was found in, or of its folder."""
+        near = next((base for base in self.bases if places[0].is_relative_to(base)), places[0].parent)
+        return LabelCache(near, self.split, places)
+
+
+class Format(Protocol):
+    """How the splits of one format are recognised and read; what only some formats have is optional."""
+
+    name: str  # as `yolov7 data convert --to` calls it
+    entries: str  # what it accepts in a data-set YAML, for messages
+
+    def claims(self, entry: Entry) -> bool:
+        """Whether this is an entry of a data-set YAML in this format."""
+
+    def layouts(self, split: str) -> list[str]:
+        """Patterns of the files that make a folder a data set in this format, for messages."""
+        return []
+
+    def entry_of_folder(self, root: Path, split: str) -> Entry | None:
+        """The entry of a split that a folder holds by its layout. Raises `InputError` where several would do."""
+        return None
+
+    def class_names(self, source: SplitSource) -> tuple[tuple[str, ...], str] | None:
+        """The names of the classes and the file of the split that has them; None where only a YAML can name them."""
+        return None
+
+    def read(self, source: SplitSource, names: tuple[str, ...] | None) -> ImageSet:
+        """Read and check a split, its crowds included. ``names`` are those that the YAML lists, if it does."""
+
+
+_FORMATS: list[Format] = []
+
+
+def register(kind: Format) -> None:
+    """Make a format known; one that is registered later is asked first."""
+    _FORMATS.insert(0, kind)
+
+
+def formats() -> tuple[Format, ...]:
+    """All that are known, in the order in which they are asked."""
+    return tuple(_FORMATS)
+
+
+def format_of(source: SplitSource) -> Format:
+    """The format of a split. Raises `InputError` for an entry that none claims."""
+    for kind in _FORMATS:
+        if kind.claims(source.entry):
+            return kind
+    accepted = ", or ".join(kind.entries for kind in _FORMATS)
+    raise InputError(f"{source.where}: found {source.entry!r}; accepted: {accepted}")
