@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_boxes import plain_iou
 
-from yolov7.evaluation.confusion import ConfusionMatrix, Picture
+from yolov7.evaluation.comparison import Comparison
+from yolov7.evaluation.confusion import ConfusionMatrix
 
-Arguments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of `ConfusionMatrix.add`
+Arguments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of `Comparison.of`
 NAMES = ("dog", "cat", "owl")
 
 
@@ -29,9 +30,9 @@ def no_warning() -> Iterator[None]:
 # --- the rules read aloud --------------------------------------------------------------------------------------
 
 
-def plain_pairs(picture: Arguments, confidence: float, iou: float, by_class: bool = False) -> dict[int, int]:
-    """Again and again the best pair of what is left; rows of ``picture``."""
-    boxes, scores, labels, true_boxes, true_labels = picture
+def plain_pairs(image: Arguments, confidence: float, iou: float, by_class: bool = False) -> dict[int, int]:
+    """Again and again the best pair of what is left; rows of ``image``."""
+    boxes, scores, labels, true_boxes, true_labels = image
     free = [row for row in range(len(boxes)) if np.float32(scores[row]) > np.float32(confidence)]
     objects, pairs = list(range(len(true_boxes))), {}
     while True:
@@ -49,11 +50,11 @@ def plain_pairs(picture: Arguments, confidence: float, iou: float, by_class: boo
         objects.remove(column)
 
 
-def plain_matrix(pictures: list[Arguments], classes: int, confidence: float, iou: float) -> np.ndarray:
+def plain_matrix(samples: list[Arguments], classes: int, confidence: float, iou: float) -> np.ndarray:
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
-    for picture in pictures:
-        _, scores, labels, _, true_labels = picture
-        pairs = plain_pairs(picture, confidence, iou)
+    for image in samples:
+        _, scores, labels, _, true_labels = image
+        pairs = plain_pairs(image, confidence, iou)
         for row, label in enumerate(labels):
             if row in pairs:
                 matrix[label, true_labels[pairs[row]]] += 1
@@ -65,13 +66,13 @@ def plain_matrix(pictures: list[Arguments], classes: int, confidence: float, iou
     return matrix
 
 
-def random_pictures(seed: int, images: int = 6, classes: int = 4) -> list[Arguments]:
+def random_images(seed: int, images: int = 6, classes: int = 4) -> list[Arguments]:
     """Shaken, doubled, relabelled and missed objects on a coarse grid: equal scores and IoUs abound.
 
-    Some pictures have neither objects nor detections, or only one kind.
+    Some images have neither objects nor detections, or only one kind.
     """
     r = np.random.RandomState(seed)
-    pictures = []
+    samples = []
     for _ in range(images):
         count = r.randint(0, 6)
         low = r.randint(0, 8, (count, 2))
@@ -84,15 +85,15 @@ def random_pictures(seed: int, images: int = 6, classes: int = 4) -> list[Argume
         labels = np.where(r.random_sample(len(labels)) < 0.3, r.randint(0, classes, len(labels)), labels)
         boxes = np.concatenate((boxes, lost)).astype(np.float32)
         scores = np.round(r.randint(0, 21, len(boxes)) / 20, 2)  # 0.25 among them
-        pictures.append((boxes, scores, labels, true_boxes, true_labels))
-    return pictures
+        samples.append((boxes, scores, labels, true_boxes, true_labels))
+    return samples
 
 
-def collected(pictures: list[Arguments], classes: int = 4, confidence: float = 0.25, iou: float = 0.45,
+def collected(samples: list[Arguments], classes: int = 4, confidence: float = 0.25, iou: float = 0.45,
               ) -> ConfusionMatrix:
     confusion = ConfusionMatrix(classes, confidence, iou)
-    for picture in pictures:
-        confusion.add(*picture)
+    for image in samples:
+        confusion.update(Comparison.of(*image))
     return confusion
 
 
@@ -110,7 +111,7 @@ def test_rows_are_predicted_and_columns_true() -> None:
     """A dog found, a cat taken for a dog, an owl missed, a cat where nothing is."""
     confusion = ConfusionMatrix(3)
     found = boxes_of(A, B, (80, 80, 90, 90))
-    confusion.add(found, [0.9, 0.8, 0.7], [0, 0, 1], boxes_of(A, B, C), [0, 1, 2])
+    confusion.update(Comparison.of(found, [0.9, 0.8, 0.7], [0, 0, 1], boxes_of(A, B, C), [0, 1, 2]))
     assert confusion.matrix.dtype == np.int64
     assert confusion.matrix.tolist() == [
         # true: dog, cat, owl, background
@@ -124,44 +125,45 @@ def test_rows_are_predicted_and_columns_true() -> None:
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize(("confidence", "iou"), [(0.25, 0.45), (0.5, 0.5), (0.0, 0.2)])
 def test_matrix_follows_the_rules(seed: int, confidence: float, iou: float) -> None:
-    pictures = random_pictures(seed)
-    expected = plain_matrix(pictures, 4, confidence, iou)
-    np.testing.assert_array_equal(collected(pictures, 4, confidence, iou).matrix, expected)
+    samples = random_images(seed)
+    expected = plain_matrix(samples, 4, confidence, iou)
+    np.testing.assert_array_equal(collected(samples, 4, confidence, iou).matrix, expected)
 
 
 @pytest.mark.parametrize("by_class", [False, True], ids=["any_class", "by_class"])
 @pytest.mark.parametrize("seed", range(20))
 def test_matching_follows_the_rules(seed: int, by_class: bool) -> None:
-    for picture in random_pictures(seed):
-        matches = Picture.of(*picture, confidence=-1).matches(0.3, by_class)
-        assert dict(matches.tolist()) == plain_pairs(picture, -1, 0.3, by_class)
+    for image in random_images(seed):
+        matches = Comparison.of(*image).matches(0.3, by_class)
+        assert dict(matches.tolist()) == plain_pairs(image, -1, 0.3, by_class)
 
 
 @pytest.mark.parametrize(("score", "counted"), [(0.25, 0), (0.2501, 1), (1.0, 1), (0.0, 0)])
 def test_a_score_that_equals_the_confidence_is_below_it(score: float, counted: int) -> None:
     confusion = ConfusionMatrix(1)
-    confusion.add(boxes_of(A), [score], [0], boxes_of(), [])
+    confusion.update(Comparison.of(boxes_of(A), [score], [0], boxes_of(), []))
     assert confusion.matrix.tolist() == [[0, counted], [0, 0]]
 
 
 @pytest.mark.parametrize(("width", "matched"), [(8, 0), (9, 0), (9.01, 1), (20, 1)])
 def test_an_iou_that_equals_the_threshold_is_below_it(width: float, matched: int) -> None:
     confusion = ConfusionMatrix(1)
-    confusion.add(boxes_of((0, 0, width, 10)), [0.9], [0], boxes_of((0, 0, 20, 10)), [0])
+    confusion.update(Comparison.of(boxes_of((0, 0, width, 10)), [0.9], [0], boxes_of((0, 0, 20, 10)), [0]))
     assert confusion.matrix.tolist() == [[matched, 1 - matched], [1 - matched, 0]]
 
 
 def test_the_best_pair_goes_first() -> None:
     """The surer detection overlaps with the object, too, but less: it is left over, though it has the right class."""
     confusion = ConfusionMatrix(2)
-    confusion.add(boxes_of((0, 0, 10, 8), A), [0.9, 0.3], [0, 1], boxes_of(A), [0])
+    confusion.update(Comparison.of(boxes_of((0, 0, 10, 8), A), [0.9, 0.3], [0, 1], boxes_of(A), [0]))
     assert confusion.matrix.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
 
 
 def test_a_detection_left_over_by_its_best_object_gets_the_next() -> None:
     """Unlike in the v7 metric: both are right."""
     confusion = ConfusionMatrix(1)
-    confusion.add(boxes_of(A, (0, 0, 10, 8)), [0.9, 0.8], [0, 0], boxes_of(A, (0, 0, 10, 5.5)), [0, 0])
+    objects = boxes_of(A, (0, 0, 10, 5.5))
+    confusion.update(Comparison.of(boxes_of(A, (0, 0, 10, 8)), [0.9, 0.8], [0, 0], objects, [0, 0]))
     assert confusion.matrix.tolist() == [[2, 0], [0, 0]]
 
 
@@ -169,20 +171,20 @@ def test_a_detection_left_over_by_its_best_object_gets_the_next() -> None:
 def test_one_place_found_as_two_classes_counts_for_the_surer_one(order: tuple[int, int]) -> None:
     scores, labels = np.array([0.9, 0.6])[list(order)], np.array([0, 1])[list(order)]
     confusion = ConfusionMatrix(2)
-    confusion.add(boxes_of(A, A), scores, labels, boxes_of(A), [1])
+    confusion.update(Comparison.of(boxes_of(A, A), scores, labels, boxes_of(A), [1]))
     assert confusion.matrix.tolist() == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("true_labels", [[0, 1], [1, 0]])
 def test_two_objects_in_one_place_go_to_their_own_classes(true_labels: list[int]) -> None:
     confusion = ConfusionMatrix(2)
-    confusion.add(boxes_of(A, A), [0.9, 0.6], [1, 0], boxes_of(A, A), true_labels)
+    confusion.update(Comparison.of(boxes_of(A, A), [0.9, 0.6], [1, 0], boxes_of(A, A), true_labels))
     assert confusion.matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
 def test_equal_detections_and_objects_go_by_rows() -> None:
     confusion = ConfusionMatrix(3)
-    confusion.add(boxes_of(A, A), [0.5, 0.5], [0, 1], boxes_of(A), [2])
+    confusion.update(Comparison.of(boxes_of(A, A), [0.5, 0.5], [0, 1], boxes_of(A), [2]))
     assert confusion.matrix[:, 2].tolist() == [1, 0, 0, 0]
     assert confusion.matrix[1, 3] == 1
 
@@ -190,23 +192,23 @@ def test_equal_detections_and_objects_go_by_rows() -> None:
 # --- nothing there ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("picture", "expected"), [
+@pytest.mark.parametrize(("image", "expected"), [
     (([], [], [], [], []), [[0, 0, 0], [0, 0, 0], [0, 0, 0]]),
     ((boxes_of(), [], [], boxes_of(A, B), [0, 1]), [[0, 0, 0], [0, 0, 0], [1, 1, 0]]),
     ((boxes_of(A, B), [0.9, 0.2], [1, 1], boxes_of(), []), [[0, 0, 0], [0, 0, 1], [0, 0, 0]]),
     ((boxes_of(A), [0.9], [1], boxes_of(B), [1]), [[0, 0, 0], [0, 0, 1], [0, 1, 0]]),
     ((boxes_of((5, 5, 5, 5)), [0.9], [0], boxes_of((5, 5, 5, 5)), [0]), [[0, 0, 1], [0, 0, 0], [1, 0, 0]]),
 ], ids=["nothing", "no_detections", "no_objects", "apart", "without_area"])
-def test_every_detection_and_object_counts(picture: Arguments, expected: list[list[int]]) -> None:
+def test_every_detection_and_object_counts(image: Arguments, expected: list[list[int]]) -> None:
     confusion = ConfusionMatrix(2)
-    confusion.add(*picture)
+    confusion.update(Comparison.of(*image))
     assert confusion.matrix.tolist() == expected
     assert confusion.shares().max() == bool(sum(map(sum, expected)))
 
 
 def test_one_class() -> None:
     confusion = ConfusionMatrix(1)
-    confusion.add(boxes_of(A, B), [0.9, 0.9], [0, 0], boxes_of(A, C), [0, 0])
+    confusion.update(Comparison.of(boxes_of(A, B), [0.9, 0.9], [0, 0], boxes_of(A, C), [0, 0]))
     assert confusion.matrix.tolist() == [[1, 1], [1, 0]]
 
 
@@ -217,13 +219,13 @@ def test_shares_are_of_the_truth() -> None:
 
 
 def test_arguments_are_left_alone_and_may_be_tensors() -> None:
-    picture = next(p for p in random_pictures(3) if len(p[0]) and len(p[3]))
-    for array in picture:
+    image = next(p for p in random_images(3) if len(p[0]) and len(p[3]))
+    for array in image:
         array.setflags(write=False)
     confusion = ConfusionMatrix(4)
     with torch.inference_mode():
-        confusion.add(*(torch.tensor(array) for array in picture))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(confusion.matrix, collected([picture]).matrix)
+        confusion.update(Comparison.of(*(torch.tensor(array) for array in image)))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(confusion.matrix, collected([image]).matrix)
 
 
 # --- refused ---------------------------------------------------------------------------------------------------
@@ -237,7 +239,8 @@ def test_arguments_are_left_alone_and_may_be_tensors() -> None:
 def test_unequal_lengths_are_refused(lengths: tuple[int, ...], message: str) -> None:
     n, scores, labels, m, true_labels = lengths
     with pytest.raises(ValueError, match=message):
-        ConfusionMatrix(3).add(np.ones((n, 4)), np.ones(scores), np.ones(labels), np.ones((m, 4)), np.ones(true_labels))
+        ConfusionMatrix(3).update(Comparison.of(np.ones((n, 4)), np.ones(scores), np.ones(labels), np.ones((m, 4)),
+                                                np.ones(true_labels)))
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -246,7 +249,7 @@ def test_unknown_classes_are_refused_and_nothing_is_counted(label: int, side: st
     confusion = ConfusionMatrix(3)
     labels = ([label], [0]) if side == "detection" else ([0], [label])
     with pytest.raises(ValueError, match=f"class {label}; accepted: 0 to 2"):
-        confusion.add(boxes_of(A), [0.9], labels[0], boxes_of(A), labels[1])
+        confusion.update(Comparison.of(boxes_of(A), [0.9], labels[0], boxes_of(A), labels[1]))
     assert not confusion.matrix.any()
 
 
@@ -269,20 +272,20 @@ seeds = st.integers(0, 2**32 - 1)
 @settings(max_examples=40, deadline=None)
 @given(seeds)
 def test_merged_shards_equal_all_at_once(seed: int) -> None:
-    pictures = random_pictures(seed, images=8)
+    samples = random_images(seed, images=8)
     merged = ConfusionMatrix(4)
     for shard in (2, 0, 1):
-        merged.merge(pickle.loads(pickle.dumps(collected(pictures[shard::3]))))
-    np.testing.assert_array_equal(merged.matrix, collected(pictures).matrix)
+        merged.merge(pickle.loads(pickle.dumps(collected(samples[shard::3]))))
+    np.testing.assert_array_equal(merged.matrix, collected(samples).matrix)
 
 
 @settings(max_examples=40, deadline=None)
 @given(seeds)
 def test_everything_counts_once(seed: int) -> None:
-    pictures = random_pictures(seed)
-    matrix = collected(pictures).matrix
-    objects = np.bincount(np.concatenate([p[4] for p in pictures]), minlength=4)
-    found = np.bincount(np.concatenate([p[2][p[1] > 0.25] for p in pictures]), minlength=4)
+    samples = random_images(seed)
+    matrix = collected(samples).matrix
+    objects = np.bincount(np.concatenate([p[4] for p in samples]), minlength=4)
+    found = np.bincount(np.concatenate([p[2][p[1] > 0.25] for p in samples]), minlength=4)
     np.testing.assert_array_equal(matrix[:, :4].sum(0), objects)
     np.testing.assert_array_equal(matrix[:4].sum(1), found)
     assert matrix[4, 4] == 0
@@ -295,10 +298,10 @@ def test_the_order_of_rows_does_not_matter_without_ties(seed: int) -> None:
     low, true_low = r.uniform(0, 20, (12, 2)), r.uniform(0, 20, (8, 2))
     boxes = np.concatenate((low, low + r.uniform(5, 20, (12, 2))), 1)
     true_boxes = np.concatenate((true_low, true_low + r.uniform(5, 20, (8, 2))), 1)
-    picture = (boxes, r.random_sample(12), r.randint(0, 4, 12), true_boxes, r.randint(0, 4, 8))
+    image = (boxes, r.random_sample(12), r.randint(0, 4, 12), true_boxes, r.randint(0, 4, 8))
     one, other = r.permutation(12), r.permutation(8)
-    shuffled = (*(array[one] for array in picture[:3]), *(array[other] for array in picture[3:]))
-    np.testing.assert_array_equal(collected([picture]).matrix, collected([shuffled]).matrix)  # type: ignore[list-item]
+    shuffled = (*(array[one] for array in image[:3]), *(array[other] for array in image[3:]))
+    np.testing.assert_array_equal(collected([image]).matrix, collected([shuffled]).matrix)  # type: ignore[list-item]
 
 
 # --- output ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Curves and the confusion matrix as pictures: sizes, colours, and where things stand."""
+"""Curves and the confusion matrix as images: sizes, colours, and where things stand."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
+from yolov7.evaluation.comparison import Comparison
 from yolov7.evaluation.confusion import ConfusionMatrix
 from yolov7.evaluation.plots import (
     COLOURS,
-    LONGEST_NAME,
+    MAX_NAME,
     PALE,
     plot_confidence,
     plot_confusion,
     plot_precision_recall,
-    write_plots,
 )
 from yolov7.evaluation.v7_metric import V7Metric, V7Result
 
@@ -44,7 +44,7 @@ def names_of(classes: int) -> list[str]:
     return [*names[:-3], *special] if classes > 3 else names
 
 
-def picture_of(r: np.random.RandomState, classes: int) -> tuple[np.ndarray, ...]:
+def sample_of(r: np.random.RandomState, classes: int) -> tuple[np.ndarray, ...]:
     count = r.randint(0, 8)
     low = r.uniform(0, 500, (count, 2))
     true_boxes, true_labels = np.concatenate((low, low + 40), 1), r.randint(0, classes, count)
@@ -59,27 +59,27 @@ def collected(classes: int, images: int = 200) -> tuple[V7Result, ConfusionMatri
     r = np.random.RandomState(classes)
     metric, confusion = V7Metric(), ConfusionMatrix(classes)
     for _ in range(images):
-        picture = picture_of(r, classes)
-        metric.add(*picture)
-        confusion.add(*picture)
+        sample = sample_of(r, classes)
+        metric.update(Comparison.of(*sample))
+        confusion.update(Comparison.of(*sample))
     return metric.result(), confusion
 
 
 def drawn(png: bytes) -> Drawn:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert picture is not None
-    return picture
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert image is not None
+    return image
 
 
-def count_of(picture: Drawn, colour: str) -> int:
+def count_of(image: Drawn, colour: str) -> int:
     rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((picture == rgb).all(-1).sum())
+    return int((image == rgb).all(-1).sum())
 
 
-def tinted(picture: Drawn, hue: str) -> np.ndarray:
-    """Where a picture is blue or orange."""
-    red, blue = picture[..., 0].astype(int), picture[..., 2].astype(int)
+def tinted(image: Drawn, hue: str) -> np.ndarray:
+    """Where an image is blue or orange."""
+    red, blue = image[..., 0].astype(int), image[..., 2].astype(int)
     return blue - red > 25 if hue == "blue" else red - blue > 25
 
 
@@ -91,27 +91,27 @@ def tinted(picture: Drawn, hue: str) -> np.ndarray:
 def test_curves(plot: Plot, classes: int) -> None:
     result, _ = collected(classes)
     assert len(result.classes) == classes
-    picture = drawn(plot(result, names_of(classes)))
-    assert picture.shape == ((720, 1080, 3) if plot is plot_precision_recall else (660, 1920, 3))
-    coloured = [count_of(picture, colour) > 20 for colour in COLOURS]
+    image = drawn(plot(result, names_of(classes)))
+    assert image.shape == ((720, 1080, 3) if plot is plot_precision_recall else (660, 1920, 3))
+    coloured = [count_of(image, colour) > 20 for colour in COLOURS]
     assert sum(coloured) == {1: 1, 3: 3, 20: 6, 80: 5}[classes]
-    heavy = cv2.erode((picture == 0).all(-1).astype(np.uint8), np.ones((3, 3)))  # the mean, not letters and axes
+    heavy = cv2.erode((image == 0).all(-1).astype(np.uint8), np.ones((3, 3)))  # the mean, not letters and axes
     assert (heavy.sum() > 500) == (classes > 1)
-    assert (count_of(picture, PALE) > 3000) == (classes == 80)
+    assert (count_of(image, PALE) > 3000) == (classes == 80)
 
 
 def metric_of(labels: list[int], found: list[int], scores: list[float]) -> V7Result:
     """Objects of these classes apart from each other; those at the places ``found`` are detected exactly."""
     boxes = np.arange(len(labels))[:, None] * 100 + [[0, 0, 50, 50]]
     metric = V7Metric()
-    metric.add(boxes[found], scores, np.array(labels)[found], boxes, labels)
+    metric.update(Comparison.of(boxes[found], scores, np.array(labels)[found], boxes, labels))
     return metric.result()
 
 
 def test_precision_falls_where_recall_ends() -> None:
     """One of two objects is found: the line is at the top up to the middle, then goes down and ends."""
-    picture = drawn(plot_precision_recall(metric_of([0, 0], [0], [0.8]), ["dog"]))
-    rows, columns = np.nonzero((picture == (0x00, 0x72, 0xB2)).all(-1))
+    image = drawn(plot_precision_recall(metric_of([0, 0], [0], [0.8]), ["dog"]))
+    rows, columns = np.nonzero((image == (0x00, 0x72, 0xB2)).all(-1))
     inside = columns < 830  # the legend stands to the right
     left, right, top, bottom = columns[inside].min(), columns[inside].max(), rows[inside].min(), rows[inside].max()
     assert left == pytest.approx(77, abs=4)  # recall 0
@@ -126,8 +126,8 @@ def test_precision_falls_where_recall_ends() -> None:
 def test_little_to_draw(labels: list[int], found: list[int]) -> None:
     result = metric_of(labels, found, [0.5] * len(found))
     for plot in (plot_precision_recall, plot_confidence):
-        picture = drawn(plot(result, ["dog", "cat", "owl"]))
-        assert sum(count_of(picture, colour) > 20 for colour in COLOURS) == len(labels)
+        image = drawn(plot(result, ["dog", "cat", "owl"]))
+        assert sum(count_of(image, colour) > 20 for colour in COLOURS) == len(labels)
 
 
 # --- confusion matrix ------------------------------------------------------------------------------------------
@@ -136,11 +136,11 @@ def test_little_to_draw(labels: list[int], found: list[int]) -> None:
 @pytest.mark.parametrize(("classes", "side"), [(1, 570), (3, 570), (10, 1110), (20, 1200), (80, 1758), (200, 1800)])
 def test_confusion(classes: int, side: int) -> None:
     _, confusion = collected(classes)
-    picture = drawn(plot_confusion(confusion, names_of(classes)))
-    assert picture.shape == (side, side + 144, 3)
-    assert tinted(picture, "blue").sum() > 500
-    assert tinted(picture, "orange").sum() > 500
-    margins = [picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]]
+    image = drawn(plot_confusion(confusion, names_of(classes)))
+    assert image.shape == (side, side + 144, 3)
+    assert tinted(image, "blue").sum() > 500
+    assert tinted(image, "orange").sum() > 500
+    margins = [image[:3], image[-3:], image[:, :3], image[:, -3:]]
     assert all((margin == 255).all() for margin in margins)  # nothing is cut off
 
 
@@ -153,11 +153,11 @@ def test_confusion(classes: int, side: int) -> None:
 def test_rows_are_predicted_and_columns_true(cell: tuple[int, int], hue: str, place: tuple[float, float]) -> None:
     confusion = ConfusionMatrix(3)
     confusion.matrix[cell] = 5
-    picture = drawn(plot_confusion(confusion, ["dog", "cat", "owl"]))
+    image = drawn(plot_confusion(confusion, ["dog", "cat", "owl"]))
     blank = drawn(plot_confusion(ConfusionMatrix(3), ["dog", "cat", "owl"]))
     lines = np.nonzero((blank[:, 130:600] < 200).all(-1).sum(1) > 400)[0]  # between owl and background
     height = (lines.mean() - 60) / 0.75
-    rows, columns = np.nonzero(tinted(picture, hue))
+    rows, columns = np.nonzero(tinted(image, hue))
     assert (rows.mean() - 60) / height == pytest.approx(place[0], abs=0.03)
     assert (columns.mean() - 135) / 473 == pytest.approx(place[1], abs=0.03)
     assert not tinted(blank, hue).any()
@@ -173,7 +173,7 @@ def test_small_shares_are_white() -> None:
 
 def test_long_names_leave_room() -> None:
     confusion = ConfusionMatrix(4)
-    long, cut = ["x" * 300] * 4, ["x" * (LONGEST_NAME - 1) + "…"] * 4
+    long, cut = ["x" * 300] * 4, ["x" * (MAX_NAME - 1) + "…"] * 4
     assert plot_confusion(confusion, long) == plot_confusion(confusion, cut)
 
 
@@ -183,10 +183,10 @@ def test_long_names_leave_room() -> None:
 def test_files(tmp_path: Path) -> None:
     result, confusion = collected(3)
     names = names_of(3)
-    assert write_plots(tmp_path, names) == ()
     (tmp_path / "confidence.png").write_text("old")
-    written = write_plots(str(tmp_path), names, result, confusion)
-    assert [path.name for path in written] == ["precision_recall.png", "confidence.png", "confusion_matrix.png"]
+    result.write(tmp_path, names)
+    confusion.write(tmp_path, names)
+    written = [tmp_path / name for name in ("precision_recall.png", "confidence.png", "confusion_matrix.png")]
     assert sorted(tmp_path.iterdir()) == sorted(written)
     assert written[0].read_bytes() == plot_precision_recall(result, names)
     assert written[1].read_bytes() == plot_confidence(result, names)
@@ -196,11 +196,12 @@ def test_files(tmp_path: Path) -> None:
 def test_neither_display_nor_state_of_the_user(tmp_path: Path) -> None:
     code = (
         "import sys, matplotlib\n"
+        "from pathlib import Path\n"
         "before = dict(matplotlib.rcParams)\n"
         "from yolov7.evaluation.confusion import ConfusionMatrix\n"
-        "from yolov7.evaluation.plots import write_plots\n"
         "from yolov7.evaluation.v7_metric import V7Metric\n"
-        "write_plots(sys.argv[1], ['dog'], V7Metric().result(), ConfusionMatrix(1))\n"
+        "V7Metric().result().write(Path(sys.argv[1]), ['dog'])\n"
+        "ConfusionMatrix(1).write(Path(sys.argv[1]), ['dog'])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert dict(matplotlib.rcParams) == before\n"
     )

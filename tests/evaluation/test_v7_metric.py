@@ -1,4 +1,4 @@
-"""The original's own average precision: its stored numbers, a plain restatement of the rules, and its edge cases."""
+"""The reference implementation's average precision: its stored numbers, a restatement of the rules, its edge cases."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from plain_boxes import plain_iou
 
+from yolov7.evaluation.comparison import Comparison
 from yolov7.evaluation.v7_metric import (
     IOU_THRESHOLDS,
     POINTS,
@@ -31,7 +32,7 @@ from yolov7.evaluation.v7_metric import (
 GOLDEN_POST = GOLDEN / "post"
 CASES = json.loads((GOLDEN_POST / "ap.json").read_text())
 CURVES = ("precision", "recall", "f1", "precision_at_recall")
-Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # the arguments of `V7Metric.add`
+Arguments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # the arguments of `Comparison.of`
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +46,9 @@ def no_warning() -> Iterator[None]:
 # --- the rules read aloud ----------------------------------------------------------------------------------------
 
 
-def plain_matches(picture: Picture) -> list[list[bool]]:
+def plain_matches(image: Arguments) -> list[list[bool]]:
     """Class by class, best score first, until all objects are taken."""
-    boxes, scores, labels, true_boxes, true_labels = picture
+    boxes, scores, labels, true_boxes, true_labels = image
     correct = [[False] * 10 for _ in boxes]
     order = sorted(range(len(boxes)), key=lambda row: (-scores[row], row))
     for label in sorted(set(true_labels.tolist())):
@@ -100,7 +101,7 @@ class PlainClass:
 
 
 def plain_class(rows: list[tuple[float, bool]], objects: int) -> PlainClass:
-    """``rows`` are (score, right or not) in the order of the pictures."""
+    """``rows`` are (score, right or not) in the order of the images."""
     scores, precision, recall, right = [], [], [], 0
     for rank, (score, correct) in enumerate(sorted(rows, key=lambda row: -row[0]), start=1):  # stable
         right += correct
@@ -110,11 +111,11 @@ def plain_class(rows: list[tuple[float, bool]], objects: int) -> PlainClass:
     return PlainClass(scores, precision, recall)
 
 
-def plain_result(pictures: list[Picture], v5_metric: bool) -> dict[str, Any]:
+def plain_result(samples: list[Arguments], v5_metric: bool) -> dict[str, Any]:
     """By class: ``ap [K, 10]`` and the four curves ``[K, 1000]``; index of the best F1."""
     found = [(float(p[1][row]), int(p[2][row]), correct)
-             for p in pictures for row, correct in enumerate(plain_matches(p))]
-    truth = [int(label) for p in pictures for label in p[4]]
+             for p in samples for row, correct in enumerate(plain_matches(p))]
+    truth = [int(label) for p in samples for label in p[4]]
     classes = sorted(set(truth))
     ap, curves = np.zeros((len(classes), 10)), {name: np.zeros((len(classes), 1000)) for name in CURVES}
     if any(correct[0] for _, _, correct in found):
@@ -135,16 +136,16 @@ def plain_result(pictures: list[Picture], v5_metric: bool) -> dict[str, Any]:
     return {"classes": np.array(classes), "ap": ap, "best": best, **curves}
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- samples -----------------------------------------------------------------------------------------------------
 
 
-def random_pictures(seed: int, images: int = 6, classes: int = 4, decimals: int = 1) -> list[Picture]:
+def random_images(seed: int, images: int = 6, classes: int = 4, decimals: int = 1) -> list[Arguments]:
     """Shaken, doubled, relabelled and missed objects on a coarse grid: equal scores and IoUs on thresholds abound.
 
-    Class 1 is never found, class ``classes`` has no objects; some pictures have neither or only one kind.
+    Class 1 is never found, class ``classes`` has no objects; some images have neither or only one kind.
     """
     r = np.random.RandomState(seed)
-    pictures = []
+    samples = []
     for _ in range(images):
         count = r.randint(0, 6)
         low = r.randint(0, 12, (count, 2))
@@ -158,19 +159,19 @@ def random_pictures(seed: int, images: int = 6, classes: int = 4, decimals: int 
         labels = np.concatenate((labels, r.randint(0, classes, len(lost))))
         labels[labels == 1] = classes
         scores = np.round(r.random_sample(len(boxes)), decimals)
-        pictures.append((boxes, scores, labels, true_boxes, true_labels))
-    return pictures
+        samples.append((boxes, scores, labels, true_boxes, true_labels))
+    return samples
 
 
-def collected(pictures: list[Picture]) -> V7Metric:
+def collected(samples: list[Arguments]) -> V7Metric:
     metric = V7Metric()
-    for picture in pictures:
-        metric.add(*picture)
+    for image in samples:
+        metric.update(Comparison.of(*image))
     return metric
 
 
 def one_class(rows: list[tuple[float, bool]], objects: int, v5_metric: bool = False) -> V7Result:
-    """Detections given as (score, right at all thresholds or at none)."""
+    """Instances given as (score, right at all thresholds or at none)."""
     scores = np.array([score for score, _ in rows])
     correct = np.repeat(np.array([right for _, right in rows], bool)[:, None], 10, axis=1)
     matches = Matches(correct, scores, np.zeros(len(rows), np.int64), np.zeros(objects, np.int64), 1)
@@ -192,7 +193,7 @@ def assert_equal_results(first: V7Result, second: V7Result) -> None:
             np.testing.assert_array_equal(value, expected)
 
 
-# --- against the original and the rules --------------------------------------------------------------------------
+# --- against the reference implementation and the rules ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -214,18 +215,19 @@ def test_golden_post(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_matching_follows_the_rules(seed: int) -> None:
-    for picture in random_pictures(seed, images=10):
-        np.testing.assert_array_equal(match_detections(*picture), np.array(plain_matches(picture)).reshape(-1, 10))
+    for image in random_images(seed, images=10):
+        expected = np.array(plain_matches(image)).reshape(-1, 10)
+        np.testing.assert_array_equal(match_detections(Comparison.of(*image)), expected)
 
 
 @pytest.mark.parametrize("v5_metric", [False, True], ids=["v7", "v5"])
 @pytest.mark.parametrize("decimals", [1, 6], ids=["ties", "no_ties"])
 @pytest.mark.parametrize("seed", range(4))
 def test_result_follows_the_rules(seed: int, decimals: int, v5_metric: bool) -> None:
-    pictures = random_pictures(100 + seed, decimals=decimals)
-    expected = plain_result(pictures, v5_metric)
+    samples = random_images(100 + seed, decimals=decimals)
+    expected = plain_result(samples, v5_metric)
 
-    result = collected(pictures).result(v5_metric)
+    result = collected(samples).result(v5_metric=v5_metric)
 
     assert result.AP > 0
     np.testing.assert_array_equal(result.classes, expected["classes"])
@@ -270,13 +272,13 @@ def test_thresholds_are_decimal() -> None:
 
 @pytest.mark.parametrize(("width", "right"), [(10, 0), (11, 1), (12, 2), (15, 5), (19, 9), (20, 10)])
 def test_an_iou_that_equals_a_threshold_is_below_it(width: int, right: int) -> None:
-    correct = match_detections(boxes_of((0, 0, width, 10)), [0.5], [0], boxes_of((0, 0, 20, 10)), [0])
+    correct = match_detections(Comparison.of(boxes_of((0, 0, width, 10)), [0.5], [0], boxes_of((0, 0, 20, 10)), [0]))
     assert correct[0].tolist() == [True] * right + [False] * (10 - right)
 
 
 def test_a_duplicate_is_wrong() -> None:
     box = (10, 10, 50, 50)
-    correct = match_detections(boxes_of(box, box), [0.3, 0.9], [2, 2], boxes_of(box), [2])
+    correct = match_detections(Comparison.of(boxes_of(box, box), [0.3, 0.9], [2, 2], boxes_of(box), [2]))
     assert correct.all(1).tolist() == [False, True]
     assert not correct[0].any()
 
@@ -284,28 +286,29 @@ def test_a_duplicate_is_wrong() -> None:
 def test_a_detection_claims_its_best_object_only() -> None:
     """The second one fits the other object, too, with IoU 0.6 (COCO would count it)."""
     objects = boxes_of((0, 0, 10, 10), (0, 0, 10, 5.5))
-    correct = match_detections(boxes_of((0, 0, 10, 10), (0, 0, 10, 8)), [0.9, 0.8], [0, 0], objects, [0, 0])
+    found = boxes_of((0, 0, 10, 10), (0, 0, 10, 8))
+    correct = match_detections(Comparison.of(found, [0.9, 0.8], [0, 0], objects, [0, 0]))
     assert correct[:, 0].tolist() == [True, False]
 
 
 def test_classes_do_not_mix() -> None:
     box = boxes_of((0, 0, 10, 10))
-    assert not match_detections(box, [0.9], [1], box, [0]).any()
+    assert not match_detections(Comparison.of(box, [0.9], [1], box, [0])).any()
 
 
 def test_boxes_without_area_match_nothing() -> None:
     box = boxes_of((5, 5, 5, 5))
-    assert not match_detections(box, [0.9], [0], box, [0]).any()
+    assert not match_detections(Comparison.of(box, [0.9], [0], box, [0])).any()
 
 
 def test_arguments_are_left_alone_and_may_be_tensors() -> None:
-    picture = random_pictures(3, images=1)[0]
-    assert len(picture[0]) and len(picture[3])
-    for array in picture:
+    image = random_images(3, images=1)[0]
+    assert len(image[0]) and len(image[3])
+    for array in image:
         array.setflags(write=False)
-    tensors = [torch.tensor(array) for array in picture]
-    np.testing.assert_array_equal(match_detections(*picture), match_detections(*tensors))
-    assert_equal_results(collected([picture]).result(), collected([tuple(tensors)]).result())  # type: ignore[list-item]
+    tensors = [torch.tensor(array) for array in image]
+    np.testing.assert_array_equal(match_detections(Comparison.of(*image)), match_detections(Comparison.of(*tensors)))
+    assert_equal_results(collected([image]).result(), collected([tuple(tensors)]).result())  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(("lengths", "message"), [
@@ -316,7 +319,8 @@ def test_arguments_are_left_alone_and_may_be_tensors() -> None:
 def test_unequal_lengths_are_refused(lengths: tuple[int, ...], message: str) -> None:
     n, scores, labels, m, true_labels = lengths
     with pytest.raises(ValueError, match=message):
-        V7Metric().add(np.ones((n, 4)), np.ones(scores), np.ones(labels), np.ones((m, 4)), np.ones(true_labels))
+        V7Metric().update(Comparison.of(np.ones((n, 4)), np.ones(scores), np.ones(labels), np.ones((m, 4)),
+                                        np.ones(true_labels)))
 
 
 # --- nothing to measure ------------------------------------------------------------------------------------------
@@ -326,7 +330,7 @@ FOUND: tuple[list, list] = ([0.9], [0])
 NOT_FOUND: tuple[list, list] = ([], [])
 
 
-@pytest.mark.parametrize(("pictures", "objects"), [
+@pytest.mark.parametrize(("samples", "objects"), [
     ([], 0),
     ([(NO_BOX, *NOT_FOUND, NO_BOX, [])], 0),
     ([([], *NOT_FOUND, [], [])], 0),
@@ -335,11 +339,11 @@ NOT_FOUND: tuple[list, list] = ([], [])
     ([(BOX + 20, *FOUND, BOX, [0])], 1),
     ([(BOX, *FOUND, BOX, [1])], 1),
     ([(BOX, *FOUND, NO_BOX, []), (NO_BOX, *NOT_FOUND, BOX, [0])], 1),
-], ids=["no_picture", "nothing", "plain_lists", "no_objects", "no_detections", "missed", "other_class", "apart"])
+], ids=["no_image", "nothing", "plain_lists", "no_objects", "no_detections", "missed", "other_class", "apart"])
 @pytest.mark.parametrize("v5_metric", [False, True], ids=["v7", "v5"])
-def test_zeros_without_a_right_detection(pictures: list, objects: int, v5_metric: bool) -> None:
-    result = collected(pictures).result(v5_metric)
-    assert (result.images, result.objects.sum()) == (len(pictures), objects)
+def test_zeros_without_a_right_detection(samples: list, objects: int, v5_metric: bool) -> None:
+    result = collected(samples).result(v5_metric=v5_metric)
+    assert (result.images, result.objects.sum()) == (len(samples), objects)
     assert (result.precision, result.recall, result.AP, result.AP50, result.confidence) == (0, 0, 0, 0, 0)
     assert result.class_average_precision.shape == (objects, 10)
     for name in CURVES:
@@ -352,7 +356,7 @@ def test_zeros_without_a_right_detection(pictures: list, objects: int, v5_metric
 def test_classes_count_if_they_have_objects() -> None:
     """Class 0 is found, class 2 missed, class 5 found where there is none: the mean is over 0 and 2."""
     metric = V7Metric()
-    metric.add(np.repeat(BOX, 2, 0), [0.9, 0.8], [0, 5], np.repeat(BOX, 2, 0) + [[0], [40]], [0, 2])
+    metric.update(Comparison.of(np.repeat(BOX, 2, 0), [0.9, 0.8], [0, 5], np.repeat(BOX, 2, 0) + [[0], [40]], [0, 2]))
     result = metric.result()
     assert result.classes.tolist() == [0, 2]
     assert_close(result.class_AP50, [1, 0])
@@ -373,7 +377,7 @@ def test_perfect_detections_score_one_and_with_the_v5_end_a_step_less(seed: int,
     low = r.uniform(0, 500, (objects, 2)) + 1000 * np.arange(objects)[:, None]  # apart
     boxes, labels = np.concatenate((low, low + r.uniform(5, 100, (objects, 2))), 1), r.randint(0, 3, objects)
     metric = V7Metric()
-    metric.add(boxes, r.uniform(0.1, 1, objects), labels, boxes, labels)
+    metric.update(Comparison.of(boxes, r.uniform(0.1, 1, objects), labels, boxes, labels))
     v7, v5 = metric.result(), metric.result(v5_metric=True)
     assert_close(v7.class_average_precision, 1)
     assert_close(v5.class_average_precision, 0.995)
@@ -383,9 +387,9 @@ def test_perfect_detections_score_one_and_with_the_v5_end_a_step_less(seed: int,
 @settings(max_examples=40, deadline=None)
 @given(seeds)
 def test_a_duplicate_never_helps(seed: int) -> None:
-    pictures = random_pictures(seed, decimals=9)
-    doubled = [tuple(np.concatenate((a, a)) for a in p[:3]) + p[3:] for p in pictures]
-    once, twice = collected(pictures), collected(doubled)  # type: ignore[arg-type]
+    samples = random_images(seed, decimals=9)
+    doubled = [tuple(np.concatenate((a, a)) for a in p[:3]) + p[3:] for p in samples]
+    once, twice = collected(samples), collected(doubled)  # type: ignore[arg-type]
     assert twice.matches().correct.sum() == once.matches().correct.sum()
     assert twice.result().AP <= once.result().AP + 1e-12
 
@@ -393,28 +397,28 @@ def test_a_duplicate_never_helps(seed: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(0, 6), st.booleans())
 def test_merge_equals_all_at_once(seed: int, cut: int, v5_metric: bool) -> None:
-    pictures = random_pictures(seed)
-    first, second = collected(pictures[:cut]), pickle.loads(pickle.dumps(collected(pictures[cut:])))
+    samples = random_images(seed)
+    first, second = collected(samples[:cut]), pickle.loads(pickle.dumps(collected(samples[cut:])))
     first.merge(second)
-    whole = collected(pictures)
-    assert first.result().images == len(pictures)
-    assert_equal_results(first.result(v5_metric), whole.result(v5_metric))
+    whole = collected(samples)
+    assert first.result().images == len(samples)
+    assert_equal_results(first.result(v5_metric=v5_metric), whole.result(v5_metric=v5_metric))
 
 
 @settings(max_examples=40, deadline=None)
 @given(seeds)
 def test_shards_in_any_order_without_equal_scores(seed: int) -> None:
-    pictures = random_pictures(seed, decimals=15)
+    samples = random_images(seed, decimals=15)
     merged = V7Metric()
     for shard in (2, 0, 1):
-        merged.merge(collected(pictures[shard::3]))
-    assert_equal_results(merged.result(), collected(pictures).result())
+        merged.merge(collected(samples[shard::3]))
+    assert_equal_results(merged.result(), collected(samples).result())
 
 
 @settings(max_examples=40, deadline=None)
 @given(seeds)
 def test_ranges(seed: int) -> None:
-    result = collected(random_pictures(seed)).result()
+    result = collected(random_images(seed)).result()
     for name in CURVES:
         curve = getattr(result.curves, name)
         assert ((curve >= 0) & (curve <= 1)).all()
@@ -431,9 +435,9 @@ def test_text() -> None:
     wrong = (60, 60, 90, 90)
     found, objects = boxes_of(wrong, (0, 0, 7.2, 10), wrong), boxes_of((0, 0, 10, 10), (40, 40, 50, 50))
     metric = V7Metric()
-    metric.add(found, [0.9, 0.8, 0.4], [0, 0, 0], objects, [0, 2])
+    metric.update(Comparison.of(found, [0.9, 0.8, 0.4], [0, 0, 0], objects, [0, 2]))
     assert metric.result().text(["dog", "cat", "long name", "owl"]).splitlines() == [
-        "v7 metric: 1 pictures, P and R at confidence 0.800 and IoU 0.50",
+        "v7 metric: 1 images, P and R at confidence 0.800 and IoU 0.50",
         "",
         "class      objects      P      R     AP   AP50",
         "all              2  0.250  0.500  0.125  0.250",
@@ -444,5 +448,5 @@ def test_text() -> None:
 
 
 def test_results_pickle() -> None:
-    result = collected(random_pictures(7)).result()
+    result = collected(random_images(7)).result()
     assert_equal_results(pickle.loads(pickle.dumps(result)), result)

@@ -21,10 +21,11 @@ from golden_numbers import golden_state_dict
 import yolov7
 from yolov7 import cli
 from yolov7.config import InputError
+from yolov7.config.options import NetworkOptions
 from yolov7.data.images import cv2, load_image
-from yolov7.export import run, suppression, tensorrt
-from yolov7.inference.loading import NetworkOptions, load_network
-from yolov7.inference.runtimes import open_openvino
+from yolov7.export import nms_graph, run, tensorrt
+from yolov7.inference.exported import open_openvino
+from yolov7.inference.loading import load_network
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused
@@ -41,9 +42,9 @@ FORMATS = ("weights", "torchscript", "onnx", "openvino")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two real pictures where they stand, else two of noise."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real images where they stand, else two of noise."""
+    folder = tmp_path_factory.mktemp("images")
     for index, source in enumerate(sorted(REAL.glob("*.jpg"))[:2]):
         (folder / f"{index}.jpg").write_bytes(source.read_bytes())
     for index in range(2 - len(list(folder.iterdir()))):
@@ -65,8 +66,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def export(state: Path, pictures: Path, output: Path, *flags: str) -> int:
-    return cli.main(["export", "--weights", str(state), "--source", str(pictures), "--output", str(output), *flags])
+def export(state: Path, images: Path, output: Path, *flags: str) -> int:
+    return cli.main(["export", "--weights", str(state), "--source", str(images), "--output", str(output), *flags])
 
 
 def parity(folder: Path) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def parity(folder: Path) -> dict[str, Any]:
 class Exports:
     """The models of this module, each exported once, in all formats by one command."""
 
-    def __init__(self, folder: Path, pictures: Path) -> None:
-        self.folder, self.pictures = folder, pictures
+    def __init__(self, folder: Path, images: Path) -> None:
+        self.folder, self.images = folder, images
         self.done: dict[str, dict[str, Any]] = {}
 
     def of(self, model: str) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class Exports:
             folder = self.folder / model
             folder.mkdir()
             torch.save(golden_state_dict(f"{model}.training", MODELS[model]), folder / "golden.pt")
-            assert export(folder / "golden.pt", self.pictures, folder, "--cfg", model, "--img-size", "128", "192",
+            assert export(folder / "golden.pt", self.images, folder, "--cfg", model, "--img-size", "128", "192",
                           "--dynamic", "--format", *FORMATS) in (0, 1)
             self.done[model] = parity(folder)
             for path in folder.iterdir():
@@ -99,16 +100,16 @@ class Exports:
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Exports]:
+def exports(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[Exports]:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
-    yield Exports(tmp_path_factory.mktemp("models"), pictures)
+    yield Exports(tmp_path_factory.mktemp("models"), images)
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("model", MODELS)
 def test_export_parity(model: str, form: str, exports: Exports) -> None:
-    """Training form = fused = exported, at two sizes, batches of 1 and 3, at least 50 detections a picture."""
+    """Training form = fused = exported, at two sizes, batches of 1 and 3, at least 50 detections an image."""
     result = exports.of(model)[form]
     assert result.get("error") is None
     second = "96x192" if model in ("yolov7-tiny", "yolov7") else "128x384"
@@ -122,6 +123,7 @@ def test_export_parity(model: str, form: str, exports: Exports) -> None:
 # --- forms -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [
     ("--format", "onnx", "torchscript", "openvino", "--head", "raw", "--dynamic-batch", "--with-preprocess"),
     ("--format", "onnx", "openvino", "tensorrt", "--head", "end2end", "--dynamic", "--conf-thres", "0.3"),
@@ -129,11 +131,11 @@ def test_export_parity(model: str, form: str, exports: Exports) -> None:
     ("--format", "onnx", "torchscript", "openvino", "weights", "--fp16", "--batch-size", "2"),
     ("--format", "onnx", "openvino", "--head", "end2end", "--fp16", "--max-det", "20"),
 ], ids=lambda flags: " ".join(flags).replace("--", ""))
-def test_export_forms_parity(flags: tuple[str, ...], small: Path, pictures: Path, tmp_path: Path,
+def test_export_forms_parity(flags: tuple[str, ...], small: Path, images: Path, tmp_path: Path,
                              capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
-    code = export(small, pictures, tmp_path, "--img-size", "96", "128", *flags)
+    code = export(small, images, tmp_path, "--img-size", "96", "128", *flags)
     if "torchscript" in flags and "end2end" in flags:
         assert code == 2 and not list(tmp_path.iterdir())
         assert "--head end2end: not for --format torchscript" in capsys.readouterr().err
@@ -151,12 +153,12 @@ def test_export_forms_parity(flags: tuple[str, ...], small: Path, pictures: Path
             assert all(1e-4 < row["boxes"] < 2 for row in rows)
 
 
-def test_export_weights_and_the_originals_layout_parity(pictures: Path, tmp_path: Path,
+def test_export_weights_and_the_reference_layout_parity(images: Path, tmp_path: Path,
                                                         capsys: pytest.CaptureFixture[str]) -> None:
     state = tmp_path / "golden.pt"
     torch.save(golden_state_dict("yolov7-tiny.training", 0.9), state)
     flags = ("--img-size", "64", "96")
-    assert export(state, pictures, tmp_path / "out", "--cfg", "yolov7-tiny", "--format", "weights", "original",
+    assert export(state, images, tmp_path / "out", "--cfg", "yolov7-tiny", "--format", "weights", "original",
                   *flags) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"golden-deploy.pt", "golden-original.pt",
                                                                     "golden-parity.json"}
@@ -167,14 +169,14 @@ def test_export_weights_and_the_originals_layout_parity(pictures: Path, tmp_path
     ours, theirs = torch.load(tmp_path / "out" / "golden-original.pt"), torch.load(state)
     assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in theirs)
     again = tmp_path / "again"
-    assert export(tmp_path / "out" / "golden-deploy.pt", pictures, again, "--format", "original") == 2
+    assert export(tmp_path / "out" / "golden-deploy.pt", images, again, "--format", "original") == 2
     assert "is re-parameterized and has no original layout" in capsys.readouterr().err
     assert not again.exists()
-    assert export(tmp_path / "out" / "golden-deploy.pt", pictures, again, "--format", "weights", *flags) == 0
+    assert export(tmp_path / "out" / "golden-deploy.pt", images, again, "--format", "weights", *flags) == 0
 
 
 @pytest.mark.parametrize("forms", [("weights", "original", "onnx")], ids=" ".join)
-def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], small: Path, pictures: Path,
+def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], small: Path, images: Path,
                                                        tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     made = []
@@ -182,7 +184,7 @@ def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], s
         folder = tmp_path / name
         folder.mkdir()
         (folder / "w.pt").write_bytes(small.read_bytes())
-        done = subprocess.run([sys.executable, str(ROOT / "export.py"), "--weights", "w.pt", "--source", str(pictures),
+        done = subprocess.run([sys.executable, str(ROOT / "export.py"), "--weights", "w.pt", "--source", str(images),
                                "--format", *forms, "--img-size", "64"], cwd=folder, capture_output=True, text=True,
                               env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -191,17 +193,16 @@ def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], s
     assert made[0] == made[1]
 
 
-def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    assert export(small, pictures, tmp_path, "--format", "onnx", "--head", "end2end", "--with-preprocess", "--dynamic",
+    assert export(small, images, tmp_path, "--format", "onnx", "--head", "end2end", "--with-preprocess", "--dynamic",
                   "--conf-thres", "0.5") == 0
-    source = sorted(pictures.iterdir())[0]
-    picture = load_image(source)
-    np.save(tmp_path / "picture.npy", picture)
+    source = sorted(images.iterdir())[0]
+    np.save(tmp_path / "image.npy", load_image(source))
     code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
             "assert not {'torch', 'cv2', 'PIL', 'yolov7'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, str(ROOT / "scripts" / "onnx_example.py"),
-                           str(tmp_path / "small.onnx"), str(tmp_path / "picture.npy")], cwd=tmp_path,
+                           str(tmp_path / "small.onnx"), str(tmp_path / "image.npy")], cwd=tmp_path,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [ast.literal_eval(line) for line in done.stdout.splitlines()]
@@ -217,57 +218,58 @@ def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, pictures: P
 # --- what goes wrong -------------------------------------------------------------------------------------------
 
 
-def test_a_suppression_that_differs_is_a_failure(small: Path, pictures: Path, tmp_path: Path,
+def test_nms_that_differs_is_a_failure(small: Path, images: Path, tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the network of the graph is right."""
     pytest.importorskip("onnxruntime")
     flags = ("--format", "onnx", "--head", "end2end", "--img-size", "64", "--conf-thres", "0.01")
-    monkeypatch.setattr(suppression, "STANDARD", suppression.STANDARD.replace("= [{iou}]", "= [0.9]"))
-    assert export(small, pictures, tmp_path, *flags) == 1
+    monkeypatch.setattr(nms_graph, "STANDARD", nms_graph.STANDARD.replace("= [{iou}]", "= [0.9]"))
+    assert export(small, images, tmp_path, *flags) == 1
     (found,) = parity(tmp_path).values()
     assert all(row["boxes"] <= 1e-2 and row["scores"] <= 1e-4 and row["unlike"] > 0 for row in found["inputs"])
 
 
-def test_a_graph_without_tensorrts_node_is_a_failure(small: Path, pictures: Path, tmp_path: Path,
+def test_a_graph_without_tensorrts_node_is_a_failure(small: Path, images: Path, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(suppression, "TENSORRT", suppression.STANDARD)
-    assert export(small, pictures, tmp_path, "--format", "tensorrt", "--head", "end2end", "--img-size", "64") == 1
+    monkeypatch.setattr(nms_graph, "TENSORRT", nms_graph.STANDARD)
+    assert export(small, images, tmp_path, "--format", "tensorrt", "--head", "end2end", "--img-size", "64") == 1
     assert re.search("last node is .*; expected: .'network/boxes', 'network/scores'. -> EfficientNMS_TRT -> ",
                      parity(tmp_path)["tensorrt"]["error"])
 
 
-def test_an_engine_is_told_beside_its_graph(small: Path, pictures: Path, tmp_path: Path,
+def test_an_engine_is_told_beside_its_graph(small: Path, images: Path, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is built is named; one that cannot be built is a failure, and the graph stands as it was compared."""
     pytest.importorskip("onnxruntime")
     flags = ("--format", "tensorrt", "--head", "end2end", "--img-size", "64")
     monkeypatch.setattr(tensorrt, "write_engine", lambda path, half, static: path.with_suffix(".engine"))
-    assert export(small, pictures, tmp_path, *flags) == 0
+    assert export(small, images, tmp_path, *flags) == 0
     assert parity(tmp_path)["tensorrt"]["engine"] == "small-trt.engine"
 
     def broken(path: Path, half: bool, static: bool) -> Path:
         raise RuntimeError(f"TensorRT cannot build an engine of {path}, static: {static}")
 
     monkeypatch.setattr(tensorrt, "write_engine", broken)
-    assert export(small, pictures, tmp_path, *flags) == 1
+    assert export(small, images, tmp_path, *flags) == 1
     found = parity(tmp_path)["tensorrt"]
     assert not found["passed"] and found["error"].endswith("static: True") and found["inputs"][0]["passed"]
 
 
-def test_comparisons_of_files_that_stand_there_are_kept(small: Path, pictures: Path, tmp_path: Path) -> None:
+def test_comparisons_of_files_that_stand_there_are_kept(small: Path, images: Path, tmp_path: Path) -> None:
     for form in ("weights", "original", "weights"):
-        assert export(small, pictures, tmp_path, "--format", form, "--img-size", "64") == 0
+        assert export(small, images, tmp_path, "--format", form, "--img-size", "64") == 0
     assert set(parity(tmp_path)) == {"weights", "original"}
     (tmp_path / "small-original.pt").unlink()
-    assert export(small, pictures, tmp_path, "--format", "weights", "--img-size", "64") == 0
+    assert export(small, images, tmp_path, "--format", "weights", "--img-size", "64") == 0
     assert set(parity(tmp_path)) == {"weights"}
 
 
-def test_a_comparison_of_few_detections_says_so(small: Path, pictures: Path, tmp_path: Path,
+def test_a_comparison_of_few_detections_says_so(small: Path, images: Path, tmp_path: Path,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    assert export(small, pictures, tmp_path, "--format", "weights", "--img-size", "32") == 0
-    assert re.search(r"weights: compared on \d+ detections in a picture, .*; 50 or more would", capsys.readouterr().out)
+    assert export(small, images, tmp_path, "--format", "weights", "--img-size", "32") == 0
+    assert re.search(r"weights: parity was checked on only \d+ detections an image \(50 recommended\); use --source",
+                     capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
@@ -277,31 +279,32 @@ def test_a_comparison_of_few_detections_says_so(small: Path, pictures: Path, tmp
     (["--img-size", "64", "96", "128"], "--img-size: found 3 numbers; accepted: height and width, or one"),
     (["--output", "FILE"], "cannot be made a folder: "),
 ])
-def test_export_flags_that_do_not_go_together(small: Path, pictures: Path, tmp_path: Path, flags: list[str],
+def test_export_flags_that_do_not_go_together(small: Path, images: Path, tmp_path: Path, flags: list[str],
                                               message: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "file").touch()
     flags = [str(tmp_path / "file") if flag == "FILE" else flag for flag in flags]
-    assert export(small, pictures, tmp_path / "out", *flags) == 2
+    assert export(small, images, tmp_path / "out", *flags) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and not (tmp_path / "out").exists()
 
 
-def test_an_end_to_end_file_says_what_it_keeps(small: Path, pictures: Path, tmp_path: Path,
+def test_an_end_to_end_file_says_what_it_keeps(small: Path, images: Path, tmp_path: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
-    assert export(small, pictures, tmp_path, "--format", "onnx", "--head", "end2end", "--img-size", "64",
+    assert export(small, images, tmp_path, "--format", "onnx", "--head", "end2end", "--img-size", "64",
                   "--conf-thres", "0.4", "--max-det", "7") == 0
     model = yolov7.load(tmp_path / "small.onnx")
-    text = "gives no more, whatever other flags say: at most 7 detections above 0.4, of one class up to IoU 0.45"
+    text = ("NMS is built into this file; --conf-thres and --max-det cannot loosen it: at most 7 detections above 0.4, "
+            "of one class up to IoU 0.45")
     assert text in "".join(capsys.readouterr())
-    source = sorted(pictures.iterdir())[0]
+    source = sorted(images.iterdir())[0]
     assert len(model(source, conf=0.01)) <= 7
     with pytest.raises(InputError, match="--img-size 128: the exported file takes 64 x 64 alone"):
         model(source, size=128)
 
 
-def test_a_file_that_differs_is_a_failure(small: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_a_file_that_differs_is_a_failure(small: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:
     deployed = run.deployed
 
@@ -311,21 +314,21 @@ def test_a_file_that_differs_is_a_failure(small: Path, pictures: Path, tmp_path:
         return fused
 
     monkeypatch.setattr(run, "deployed", spoiled)
-    assert export(small, pictures, tmp_path, "--format", "weights", "original") == 1
+    assert export(small, images, tmp_path, "--format", "weights", "original") == 1
     text = capsys.readouterr().out
     assert "differs" in text and "written and equal to the model: original" in text
     found = parity(tmp_path)
     assert not found["weights"]["passed"] and found["original"]["passed"]
 
 
-def test_a_format_that_fails_leaves_the_others(small: Path, pictures: Path, tmp_path: Path,
+def test_a_format_that_fails_leaves_the_others(small: Path, images: Path, tmp_path: Path,
                                                monkeypatch: pytest.MonkeyPatch,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no such operator")
 
     monkeypatch.setitem(run.WRITERS, "torchscript", (broken, ".torchscript"))
-    assert export(small, pictures, tmp_path, "--format", "torchscript", "weights") == 1
+    assert export(small, images, tmp_path, "--format", "torchscript", "weights") == 1
     assert "torchscript: failed: no such operator" in capsys.readouterr().out
     assert (tmp_path / "small-deploy.pt").exists() and not list(tmp_path.glob("*.torchscript"))
 
@@ -335,23 +338,23 @@ def test_a_format_that_fails_leaves_the_others(small: Path, pictures: Path, tmp_
     (("--format", "tensorrt"), "--format tensorrt: found --head decoded; accepted: --head end2end"),
     (("--source", "nowhere.jpg"), "nowhere.jpg"),
 ])
-def test_flags_that_do_not_go_together(flags: tuple[str, ...], message: str, small: Path, pictures: Path,
+def test_flags_that_do_not_go_together(flags: tuple[str, ...], message: str, small: Path, images: Path,
                                        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript")
-    assert export(small, pictures, tmp_path / "out", *flags) == 2
+    assert export(small, images, tmp_path / "out", *flags) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_package_is_named(small: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_a_missing_package_is_named(small: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                     capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert export(small, pictures, tmp_path / "out", "--format", "openvino") == 2
+    assert export(small, images, tmp_path / "out", "--format", "openvino") == 2
     assert "--format openvino needs the package 'openvino': pip install 'yolov7-framework[export]'" in (
         capsys.readouterr().err)
 
 
-def test_no_picture_to_compare_on(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_image_to_compare_on(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["export", "--weights", str(small), "--format", "weights", "--output", str(tmp_path / "out")]
     assert cli.main(flags) == 2
     assert "--source: needed for the comparison with PyTorch" in capsys.readouterr().err
@@ -366,9 +369,9 @@ def test_a_runtime_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
             load_network([path], torch.device("cpu"), NetworkOptions())
 
 
-def test_openvino_computes_in_two_formats(small: Path, pictures: Path, tmp_path: Path) -> None:
+def test_openvino_computes_in_two_formats(small: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    assert export(small, pictures, tmp_path, "--format", "openvino", "--img-size", "64") == 0
+    assert export(small, images, tmp_path, "--format", "openvino", "--img-size", "64") == 0
     path, images = tmp_path / "small.xml", torch.rand(1, 3, 64, 64)
     exact, half = (open_openvino(path, precision)(images, 0.0)[0] for precision in ("fp32", "bf16"))
     assert (exact.boxes - half.boxes).abs().max() < 2 and (exact.classes - half.classes).abs().max() < 0.05
@@ -379,12 +382,12 @@ def test_openvino_computes_in_two_formats(small: Path, pictures: Path, tmp_path:
             load_network([path], torch.device("cpu"), options)
 
 
-def test_files_that_cannot_be_used(small: Path, pictures: Path, tmp_path: Path,
+def test_files_that_cannot_be_used(small: Path, images: Path, tmp_path: Path,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     """Half a file, a file of another project, one without our metadata, a wrong size: one sentence each."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("openvino")
-    assert export(small, pictures, tmp_path, "--format", "onnx", "torchscript", "openvino", "--img-size", "64") == 0
+    assert export(small, images, tmp_path, "--format", "onnx", "torchscript", "openvino", "--img-size", "64") == 0
     for name in ("small.onnx", "small.torchscript", "small.xml"):
         half = tmp_path / f"half{Path(name).suffix}"
         half.write_bytes((tmp_path / name).read_bytes()[:3000])
@@ -399,7 +402,7 @@ def test_files_that_cannot_be_used(small: Path, pictures: Path, tmp_path: Path,
                          ("half.torchscript", "TorchScript cannot read it"),
                          ("foreign.onnx", "holds no description of the network; accepted: files that export.py wrote"),
                          ("foreign.torchscript", "holds no description of the network")):
-        assert cli.main(["detect", "--weights", str(tmp_path / name), "--source", str(pictures), "--device", "cpu",
+        assert cli.main(["detect", "--weights", str(tmp_path / name), "--source", str(images), "--device", "cpu",
                          "--project", str(tmp_path / "runs")]) == 2
         (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
         assert line.startswith(f"error: {tmp_path / name}: {reason}")

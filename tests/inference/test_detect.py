@@ -26,13 +26,13 @@ from yolov7.data.images import cv2
 from yolov7.data.sources import Files, open_source
 from yolov7.data.video import VideoWriter
 from yolov7.inference import detect as detection
-from yolov7.inference import display
+from yolov7.inference import detect as display
 from yolov7.inference.predictor import Predictor
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import read_spec, scaled_spec
-from yolov7.structures import Detections
+from yolov7.structures import Instances
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("cat", "dog", "person")
@@ -70,12 +70,12 @@ def numbers_of(path: Path) -> list[int]:
     return [number_of(frame.image) for frame in open_source(str(path))]
 
 
-# --- pictures --------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Pictures of five shapes, shuffled."""
+    """Images of five shapes, shuffled."""
     folder = tmp_path / "mixed"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -85,13 +85,13 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_mixed_shapes_runs_each_picture_once(
+def test_a_folder_of_mixed_shapes_runs_each_image_once(
     best: str, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
     whole = Predictor._detect
 
-    def counted(self: Predictor, images: torch.Tensor, spent: Any) -> list[Detections]:
+    def counted(self: Predictor, images: torch.Tensor, spent: Any) -> list[tuple[Instances, dict[str, torch.Tensor]]]:
         batches.append(len(images))
         return whole(self, images, spent)
 
@@ -113,7 +113,7 @@ def test_a_folder_of_mixed_shapes_runs_each_picture_once(
             assert a["score"] == pytest.approx(b["score"], abs=1e-4)
 
 
-def test_real_pictures_of_mixed_shapes(best: str, coco_mini: Path, tmp_path: Path) -> None:
+def test_real_images_of_mixed_shapes(best: str, coco_mini: Path, tmp_path: Path) -> None:
     folder = coco_mini / "images" / "val2017"
     assert detect(best, folder, tmp_path, "--batch-size", "16", "--save-json", "--save-coco", "--nosave") == 0
     assert [Path(r["path"]) for r in records(tmp_path)] == sorted(folder.iterdir())
@@ -155,7 +155,7 @@ def test_faults_are_counted_and_written_down(
         (mixed / f"broken{index:02}.jpg").write_bytes(b"no picture")
     assert detect(best, mixed, tmp_path, "--nosave") == 0
     out = capsys.readouterr().out
-    assert "broken09.jpg: not a picture" in out and "broken10.jpg" not in out and "and 3 more" in out
+    assert "broken09.jpg: not an image" in out and "broken10.jpg" not in out and "and 3 more" in out
     assert len((tmp_path / "exp" / "faults.txt").read_text().splitlines()) == 13
 
 
@@ -241,7 +241,7 @@ def test_memory_is_flat(best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(detection._Output, "write", watched)
     assert detect(best, video, tmp_path, "--img-size", "64", "--save-json", "--save-txt", "--save-csv",
                   "--conf-thres", "0.02") == 0
-    assert max(levels[200:]) - max(levels[100:200]) < 8  # 200 pictures alone would be 44 MiB
+    assert max(levels[200:]) - max(levels[100:200]) < 8  # 200 images alone would be 44 MiB
 
 
 # --- streams ---------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_an_interrupted_stream_keeps_what_was_found(best: str, camera: Camera, t
     assert len(numbers_of(tmp_path / "exp" / "127.0.0.1_camera.mp4")) >= count
 
 
-def test_a_film_on_a_server_is_read_whole(best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_on_a_server_is_read_whole(best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -336,7 +336,7 @@ def test_a_window_ends_the_run(best: str, mixed: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(cv2, "imshow", lambda title, image: shown.append(title), raising=False)
     monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 7 else 255, raising=False)
     assert detect(best, mixed, tmp_path, "--view-img", "--save-json") == 0
-    assert shown == ["pictures"] * 7
+    assert shown == ["images"] * 7
     assert len(records(tmp_path)) == 7
 
 
@@ -358,7 +358,7 @@ def test_an_error_in_any_thread_ends_the_run(
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    for index, (owner, name) in enumerate([(Files, "_picture"), (Predictor, "_detect"), (detection._Output, "write")]):
+    for index, (owner, name) in enumerate([(Files, "_image"), (Predictor, "_detect"), (detection._Output, "write")]):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
             assert detect(best, mixed, tmp_path / str(index)) == 1
@@ -366,7 +366,7 @@ def test_an_error_in_any_thread_ends_the_run(
         assert threading.active_count() == before
 
 
-def test_bad_pictures_alone_leave_no_folder(best: str, tmp_path: Path) -> None:
+def test_bad_images_alone_leave_no_folder(best: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "in" / name).write_bytes(b"")

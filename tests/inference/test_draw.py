@@ -1,4 +1,4 @@
-"""Boxes and labels on pictures of any size."""
+"""Boxes and labels on images of any size."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from yolov7.inference.draw import class_colour, draw_boxes, draw_detections, mosaic_of
-from yolov7.structures import Detections
+from yolov7.inference.draw import class_colour, draw_boxes, draw_instances, mosaic_of
+from yolov7.structures import Instances
 
 NAMES = ("person", "bicycle", "car")
 GREY = 90
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def grey_image(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), GREY, np.uint8)
 
 
-def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+def detections(*rows: tuple[float, float, float, float, float, int]) -> Instances:
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4], table[:, 5].long())
+    return Instances(table[:, :4], table[:, 4], table[:, 5].long())
 
 
 def changed(image: np.ndarray) -> np.ndarray:
@@ -29,8 +29,8 @@ def changed(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), [(20, 20), (48, 64), (426, 640), (4000, 6000), (20, 3000), (1, 1)])
 def test_the_rectangle_stands_where_the_box_is(height: int, width: int) -> None:
     box = (0.25 * width, 0.3 * height, 0.75 * width, 0.9 * height)
-    image = picture(height, width)
-    drawn = draw_detections(image, detections((*box, 0.87, 1)), NAMES)
+    image = grey_image(height, width)
+    drawn = draw_instances(image, detections((*box, 0.87, 1)), NAMES)
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
     assert not changed(image).any()
@@ -39,11 +39,11 @@ def test_the_rectangle_stands_where_the_box_is(height: int, width: int) -> None:
     assert not changed(drawn)[int(0.95 * height) + 1 :].any()
 
 
-def test_line_and_letters_grow_with_the_picture() -> None:
+def test_line_and_letters_grow_with_the_image() -> None:
     thick, plates = [], []
     for height, width in ((120, 160), (480, 640), (3000, 4000)):
         row = (0.2 * width, 0.5 * height, 0.9 * width, 0.9 * height, 0.5, 0)
-        drawn = draw_detections(picture(height, width), detections(row), NAMES)
+        drawn = draw_instances(grey_image(height, width), detections(row), NAMES)
         thick.append(changed(drawn)[round(0.8 * height) :, width // 2].sum())
         plates.append(changed(drawn)[: round(0.5 * height) - thick[-1]].any(axis=1).sum())
     assert thick == sorted(set(thick)) or thick[0] == 1
@@ -56,26 +56,27 @@ def test_line_and_letters_grow_with_the_picture() -> None:
 def test_labels_stay_inside(corner: tuple[int, int]) -> None:
     height, width = 300, 400
     left, top = corner[0] * (width - 20), corner[1] * (height - 20)
-    with_text = draw_boxes(picture(height, width), np.array([[left, top, left + 20, top + 20]]), np.array([0]), NAMES)
+    box = np.array([[left, top, left + 20, top + 20]])
+    with_text = draw_boxes(grey_image(height, width), box, np.array([0]), NAMES)
     text_pixels = (with_text > 130).all(axis=-1)
     assert text_pixels.sum() > 20
     plate = changed(with_text).sum()
-    centre = draw_boxes(picture(height, width), np.array([[150, 150, 170, 170]]), np.array([0]), NAMES)
+    centre = draw_boxes(grey_image(height, width), np.array([[150, 150, 170, 170]]), np.array([0]), NAMES)
     assert plate > 0.6 * changed(centre).sum()
 
 
 def test_boxes_partly_and_wholly_outside() -> None:
     rows = ((-50.0, -40.0, 30.0, 30.0, 0.9, 0), (150.0, 90.0, 1e9, 1e9, 0.8, 1), (-90.0, 0.0, -60.0, 50.0, 0.7, 2))
-    drawn = draw_detections(picture(100, 200), detections(*rows), NAMES)
+    drawn = draw_instances(grey_image(100, 200), detections(*rows), NAMES)
     assert tuple(drawn[30, 10]) == class_colour(0)
     assert tuple(drawn[99, 175]) == class_colour(1)
-    only_outside = draw_detections(picture(100, 200), detections(rows[2]), NAMES)
+    only_outside = draw_instances(grey_image(100, 200), detections(rows[2]), NAMES)
     assert not changed(only_outside).any()
 
 
 def test_no_detections_is_a_copy() -> None:
-    image = picture(40, 60)
-    drawn = draw_detections(image, detections(), NAMES)
+    image = grey_image(40, 60)
+    drawn = draw_instances(image, detections(), NAMES)
     assert (drawn == image).all()
     assert not np.shares_memory(drawn, image)
     assert (draw_boxes(image, np.zeros((0, 4)), np.zeros(0, np.int64), NAMES) == image).all()
@@ -83,28 +84,32 @@ def test_no_detections_is_a_copy() -> None:
 
 def test_the_best_detection_is_in_front() -> None:
     rows = ((50.0, 60.0, 150.0, 160.0, 0.9, 0), (50.0, 60.0, 150.0, 160.0, 0.3, 2))
-    drawn = draw_detections(picture(200, 300), detections(*rows), NAMES)
+    drawn = draw_instances(grey_image(200, 300), detections(*rows), NAMES)
     assert tuple(drawn[160, 100]) == class_colour(0)
 
 
 def test_a_class_without_a_name_is_shown_by_its_number() -> None:
     boxes = np.array([[50.0, 60.0, 150.0, 160.0]])
-    unnamed = draw_boxes(picture(200, 300), boxes, np.array([7]), ())
-    named = draw_boxes(picture(200, 300), boxes, np.array([7]), ("",) * 7 + ("7",))
+    unnamed = draw_boxes(grey_image(200, 300), boxes, np.array([7]), ())
+    named = draw_boxes(grey_image(200, 300), boxes, np.array([7]), ("",) * 7 + ("7",))
     assert (unnamed == named).all()
 
 
 def test_scores_are_shown_with_two_digits() -> None:
     boxes, labels = np.array([[50.0, 60.0, 150.0, 160.0]]), np.array([0])
-    scored = draw_boxes(picture(200, 300), boxes, labels, ("car",), np.array([0.874]))
-    written = draw_boxes(picture(200, 300), boxes, labels, ("car 0.87",))
+    scored = draw_boxes(grey_image(200, 300), boxes, labels, ("car",), np.array([0.874]))
+    written = draw_boxes(grey_image(200, 300), boxes, labels, ("car 0.87",))
     assert (scored == written).all()
+    found = detections((*boxes[0], 0.874, 0))
+    assert (draw_instances(grey_image(200, 300), found, ("car",)) == scored).all()
+    unscored = draw_instances(grey_image(200, 300), found, ("car",), with_scores=False)
+    assert (unscored == draw_boxes(grey_image(200, 300), boxes, labels, ("car",))).all()
 
 
-def test_views_and_read_only_pictures_are_drawn_on() -> None:
-    image = picture(100, 120)[:, ::-1]
+def test_views_and_read_only_images_are_drawn_on() -> None:
+    image = grey_image(100, 120)[:, ::-1]
     image.flags.writeable = False
-    assert changed(draw_detections(image, detections((10, 40, 90, 90, 0.5, 0)), NAMES)).any()
+    assert changed(draw_instances(image, detections((10, 40, 90, 90, 0.5, 0)), NAMES)).any()
 
 
 def test_colours_are_stable_and_distinct() -> None:

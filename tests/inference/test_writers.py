@@ -1,10 +1,12 @@
-"""What is written of a result: pictures, films, crops, labels, JSON, CSV, COCO's results."""
+"""What is written of a result: images, videos, crops, labels, JSON, CSV, COCO's results."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ import pytest
 import torch
 
 from yolov7.config import shipped_files
-from yolov7.data.frames import Frame, VideoInfo
+from yolov7.config.options import DetectOptions
+from yolov7.data.catalog import read_data_config
 from yolov7.data.images import cv2, load_image
 from yolov7.data.sources import open_source
+from yolov7.data.video import Frame, VideoInfo
 from yolov7.inference.writers import COLUMNS, Result, category_ids, label_text, open_writers
-from yolov7.options import DetectOptions, read_data_config
-from yolov7.structures import Detections
+from yolov7.structures import Instances
 
 NAMES = ("person", "fire hydrant", 'a/"b", c')
 ALL = DetectOptions(save_txt=True, save_conf=True, save_json=True, save_jsonl=True, save_coco=True, save_csv=True,
@@ -30,10 +33,11 @@ def result(name: str = "a", index: int = 0, video: VideoInfo | None = None, seco
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     image = np.full((*size, 3), 90, np.uint8)
     frame = Frame(image, f"/in/{name}{suffix}", name, index, video, seconds)
-    return Result(frame, Detections(table[:, :4], table[:, 4], table[:, 5].long(), NAMES), {"network": 1.0})
+    return Result(frame, Instances(table[:, :4], table[:, 4], table[:, 5].long(), NAMES), {"network": 1.0})
 
 
 def write(folder: Path, options: DetectOptions, *results: Result, names: tuple[str, ...] = NAMES) -> None:
+    folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         writers = open_writers(options, folder, names, stack)
         for each in results:
@@ -45,7 +49,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_everything_of_two_pictures(tmp_path: Path) -> None:
+def test_everything_of_two_images(tmp_path: Path) -> None:
     write(tmp_path, ALL, result("a"), result("b", rows=(), suffix=".JPG"))
     assert files(tmp_path) == {
         "a.png", "b.JPG", "labels/a.txt", "labels/b.txt", "crops/fire hydrant/a_1.jpg", "crops/a__b__ c/a_2.jpg",
@@ -80,6 +84,35 @@ def test_nothing_is_asked_for(tmp_path: Path) -> None:
     assert files(tmp_path) == set()
 
 
+def test_columns_of_a_task(tmp_path: Path) -> None:
+    """In JSON and CSV; text files and COCO's results stay those of boxes."""
+    def drawn(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool) -> np.ndarray:
+        assert with_scores and names == NAMES and list(found.extra) == ["angle", "points"]
+        return np.zeros_like(image)
+
+    extra = {"angle": torch.tensor([0.1234567, 2.0]), "points": torch.arange(8).view(2, 2, 2)}
+    first, second = result("a"), result("b", rows=())
+    first = replace(first, overlay=drawn, detections=replace(first.detections, extra=extra))
+    second = replace(second, overlay=drawn, detections=replace(second.detections, extra={
+        "angle": torch.zeros(0), "points": torch.zeros(0, 2, 2)}))
+    write(tmp_path / "one", ALL, first, second)
+    write(tmp_path / "two", ALL, second, first)
+    (record, nothing) = json.loads((tmp_path / "one" / "detections.json").read_text())
+    assert [{key: found[key] for key in extra} for found in record["detections"]] == [
+        {"angle": 0.12346, "points": [[0, 1], [2, 3]]}, {"angle": 2.0, "points": [[4, 5], [6, 7]]}]
+    assert nothing["detections"] == []
+    lines = (tmp_path / "one" / "detections.csv").read_text()
+    assert lines == (tmp_path / "two" / "detections.csv").read_text()
+    table = list(csv.reader(lines.splitlines()))
+    assert table[0] == [*COLUMNS, "angle_0", "points_0", "points_1", "points_2", "points_3"]
+    assert table[1][-5:] == ["0.12346", "0", "1", "2", "3"] and table[2][-5:] == ["2.0", "4", "5", "6", "7"]
+    assert (load_image(tmp_path / "one" / "a.png") == 0).all()
+    plain = result("a")
+    write(tmp_path / "plain", ALL, plain, result("b", rows=()))
+    for name in ("predictions.json", "labels/a.txt"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
 def test_label_text() -> None:
     text = label_text(result().detections, (60, 80), with_score=True)
     assert text == "2 0.034375 0.116667 0.14375 0.0666667 0.5\n1 0.314063 0.583333 0.378125 0.5 0.875\n"
@@ -106,7 +139,7 @@ def test_an_error_leaves_no_half_file(tmp_path: Path) -> None:
                                "crops/a__b__ c/a_1_2.jpg"}
 
 
-def test_numbers_are_coco_ids_of_pictures(tmp_path: Path) -> None:
+def test_numbers_are_coco_ids_of_images(tmp_path: Path) -> None:
     names = ("000000000139", "139", "7", "x")
     write(tmp_path, DetectOptions(nosave=True, save_coco=True), *(result(name) for name in names),
           result("7", index=3, video=VideoInfo(10, 80, 60, 5)))
@@ -128,22 +161,22 @@ def test_categories_are_those_of_the_published_annotations(coco_mini: Path) -> N
     assert category_ids(names) == tuple(category["id"] for category in content["categories"])
 
 
-# --- films -----------------------------------------------------------------------------------------------------
+# --- videos ----------------------------------------------------------------------------------------------------
 
 
-def film(path: Path) -> tuple[float, int]:
+def video_of(path: Path) -> tuple[float, int]:
     """Frame rate and number of frames."""
     frames = list(open_source(str(path)))
     assert frames[0].video is not None
     return frames[0].video.fps, len(frames)
 
 
-def test_films_of_two_videos(tmp_path: Path) -> None:
+def test_two_videos(tmp_path: Path) -> None:
     results = [result(name, index, VideoInfo(fps, 80, 60, 0), rows=())
                for name, fps in (("a", 12.0), ("b", 29.97)) for index in range(1, 8)]
     write(tmp_path, DetectOptions(), *results)
-    assert film(tmp_path / "a.mp4") == (12.0, 7)
-    assert film(tmp_path / "b.mp4") == (pytest.approx(29.97), 7)
+    assert video_of(tmp_path / "a.mp4") == (12.0, 7)
+    assert video_of(tmp_path / "b.mp4") == (pytest.approx(29.97), 7)
 
 
 @pytest.mark.parametrize(("times", "frames"), [
@@ -153,10 +186,10 @@ def test_films_of_two_videos(tmp_path: Path) -> None:
     ((5.0, 100.0, 100.1), 12),  # a break of a second at most
     ((5.0, 1.0, 1.1), 3),  # the clock was set back
 ])
-def test_a_film_of_a_stream_runs_as_time_does(tmp_path: Path, times: tuple[float, ...], frames: int) -> None:
+def test_the_video_of_a_stream_runs_as_time_does(tmp_path: Path, times: tuple[float, ...], frames: int) -> None:
     video = VideoInfo(10, 80, 60, 0, live=True)
     write(tmp_path, DetectOptions(), *(result("s", i, video, seconds, ()) for i, seconds in enumerate(times, start=1)))
-    assert film(tmp_path / "s.mp4") == (10.0, frames)
+    assert video_of(tmp_path / "s.mp4") == (10.0, frames)
 
 
 def test_streams_take_turns_and_may_change_their_size(tmp_path: Path) -> None:
@@ -164,5 +197,5 @@ def test_streams_take_turns_and_may_change_their_size(tmp_path: Path) -> None:
     results = [result(name, index, video, index / 10, (), size=(60, 80) if index < 3 else (30, 44))
                for index in range(1, 6) for name in ("a", "b")]
     write(tmp_path, DetectOptions(), *results)
-    assert film(tmp_path / "a.mp4") == film(tmp_path / "b.mp4") == (10.0, 5)
+    assert video_of(tmp_path / "a.mp4") == video_of(tmp_path / "b.mp4") == (10.0, 5)
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_WIDTH) == 80

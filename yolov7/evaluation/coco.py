@@ -1,4 +1,5 @@
-"""The official COCO score: 12 numbers, equal to pycocotools' to the last bit, and a table by class."""
+"""The official COCO score: 12 numbers, equal to pycocotools' to the last bit, and a table by class (docs/reference.md,
+COCO results)."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ import contextlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolov7.config import InputError, write_atomically
+from yolov7.config import InputError, atomic_write
 
 if TYPE_CHECKING:
-    from yolov7.structures import Detections
+    from yolov7.data.image_set import ImageSet
+    from yolov7.structures import Instances
 
 ImageId = int | str
 STATS = (  # in pycocotools' order: name, what is averaged
@@ -25,9 +27,9 @@ STATS = (  # in pycocotools' order: name, what is averaged
     ("APs", "small: area below 32 x 32 px"),
     ("APm", "medium"),
     ("APl", "large: area above 96 x 96 px"),
-    ("AR1", "recall, 1 detection a picture"),
-    ("AR10", "recall, 10 detections a picture"),
-    ("AR100", "recall, 100 detections a picture"),
+    ("AR1", "recall, 1 detection an image"),
+    ("AR10", "recall, 10 detections an image"),
+    ("AR100", "recall, 100 detections an image"),
     ("ARs", "recall, small"),
     ("ARm", "recall, medium"),
     ("ARl", "recall, large"),
@@ -39,8 +41,8 @@ class ClassResult:
     """Scores of one class, -1 where it has no objects."""
 
     name: str
-    images: int  # evaluated pictures with objects of the class
-    objects: int  # without crowds
+    images: int  # evaluated images with objects of the class
+    objects: int  # without iscrowd=1 annotations
     AP: float
     AP50: float
     AP75: float
@@ -56,7 +58,12 @@ class CocoResult:
 
     stats: tuple[float, ...]
     per_class: tuple[ClassResult, ...]
-    images: int  # evaluated pictures, those without objects included
+    images: int  # evaluated images, those without objects included
+    predictions: Sequence[dict[str, Any]] = field(default=(), compare=False, repr=False)  # COCO results, as scored
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes get: they have no use for the predictions, of which there are many."""
+        return vars(self) | {"predictions": ()}
 
     @property
     def AP(self) -> float:  # noqa: N802 - the metric's name
@@ -75,35 +82,77 @@ class CocoResult:
 
     @property
     def objects(self) -> int:
-        """Objects that count: all but crowds."""
+        """Objects that count: all but iscrowd=1 annotations."""
         return sum(row.objects for row in self.per_class)
 
-    def text(self) -> str:
+    @property
+    def fitness(self) -> float:
+        """What makes an epoch the best: mostly AP (docs/reference.md, Fitness)."""
+        return 0.9 * self.AP + 0.1 * self.AP50
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers that are followed over a run."""
+        return {"AP": self.AP, "AP50": self.AP50, "AP75": self.AP75}
+
+    def table(self) -> dict[str, Any]:
+        """``stats``, ``per_class`` and ``images`` as plain values."""
+        return {"stats": list(self.stats), "per_class": [asdict(row) for row in self.per_class], "images": self.images}
+
+    def write(self, folder: Path, names: Sequence[str], image_set: ImageSet) -> None:
+        """Write ``predictions.json``."""
+        write_predictions(folder / "predictions.json", self.predictions)
+
+    def text(self, names: Sequence[str] = ()) -> str:
         """The 12 numbers with their names and a table by class, for people."""
         numbers = zip(STATS, self.stats, strict=True)
         summary = [f"{name:<6}{_number(value)}  {meaning}" for (name, meaning), value in numbers]
         if not self.objects:
-            summary.append("The pictures have no objects: nothing to measure.")
+            summary.append("The images have no objects: nothing to measure.")
         return "\n".join([*summary, "", *_table(self)])
 
 
-def score_detections(
-    ground_truth: dict[str, Any], detections: Sequence[dict[str, Any]], image_ids: Iterable[ImageId]
-) -> CocoResult:
+class CocoBoxes:
+    """The evaluator of bounding boxes by the official score."""
+
+    name = "bbox"  # pycocotools' word for them
+
+    def __init__(self) -> None:
+        self.predictions: list[dict[str, Any]] = []  # COCO results
+        self.evaluated: list[ImageId] = []
+
+    def add(self, found: Instances, image_set: ImageSet, index: int) -> None:
+        """The native detections of an image."""
+        image_id = image_set.image_ids[index]
+        self.predictions += to_coco(found, image_id, image_set.category_ids)
+        self.evaluated.append(image_id)
+
+    def merge(self, other: CocoBoxes) -> None:
+        """Add the images of another process behind those of this one."""
+        self.predictions += other.predictions
+        self.evaluated += other.evaluated
+
+    def result(self, image_set: ImageSet) -> CocoResult:
+        """The score of all images so far."""
+        result = score_detections(image_set.ground_truth(), self.predictions, self.evaluated)
+        return replace(result, predictions=self.predictions)
+
+
+def score_detections(ground_truth: dict[str, Any], detections: Sequence[dict[str, Any]],
+                     image_ids: Iterable[ImageId]) -> CocoResult:
     """Score COCO results against COCO annotations, as pycocotools does.
 
-    Only the pictures in ``image_ids`` count, with or without detections. Annotations may lack ``id``, ``area`` (then
+    Only the images in ``image_ids`` count, with or without detections. Annotations may lack ``id``, ``area`` (then
     that of the box) and ``iscrowd`` (then 0), the file ``info``. Detections of a category that the ground truth does
     not list are ignored. The input is left as it is.
 
-    Raises `InputError` for pictures that the ground truth does not know and annotations without box.
+    Raises `InputError` for images that the ground truth does not know and annotations without box.
     """
     images = _numbers(image_ids)
     _check_images(ground_truth, images)
     names = _category_names(ground_truth)
     categories = _numbers(names)
     objects = [_ground_truth(a) for a in _known(ground_truth.get("annotations") or (), images, categories)]
-    results = [_detection(d) for d in _known(detections, images, categories)]
+    results = [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in _known(detections, images, categories)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to the terminal
         curves = _curves(*(_dataset(entries, images, categories) for entries in (objects, results)))
         stats = _summarize(curves)
@@ -111,26 +160,19 @@ def score_detections(
     return CocoResult(stats, per_class, len(images))
 
 
-def to_coco(detections: Detections, image_id: ImageId, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
-    """Detections in native pixels -> COCO results: ``bbox`` is left, top, width, height in pixels, rounded to 3
+def to_coco(detections: Instances, image_id: ImageId, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
+    """Instances in native pixels -> COCO results: ``bbox`` is left, top, width, height in pixels, rounded to 3
     decimals, ``score`` to 5; class ``i`` is the category ``category_ids[i]``."""
-    rows = zip(
-        detections.boxes.double().tolist(), detections.scores.double().tolist(), detections.labels.tolist(), strict=True
-    )
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [round(left, 3), round(top, 3), round(right - left, 3), round(bottom - top, 3)],
-            "score": round(score, 5),
-        }
-        for (left, top, right, bottom), score, label in rows
-    ]
+    rows = zip(detections.boxes.double().tolist(), detections.scores.double().tolist(), detections.labels.tolist(),
+               strict=True)
+    return [{"image_id": image_id, "category_id": category_ids[label],
+             "bbox": [round(left, 3), round(top, 3), round(right - left, 3), round(bottom - top, 3)],
+             "score": round(score, 5)} for (left, top, right, bottom), score, label in rows]
 
 
 def write_predictions(path: str | Path, predictions: Sequence[dict[str, Any]]) -> None:
     """Write COCO results as JSON, whole or not at all."""
-    write_atomically(path, json.dumps(list(predictions), separators=(",", ":")))
+    atomic_write(path, json.dumps(list(predictions), separators=(",", ":")))
 
 
 # --- input for pycocotools -------------------------------------------------------------------------------------
@@ -148,9 +190,8 @@ def _check_images(ground_truth: dict[str, Any], images: dict[ImageId, int]) -> N
     unlisted = [key for key in images if key not in listed]
     if listed and unlisted:
         raise InputError(
-            f"ground truth: {len(unlisted)} of {len(images)} evaluated pictures are not in its images, first the id "
-            f"{unlisted[0]!r}; accepted: ids like {next(iter(listed))!r}"
-        )
+            f"ground truth: {len(unlisted)} of {len(images)} evaluated images are not in its images, first the id "
+            f"{unlisted[0]!r}; accepted: ids like {next(iter(listed))!r}")
 
 
 def _category_names(ground_truth: dict[str, Any]) -> dict[ImageId, str]:
@@ -161,15 +202,12 @@ def _category_names(ground_truth: dict[str, Any]) -> dict[ImageId, str]:
     return {category["id"]: str(category.get("name", category["id"])) for category in listed}
 
 
-def _known(
-    entries: Iterable[dict[str, Any]], images: dict[ImageId, int], categories: dict[ImageId, int]
-) -> list[dict[str, Any]]:
+def _known(entries: Iterable[dict[str, Any]], images: dict[ImageId, int],
+           categories: dict[ImageId, int]) -> list[dict[str, Any]]:
     """Copies of the entries that count, renumbered."""
     counted = [e for e in entries if e["image_id"] in images and e["category_id"] in categories]
-    return [
-        {**e, "id": number, "image_id": images[e["image_id"]], "category_id": categories[e["category_id"]]}
-        for number, e in enumerate(counted, start=1)
-    ]
+    return [{**e, "id": number, "image_id": images[e["image_id"]], "category_id": categories[e["category_id"]]}
+            for number, e in enumerate(counted, start=1)]
 
 
 def _ground_truth(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -181,18 +219,12 @@ def _ground_truth(annotation: dict[str, Any]) -> dict[str, Any]:
     return {**annotation, "area": area, "iscrowd": int(annotation.get("iscrowd") or 0)}
 
 
-def _detection(result: dict[str, Any]) -> dict[str, Any]:
-    return {**result, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-
-
-def _dataset(
-    entries: list[dict[str, Any]], images: dict[ImageId, int], categories: dict[ImageId, int]
-) -> dict[str, Any]:
+def _dataset(entries: list[dict[str, Any]], images: dict[ImageId, int],
+             categories: dict[ImageId, int]) -> dict[str, Any]:
     return {
         "images": [{"id": number} for number in images.values()],
         "categories": [{"id": number, "name": str(number)} for number in categories.values()],
-        "annotations": entries,
-    }
+        "annotations": entries}
 
 
 def _curves(truth: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -201,33 +233,31 @@ def _curves(truth: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     hotcoco runs its loops compiled and is equal to the bit (tested); pycocotools itself stands in where it is
     missing, and where there is nothing to compile for.
     """
-    try:
-        from hotcoco import COCO, COCOeval
-    except ImportError:
-        return _slow_curves(truth, found)
-    if not (truth["annotations"] and found["annotations"]):
-        return _slow_curves(truth, found)
-    index = COCO(truth)
-    evaluation: Any = COCOeval(index, index.loadRes(found["annotations"]), "bbox")
+    make = _compiled_evaluation if truth["annotations"] and found["annotations"] else _plain_evaluation
+    evaluation = make(truth, found)
     evaluation.evaluate()
     evaluation.accumulate()
     return {key: np.asarray(evaluation.eval[key]) for key in ("precision", "recall")}
 
 
-def _slow_curves(truth: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def _compiled_evaluation(truth: dict[str, Any], found: dict[str, Any]) -> Any:
+    try:
+        from hotcoco import COCO, COCOeval
+    except ImportError:
+        return _plain_evaluation(truth, found)
+    index = COCO(truth)
+    return COCOeval(index, index.loadRes(found["annotations"]), "bbox")
+
+
+def _plain_evaluation(truth: dict[str, Any], found: dict[str, Any]) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    indices = []
-    for dataset in (truth, found):
-        index = COCO()
+    indices = COCO(), COCO()
+    for index, dataset in zip(indices, (truth, found), strict=True):
         index.dataset = dataset
         index.createIndex()
-        indices.append(index)
-    evaluation: Any = COCOeval(*indices, "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval
+    return COCOeval(*indices, "bbox")
 
 
 def _summarize(curves: dict[str, Any]) -> tuple[float, ...]:
@@ -243,9 +273,8 @@ def _summarize(curves: dict[str, Any]) -> tuple[float, ...]:
 # --- output ----------------------------------------------------------------------------------------------------
 
 
-def _per_class(
-    curves: dict[str, Any], order: list[ImageId], names: dict[ImageId, str], objects: list[dict[str, Any]]
-) -> tuple[ClassResult, ...]:
+def _per_class(curves: dict[str, Any], order: list[ImageId], names: dict[ImageId, str],
+               objects: list[dict[str, Any]]) -> tuple[ClassResult, ...]:
     precision = curves["precision"][..., 0, -1]  # [10 IoUs, 101 recalls, C], all areas, 100 detections
     recall = curves["recall"][..., 0, -1]  # [10, C]
     rows = []
@@ -267,14 +296,20 @@ def _number(value: float) -> str:
 
 
 def _table(result: CocoResult) -> list[str]:
-    present = [row for row in result.per_class if row.objects]
+    total = ("all", result.images, result.objects, *(result.stats[i] for i in (0, 1, 2, 8)))
+    present = [astuple(row) for row in result.per_class if row.objects]
     absent = [row.name for row in result.per_class if not row.objects]
-    total = ClassResult("all", result.images, result.objects, *(result.stats[i] for i in (0, 1, 2, 8)))
-    width = max(len(name) for name in ("class", "all", *(row.name for row in present)))
-    lines = [f"{'class':<{width}}{'images':>8}{'objects':>9}{'AP':>7}{'AP50':>7}{'AP75':>7}{'AR100':>7}"]
-    for row in (total, *present):
-        scores = (row.AP, row.AP50, row.AP75, row.AR100)
-        lines.append(f"{row.name:<{width}}{row.images:>8}{row.objects:>9}" + "".join(map(_number, scores)))
+    return class_table(("images", "objects", "AP", "AP50", "AP75", "AR100"), [total, *present], absent)
+
+
+def class_table(titles: Sequence[str], rows: Sequence[tuple[Any, ...]], absent: Sequence[str]) -> list[str]:
+    """The lines of a table by class: rows have a name, counts and scores; ``absent`` classes are named below."""
+    first = max(len("class"), *(len(name) for name, *_ in rows))
+    widths = [max(len(title) + 2, 7) for title in titles]
+    lines = []
+    for name, *values in (("class", *titles), *rows):
+        cells = (_number(value) if isinstance(value, float) else value for value in values)
+        lines.append(f"{name:<{first}}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True)))
     if absent:
         lines.append(f"without objects, not counted ({len(absent)}): {', '.join(absent)}")
     return lines

@@ -1,157 +1,165 @@
-"""A model over a split: boxes, COCO numbers and times per stage (spec of evaluation, section 2)."""
+"""A network over a split: what the evaluators make of its detections, and the time that each stage takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from yolov7.data.image_set import ImageSet
-from yolov7.evaluation.coco import CocoResult, score_detections, to_coco
+from yolov7.evaluation.coco import CocoBoxes, CocoResult
 from yolov7.evaluation.confusion import ConfusionMatrix
-from yolov7.evaluation.times import StageTimes
+from yolov7.evaluation.error_analysis import ErrorAnalysis
 from yolov7.evaluation.v7_metric import V7Metric
-from yolov7.evaluation.worst import WorstPictures
-from yolov7.inference.network import Network, network_input
-from yolov7.inference.postprocess import NMSOptions, suppress, to_native
-from yolov7.structures import Batch, Detections
+from yolov7.inference.network import Network
+from yolov7.inference.nms import Finish, NMSOptions, nms_image, to_native
+from yolov7.model.detector import network_input
+from yolov7.runtime.distributed import Processes
+from yolov7.structures import Batch, Instances
 
-T = TypeVar("T")
 PROTOCOL = NMSOptions(confidence=0.001, iou=0.65, max_detections=300, multi_label=True)  # the paper's
-PICTURES = 16  # pictures whose detections are kept for drawing
+SAMPLES = 16  # images whose detections are kept for drawing
+
+
+class Result(Protocol):
+    """What an evaluator has measured on a split."""
+
+    @property
+    def fitness(self) -> float | None:
+        """What makes an epoch the best, added up over the evaluators; None where it does not count."""
+
+    def metrics(self) -> dict[str, float]:
+        """Named numbers, for tables and curves."""
+
+    def text(self, names: Sequence[str]) -> str:
+        """For people; '' where there is nothing to read. ``names[i]`` is that of class ``i``."""
+
+    def write(self, folder: Path, names: Sequence[str], image_set: ImageSet) -> None:
+        """Write files of its own, such as plots, into a folder that exists."""
+
+
+class Evaluator(Protocol):
+    """Collects the detections of a split, image by image.
+
+    Where several processes share the images each has its own evaluators; they are sent (they pickle) to the first
+    process and merged there, and their results are sent (they pickle, too) to all.
+    """
+
+    @property
+    def name(self) -> str:
+        """What its result goes by."""
+
+    def add(self, found: Instances, image_set: ImageSet, index: int) -> None:
+        """The detections of image ``index`` of the set, in its native pixels."""
+
+    def merge(self, other: Any) -> None:
+        """Add what an evaluator of the same kind has collected."""
+
+    def result(self, image_set: ImageSet) -> Result:
+        """What comes of all that was collected."""
+
+
+def box_evaluators(image_set: ImageSet, complete: bool = True) -> list[Evaluator]:
+    """Those of bounding boxes: the official score, and with ``complete`` all that ``test`` tells and writes."""
+    if not complete:
+        return [CocoBoxes()]
+    return [CocoBoxes(), V7Metric(), ConfusionMatrix(len(image_set.names)), ErrorAnalysis()]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What came out, and what it took."""
 
-    result: CocoResult
-    predictions: list[dict[str, Any]]  # COCO results, ready to be written
-    samples: tuple[tuple[str, Detections], ...]  # path and native detections of the first pictures
+    results: dict[str, Result]  # by the name of the evaluator
+    samples: tuple[tuple[str, Instances], ...]  # path and native detections of the first images
     times: StageTimes  # of this process
-    extras: Extras | None = None  # where they were asked for: of all processes, in the first one
-
-
-class Sharing(Protocol):
-    """What an evaluation needs of the processes that share it (see `yolov7.engine.distributed.Processes`)."""
 
     @property
-    def first(self) -> bool: ...
+    def boxes(self) -> CocoResult:
+        """The official score of the bounding boxes."""
+        return cast(CocoResult, self.results[CocoBoxes.name])
 
-    def gather(self, value: T) -> list[T]: ...
+    @property
+    def fitness(self) -> float:
+        """That of all results together: the higher, the better the epoch."""
+        return sum(result.fitness for result in self.results.values() if result.fitness is not None)
 
-    def tell(self, value: T) -> T: ...
+    def metrics(self) -> dict[str, float]:
+        """The numbers of all results; those of the bounding boxes' score have no prefix."""
+        return {key if name == CocoBoxes.name else f"{name}_{key}": value
+                for name, result in self.results.items() for key, value in result.metrics().items()}
 
-
-class _Alone:
-    first = True
-
-    def gather(self, value: T) -> list[T]:
-        return [value]
-
-    def tell(self, value: T) -> T:
-        return value
+    def table(self) -> dict[str, Any]:
+        """Numbers and times as plain values: the official score at the top, others by their evaluator's name."""
+        others = {name: result.metrics() for name, result in self.results.items() if name != CocoBoxes.name}
+        official = self.boxes.table() if CocoBoxes.name in self.results else {}
+        return {**official, **{name: metrics for name, metrics in others.items() if metrics},
+                "milliseconds": self.times.summary()}
 
 
 @torch.inference_mode()
 def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, options: NMSOptions = PROTOCOL,
-             processes: Sharing = _Alone(), extras: bool = False) -> Evaluation:  # noqa: B008  # has no state
-    """Run a network over the batches of a split and score it with pycocotools.
+             evaluators: Sequence[Evaluator] | None = None, processes: Processes = Processes(),  # noqa: B008  # frozen
+             finish: Finish = to_native) -> Evaluation:
+    """Run a network over the batches of a split, and give each image's detections to fresh ``evaluators``.
 
-    With ``options.classes`` class ``i`` of the split is class ``options.classes[i]`` of the model. Where several
-    processes have a part of the batches each, all of them get the result, and the first one all predictions.
-    ``extras`` adds the original's own metric with its curves, the confusion matrix and the worst pictures.
+    The default is the official score of bounding boxes alone. With ``options.classes`` class ``i`` of the split is
+    class ``options.classes[i]`` of the model. Where several processes have a part of the batches each, all of them get
+    the results; the first one's have the predictions, too.
     """
-    found = _Found(Extras.of(len(image_set.names)) if extras else None)
-    samples: list[tuple[str, Detections]] = []
+    own = list(evaluators) if evaluators is not None else box_evaluators(image_set, complete=False)
+    samples: list[tuple[str, Instances]] = []
     index_of = {image_id: index for index, image_id in enumerate(image_set.image_ids)}
     clock = StageClock(network.device)
-    for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if processes.first else True):
+    for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if processes.is_main else True):
         count = len(batch.images)
         clock.stop("data", count)
         images = network_input(batch.images, network.device)
         clock.stop("input", count)
         predictions = network(images, options.confidence)
         clock.stop("network", count)
-        kept = [suppress(rows, options).to("cpu") for rows in predictions]
+        kept = [nms_image(rows, options).to("cpu") for rows in predictions]
         clock.stop("nms", count)
-        for detections, meta in zip(kept, batch.metas, strict=True):
-            labels = _labels_of_split(detections.labels, options.classes)
-            native = replace(to_native(detections, meta), labels=labels, names=image_set.names)
-            found.add(native, image_set, index_of[meta.image_id])
-            if len(samples) < PICTURES:
+        for found, rows, meta in zip(kept, predictions, batch.metas, strict=True):
+            native = finish(found, rows.maps, meta)
+            native = replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
+            for evaluator in own:
+                evaluator.add(native, image_set, index_of[meta.image_id])
+            if len(samples) < SAMPLES:
                 samples.append((meta.path, native))
         clock.stop("collect", count)
-    parts = processes.gather(found)
-    for other in parts[1:]:
-        found.merge(other)
-    result = processes.tell(found.score(image_set) if parts else None)
-    assert result is not None
-    return Evaluation(result, found.predictions, tuple(samples), clock.times, found.extras)
+    return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times)
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What else can be said of detections, beside the official score."""
-
-    v7: V7Metric
-    confusion: ConfusionMatrix
-    worst: WorstPictures
-
-    @classmethod
-    def of(cls, num_classes: int) -> Extras:
-        """Nothing collected yet."""
-        return cls(V7Metric(), ConfusionMatrix(num_classes), WorstPictures())
-
-    def add(self, detections: Detections, image_set: ImageSet, index: int) -> None:
-        """The detections of a picture of the set, in its native pixels."""
-        boxes, labels, _ = image_set.objects(index)
-        found = (detections.boxes, detections.scores, detections.labels, boxes, labels)
-        self.v7.add(*found)
-        self.confusion.add(*found)
-        self.worst.add(image_set.paths[index], *found)
-
-    def merge(self, other: Extras) -> None:
-        """Add what another process has collected."""
-        self.v7.merge(other.v7)
-        self.confusion.merge(other.confusion)
-        self.worst.merge(other.worst)
-
-
-@dataclass
-class _Found:
-    """What is collected of the pictures, by one process."""
-
-    extras: Extras | None
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    evaluated: list[int | str] = field(default_factory=list)
-
-    def add(self, detections: Detections, image_set: ImageSet, index: int) -> None:
-        image_id = image_set.image_ids[index]
-        self.predictions += to_coco(detections, image_id, image_set.category_ids)
-        self.evaluated.append(image_id)
-        if self.extras:
-            self.extras.add(detections, image_set, index)
-
-    def merge(self, other: _Found) -> None:
-        self.predictions += other.predictions
-        self.evaluated += other.evaluated
-        if self.extras and other.extras:
-            self.extras.merge(other.extras)
-
-    def score(self, image_set: ImageSet) -> CocoResult:
-        return score_detections(image_set.ground_truth(), self.predictions, self.evaluated)
+def _gathered(own: list[Evaluator], image_set: ImageSet, processes: Processes) -> dict[str, Result]:
+    """The results over the images of all processes."""
+    parts = processes.gather_object(own)
+    for part in parts[1:]:
+        for evaluator, other in zip(own, part, strict=True):
+            evaluator.merge(other)
+    results = {evaluator.name: evaluator.result(image_set) for evaluator in own} if parts else {}
+    return processes.broadcast_object(results)
 
 
 def _labels_of_split(labels: Tensor, classes: tuple[int, ...] | None) -> Tensor:
     if classes is None:
         return labels
     return (labels[:, None] == torch.tensor(classes)).int().argmax(1)  # every one is among them
+
+
+# --- times -----------------------------------------------------------------------------------------------------
+
+NETWORK = "network"
+WHOLE = "end to end"
+END_TO_END = ("data", "input", NETWORK, "nms")  # from the file to the boxes
+PERCENTILES = (50, 90, 99)
 
 
 class StageClock:
@@ -162,13 +170,45 @@ class StageClock:
         self._device = device
         self._since = self._now()
 
-    def stop(self, stage: str, pictures: int) -> None:
+    def stop(self, stage: str, images: int) -> None:
         """End a stage of a batch; the next one begins."""
         now = self._now()
-        self.times.add(stage, 1000 * (now - self._since) / pictures, pictures)
+        self.times.add(stage, 1000 * (now - self._since) / images, images)
         self._since = now
 
     def _now(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # a time needs the work to be done
         return time.perf_counter()
+
+
+@dataclass
+class StageTimes:
+    """Milliseconds of every image in every stage."""
+
+    _stages: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, stage: str, milliseconds: float, images: int) -> None:
+        """A batch of ``images``, ``milliseconds`` each."""
+        self._stages.setdefault(stage, []).extend([milliseconds] * images)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """``mean``, ``p50``, ``p90`` and ``p99`` of every stage, and of all of them up to the boxes.
+
+        Each image counts once, with its share of its batch's time.
+        """
+        rows = {stage: np.array(values) for stage, values in self._stages.items()}
+        if all(stage in rows for stage in END_TO_END):
+            rows[WHOLE] = np.sum([rows[stage] for stage in END_TO_END], axis=0)
+        return {name: {"mean": float(row.mean()), **{f"p{p}": float(np.percentile(row, p)) for p in PERCENTILES}}
+                for name, row in rows.items()}
+
+    def text(self) -> str:
+        """A table; the images a second are those of the mean."""
+        keys = ("mean", *(f"p{p}" for p in PERCENTILES))
+        lines = [f"{'ms an image':<14}{''.join(f'{key:>9}' for key in keys)}{'a second':>11}"]
+        for name, row in self.summary().items():
+            figures = "".join(f"{row[key]:9.2f}" for key in keys)
+            pace = f"{1000 / row['mean']:11.1f}" if name in (NETWORK, WHOLE) and row["mean"] else ""
+            lines.append(f"{name:<14}{figures}{pace}")
+        return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Curves and the confusion matrix as pictures, readable with one class and with many (spec of evaluation, section 11).
+"""Curves and the confusion matrix as images, readable with one class and with many (docs/reference.md, Plots).
 
 Each function gives the bytes of a PNG and touches nothing else: no display, no state of matplotlib that a user may
 have set up.
@@ -9,21 +9,20 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from yolov7.config import write_atomically
-from yolov7.evaluation.confusion import BACKGROUND, ConfusionMatrix
-from yolov7.evaluation.v7_metric import V7Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    from yolov7.evaluation.confusion import ConfusionMatrix
+    from yolov7.evaluation.v7_metric import V7Result
+
+BACKGROUND = "background"
 DPI = 120
 COLOURED_CLASSES = 20  # up to here each class has a line of its own look
 LOWEST_CLASSES = 5  # with more, the lowest ones have colour and name, the others are grey
@@ -33,25 +32,9 @@ BLACK, GREY, PALE = "#000000", "#666666", "#c4c4c4"
 NUMBERED_CLASSES = 29  # up to here the cells of the matrix have numbers
 COUNTED_CLASSES = 10  # up to here counts, too
 HIDDEN_SHARE = 0.005  # smaller ones are not written
-LONGEST_NAME = 22  # characters
+MAX_NAME = 22  # characters
 
 Floats = NDArray[np.float64]
-
-
-def write_plots(
-    folder: str | Path, names: Sequence[str], result: V7Result | None = None, confusion: ConfusionMatrix | None = None
-) -> tuple[Path, ...]:
-    """Write what is given into a folder that exists: ``precision_recall.png`` and ``confidence.png`` of the curves,
-    ``confusion_matrix.png``; their paths. ``names[i]`` is the name of class ``i``."""
-    pictures = {}
-    if result is not None:
-        pictures["precision_recall.png"] = plot_precision_recall(result, names)
-        pictures["confidence.png"] = plot_confidence(result, names)
-    if confusion is not None:
-        pictures["confusion_matrix.png"] = plot_confusion(confusion, names)
-    for name, content in pictures.items():
-        write_atomically(Path(folder) / name, content)
-    return tuple(Path(folder) / name for name in pictures)
 
 
 # --- curves ----------------------------------------------------------------------------------------------------
@@ -70,13 +53,13 @@ class _Curves:
 def plot_precision_recall(result: V7Result, names: Sequence[str]) -> bytes:
     """Precision over recall at IoU 0.50 with AP50 in the legend, by class and averaged: a PNG of 1080 x 720 pixels."""
     curves = result.curves
-    figure, (axes,) = _figure(9, 6, 1)
+    figure, (axes,) = new_figure(9, 6, 1)
     drawn = _Curves(curves.points, curves.precision_at_recall, _shortened(names, result.classes), result.class_AP50)
     lines = _draw_curves(axes, drawn, stop_at_zero=True)
     _legend(figure, lines, drawn, "AP50")
     axes.set_title("Precision over recall at IoU 0.50", loc="left")
     _label(axes, "recall", "precision")
-    return _png(figure)
+    return to_png(figure)
 
 
 def plot_confidence(result: V7Result, names: Sequence[str]) -> bytes:
@@ -85,7 +68,7 @@ def plot_confidence(result: V7Result, names: Sequence[str]) -> bytes:
     The confidence where F1 averaged over classes is best is marked; the legend has each class's F1 there.
     """
     curves = result.curves
-    figure, panels = _figure(16, 5.5, 3)
+    figure, panels = new_figure(16, 5.5, 3)
     shown = _shortened(names, result.classes)
     means = (result.precision, result.recall, float(result.class_f1.sum()) / max(len(shown), 1))
     values = (curves.precision, curves.recall, curves.f1)
@@ -97,7 +80,7 @@ def plot_confidence(result: V7Result, names: Sequence[str]) -> bytes:
         axes.set_title(title, loc="left", fontsize=11)
         _label(axes, "confidence", name)
     _legend(figure, lines, drawn, "F1 at best confidence")
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_curves(axes: Axes, curves: _Curves, stop_at_zero: bool) -> list[Line2D]:
@@ -124,7 +107,8 @@ def _named(curves: _Curves) -> list[int]:
 
 def _by_rank(curves: _Curves) -> list[int]:
     """All classes, from high to low."""
-    return np.argsort(-curves.ranks, kind="stable").tolist()
+    order: list[int] = np.argsort(-curves.ranks, kind="stable").tolist()
+    return order
 
 
 def _style(place: int) -> dict[str, Any]:
@@ -133,9 +117,7 @@ def _style(place: int) -> dict[str, Any]:
 
 def _until_zero(curve: Floats) -> Floats:
     """A falling curve up to its first zero: no line along the axis."""
-    shown = curve.copy()
-    shown[int((curve > 0).sum()) + 1 :] = np.nan
-    return shown
+    return np.where(np.arange(len(curve)) <= (curve > 0).sum(), curve, np.nan)
 
 
 def _legend(figure: Figure, lines: list[Line2D], curves: _Curves, title: str) -> None:
@@ -162,9 +144,7 @@ def _label(axes: Axes, x: str, y: str) -> None:
     axes.set_ylabel(y, color=GREY)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet_axes(axes)
 
 
 # --- AP and time -----------------------------------------------------------------------------------------------
@@ -174,7 +154,7 @@ def plot_study(rows: Sequence[Mapping[str, Any]], title: str = "AP over time, by
                logarithmic: bool = False) -> bytes:
     """AP over milliseconds of the network, a line for each ``weights``, a point for each ``size``, which is its label:
     a PNG of 1080 x 720 pixels."""
-    figure, (axes,) = _figure(9, 6, 1)
+    figure, (axes,) = new_figure(9, 6, 1)
     for place, weights in enumerate(dict.fromkeys(row["weights"] for row in rows)):
         points = [row for row in rows if row["weights"] == weights]
         axes.plot([row["network_ms"] for row in points], [100 * row["AP"] for row in points], marker="o",
@@ -183,17 +163,15 @@ def plot_study(rows: Sequence[Mapping[str, Any]], title: str = "AP over time, by
             axes.annotate(str(row["size"]), (row["network_ms"], 100 * row["AP"]), xytext=(4, 5), fontsize=8, color=GREY,
                           textcoords="offset points")
     axes.set_title(title, loc="left")
-    axes.set_xlabel("milliseconds of the network per picture", color=GREY)
+    axes.set_xlabel("milliseconds of the network per image", color=GREY)
     axes.set_ylabel("AP (%)", color=GREY)
     if logarithmic:
         axes.set_xscale("log")
     else:
         axes.set_xlim(left=0)
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet_axes(axes)
     axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return to_png(figure)
 
 
 # --- confusion matrix ------------------------------------------------------------------------------------------
@@ -206,14 +184,14 @@ def plot_confusion(confusion: ConfusionMatrix, names: Sequence[str]) -> bytes:
     is the last column, of detections where nothing is. Few classes have numbers in their cells.
     """
     side, font = _matrix_size(confusion.num_classes)
-    figure, (axes,) = _figure(side + 1.2, side, 1)
+    figure, (axes,) = new_figure(side + 1.2, side, 1)
     _draw_shares(figure, axes, confusion.shares())
     if confusion.num_classes <= NUMBERED_CLASSES:
         _write_numbers(axes, confusion, font)
     _label_matrix(axes, _shortened(names, range(confusion.num_classes)), font)
     axes.set_title(f"Confusion matrix at confidence {confusion.confidence:g} and IoU {confusion.iou:g}\n"
                    "blue: right, orange: wrong or missed, grey: false", loc="left", fontsize=11)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_shares(figure: Figure, axes: Axes, shares: Floats) -> None:
@@ -235,7 +213,7 @@ def _draw_shares(figure: Figure, axes: Axes, shares: Floats) -> None:
         draw(len(shares) - 1.5, color=GREY, linewidth=0.8)
     bar = figure.colorbar(ScalarMappable(norm, grey), ax=axes, shrink=0.6, pad=0.02, aspect=30,
                           ticks=[0, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("share of the column, in any colour", color=GREY)
 
 
@@ -273,23 +251,31 @@ def _write_numbers(axes: Axes, confusion: ConfusionMatrix, font: float) -> None:
 # --- both ------------------------------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float, panels: int) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of so many inches with axes side by side, that draws without a display and leaves pyplot alone."""
+def new_figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of a size in inches with its axes, row by row; it draws without a display and leaves pyplot alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as a file."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI)
     return image.getvalue()
 
 
+def quiet_axes(axes: Axes) -> None:
+    """Pale grid behind the curves, no frame."""
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _shortened(names: Sequence[str], classes: Sequence[int] | NDArray[np.int64]) -> list[str]:
     chosen = (names[index] for index in classes)
-    return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in chosen]
+    return [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in chosen]

@@ -1,42 +1,46 @@
-"""The original's own average precision, the "v7 metric" (spec of evaluation, section 3).
+"""The reference implementation's own average precision, the "v7 metric" (docs/reference.md, v7 metric).
 
 It is near the official COCO score (`coco`) but not equal to it: a detection is matched with its best object only,
-crowds and the limit of 100 detections are unknown, and the end of the recall axis is treated in another way. It
-stands here to compare with numbers that the original printed; the COCO score is the reference.
+iscrowd=1 annotations and the limit of 100 detections are unknown, and the end of the recall axis is treated in another
+way. It stands here to compare with numbers that the reference implementation printed; the COCO score is the reference.
 
-K is the number of classes with objects, D that of detections in all pictures.
+K is the number of classes with objects, D that of detections in all images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from yolov7.boxes import pairwise_iou
+from yolov7.config import atomic_write
+from yolov7.evaluation.coco import class_table
+from yolov7.evaluation.comparison import Comparison, Floats, ImageEvaluator, Integers
+from yolov7.evaluation.plots import plot_confidence, plot_precision_recall
+
+if TYPE_CHECKING:
+    from yolov7.data.image_set import ImageSet
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)  # as IoUs are: one that equals a threshold is below it
 POINTS = np.linspace(0, 1, 1000)  # confidences and recalls at which the curves are given
 RECALLS = np.linspace(0, 1, 101)  # of the integral
-EPSILON = 1e-16  # of the original's F1
+EPSILON = 1e-16  # of the reference implementation's F1
 BEYOND = 0.01  # where precision reaches 0, above the last recall
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Detections and objects of some pictures, once matched: all that average precision needs."""
+    """Detections and objects of some images, once matched: all that average precision needs."""
 
     correct: NDArray[np.bool_]  # [D, 10] right at each of `IOU_THRESHOLDS`
     scores: Floats  # [D] 0..1
     labels: Integers  # [D]
     true_labels: Integers  # [T] one for each object
-    images: int  # pictures seen, those without objects and detections included
+    images: int  # seen, those without objects and detections included
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,119 +61,87 @@ class V7Result:
     Arrays have a row for each class with objects, K of them; the single numbers are means over these.
     """
 
-    images: int  # pictures seen
+    fitness = None
+
+    images: int  # seen
     confidence: float  # 0..1, where F1 averaged over classes is best
+    precision: float  # at `confidence` and IoU 0.50
+    recall: float  # likewise
+    AP: float  # mean over IoU 0.50:0.95
+    AP50: float  # at IoU 0.50
     classes: Integers  # [K] indices, rising
     objects: Integers  # [K]
     class_precision: Floats  # [K] at `confidence` and IoU 0.50
     class_recall: Floats  # [K] likewise
     class_f1: Floats  # [K] likewise
+    class_AP: Floats  # noqa: N815 - the metric's name. [K] mean over IoU 0.50:0.95
+    class_AP50: Floats  # noqa: N815 - likewise. [K] at IoU 0.50
     class_average_precision: Floats  # [K, 10] at each of `IOU_THRESHOLDS`
     curves: V7Curves
 
-    @property
-    def class_AP(self) -> Floats:  # noqa: N802 - the metric's name
-        """``[K]``, mean over IoU 0.50:0.95."""
-        return self.class_average_precision.mean(1)
+    def metrics(self) -> dict[str, float]:
+        """The numbers that are followed over a run."""
+        return {"precision": self.precision, "recall": self.recall, "AP50": self.AP50, "AP": self.AP}
 
-    @property
-    def class_AP50(self) -> Floats:  # noqa: N802
-        """``[K]``, at IoU 0.50."""
-        return self.class_average_precision[:, 0]
-
-    @property
-    def precision(self) -> float:
-        """At `confidence` and IoU 0.50."""
-        return _mean(self.class_precision)
-
-    @property
-    def recall(self) -> float:
-        """At `confidence` and IoU 0.50."""
-        return _mean(self.class_recall)
-
-    @property
-    def AP(self) -> float:  # noqa: N802
-        """Mean over IoU 0.50:0.95."""
-        return _mean(self.class_AP)
-
-    @property
-    def AP50(self) -> float:  # noqa: N802
-        """At IoU 0.50."""
-        return _mean(self.class_AP50)
+    def write(self, folder: Path, names: Sequence[str], image_set: ImageSet | None = None) -> None:
+        """Write the curves: ``precision_recall.png`` and ``confidence.png``."""
+        atomic_write(folder / "precision_recall.png", plot_precision_recall(self, names))
+        atomic_write(folder / "confidence.png", plot_confidence(self, names))
 
     def text(self, names: Sequence[str]) -> str:
         """A table by class, for people; ``names[i]`` is that of class ``i``."""
-        summary = [f"v7 metric: {self.images} pictures, P and R at confidence {self.confidence:.3f} and IoU 0.50"]
+        summary = [f"v7 metric: {self.images} images, P and R at confidence {self.confidence:.3f} and IoU 0.50"]
         if not self.objects.size:
-            summary.append("The pictures have no objects: nothing to measure.")
+            summary.append("The images have no objects: nothing to measure.")
         return "\n".join([*summary, "", *_table(self, names)])
 
 
-class V7Metric:
-    """Collects pictures one at a time; `result` may be asked for at any time.
+class V7Metric(ImageEvaluator):
+    """The evaluator of this metric; `result` may be asked for at any time.
 
-    To share the work among processes give each its own collector, send the collectors (they pickle) to one place and
-    `merge` them there. The order of pictures matters only where scores are equal: the earlier row comes first.
+    The order of images matters only where scores are equal: the earlier row comes first.
     """
+
+    name = "v7"
 
     def __init__(self) -> None:
         self._parts: list[Matches] = []
 
-    def add(
-        self, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike, true_boxes: ArrayLike, true_labels: ArrayLike
-    ) -> None:
-        """Add a picture: N detections and M objects, arrays or tensors in memory of the host.
-
-        ``boxes [N, 4]`` and ``true_boxes [M, 4]`` are xyxy in native pixels, ``scores [N]`` 0..1, ``labels [N]`` and
-        ``true_labels [M]`` class indices; zero rows where there are none. Raises `ValueError` for unequal lengths.
-        """
-        found = np.asarray(scores, np.float64), np.asarray(labels, np.int64)
-        truth = np.asarray(true_labels, np.int64)
-        correct = match_detections(boxes, *found, true_boxes, truth)
-        self._parts.append(Matches(correct, *found, truth, images=1))
+    def update(self, image: Comparison) -> None:
+        """Match an image."""
+        self._parts.append(Matches(match_detections(image), image.scores, image.labels, image.true_labels, images=1))
 
     def merge(self, other: V7Metric) -> None:
-        """Add the pictures of another collector behind those of this one."""
+        """Add the images of another process behind those of this one."""
         self._parts.append(other.matches())
 
     def matches(self) -> Matches:
         """All that was collected, in order."""
         parts = [_NOTHING, *self._parts]
-        return Matches(
-            correct=np.concatenate([part.correct for part in parts]),
-            scores=np.concatenate([part.scores for part in parts]),
-            labels=np.concatenate([part.labels for part in parts]),
-            true_labels=np.concatenate([part.true_labels for part in parts]),
-            images=sum(part.images for part in parts),
-        )
+        correct, scores, labels, true_labels = (np.concatenate([getattr(part, name) for part in parts])
+                                                for name in ("correct", "scores", "labels", "true_labels"))
+        return Matches(correct, scores, labels, true_labels, images=sum(part.images for part in parts))
 
-    def result(self, v5_metric: bool = False) -> V7Result:
-        """The metric of all pictures so far; see `average_precision`."""
+    def result(self, image_set: ImageSet | None = None, v5_metric: bool = False) -> V7Result:
+        """The metric of all images so far; see `average_precision`."""
         return average_precision(self.matches(), v5_metric)
 
 
-def match_detections(
-    boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike, true_boxes: ArrayLike, true_labels: ArrayLike
-) -> NDArray[np.bool_]:
-    """Which detections of a picture are right, ``[N, 10]`` at each of `IOU_THRESHOLDS`; arguments as in `V7Metric.add`.
+def match_detections(image: Comparison) -> NDArray[np.bool_]:
+    """Which detections of an image are right: ``[N, 10]``, at each of `IOU_THRESHOLDS`.
 
     By falling score, each detection claims the object of its class with the highest IoU if that is above 0.5. The first
     to claim an object gets it and is right at all thresholds below the IoU; later ones are wrong, even if another
-    object would fit (quirk E22, kept). Equal scores and equal IoUs: the earlier row comes first.
+    object would fit (docs/reference.md, Best object only). Equal scores and equal IoUs: the earlier row comes first.
     """
-    found, truth = boxes_of(boxes), boxes_of(true_boxes)
-    score, label, true_label = np.asarray(scores), np.asarray(labels), np.asarray(true_labels)
-    check_lengths("v7 metric:", boxes=len(found), scores=len(score), labels=len(label))
-    check_lengths("v7 metric:", true_boxes=len(truth), true_labels=len(true_label))
-    correct = np.zeros((len(found), len(IOU_THRESHOLDS)), bool)
-    if not (found.size and truth.size):
+    correct = np.zeros((len(image.boxes), len(IOU_THRESHOLDS)), bool)
+    if not image.true_boxes.size:
         return correct
-    iou = pairwise_iou(torch.from_numpy(found), torch.from_numpy(truth)).numpy()  # [N, M]
-    iou = np.where(label[:, None] == true_label, iou, 0)
-    wanted, overlap = iou.argmax(1), iou.max(1)  # [N] the object each would claim
-    order = np.argsort(-score, kind="stable")
+    iou = np.where(image.same_class, image.iou, 0)
+    gt_index, overlap = iou.argmax(1), iou.max(1)  # [N] the object each would claim
+    order = np.argsort(-image.scores, kind="stable")
     claims = order[overlap[order] > IOU_THRESHOLDS[0]]
-    _, first = np.unique(wanted[claims], return_index=True)  # the first claim of each object
+    _, first = np.unique(gt_index[claims], return_index=True)  # the first claim of each object
     winners = claims[first]
     correct[winners] = overlap[winners, None] > IOU_THRESHOLDS
     return correct
@@ -178,8 +150,8 @@ def match_detections(
 def average_precision(matches: Matches, v5_metric: bool = False) -> V7Result:
     """Average precision over 101 recalls, and precision and recall where F1 averaged over classes is best.
 
-    Precision falls to 0 at 0.01 above the last recall (quirk E23, kept), with ``v5_metric`` along a line down to
-    recall 1. Without any right detection all numbers and curves are 0.
+    Precision falls to 0 at 0.01 above the last recall (docs/reference.md, End of the recall axis), with ``v5_metric``
+    along a line down to recall 1. Without any right detection all numbers and curves are 0.
     """
     classes, objects = np.unique(matches.true_labels, return_counts=True)
     ap = np.zeros((len(classes), len(IOU_THRESHOLDS)))
@@ -191,41 +163,32 @@ def average_precision(matches: Matches, v5_metric: bool = False) -> V7Result:
         for k, (start, stop) in enumerate(ranges):
             if start < stop:
                 rows = order[start:stop]
-                ranked = _Ranked.of(matches.correct[rows], matches.scores[rows], int(objects[k]))
+                ranked = _Ranked(matches.correct[rows], matches.scores[rows], int(objects[k]))
                 precision[k], recall[k] = ranked.over_confidence()
                 ap[k] = ranked.average_precision(v5_metric)
                 precision_at_recall[k] = ranked.precision_at(POINTS, 0, v5_metric)
     f1 = 2 * precision * recall / (precision + recall + EPSILON)
     best = int(f1.mean(0).argmax()) if len(classes) else 0
     return V7Result(
-        images=matches.images,
-        confidence=float(POINTS[best]),
-        classes=classes,
-        objects=objects,
-        class_precision=precision[:, best],
-        class_recall=recall[:, best],
-        class_f1=f1[:, best],
-        class_average_precision=ap,
-        curves=V7Curves(POINTS, precision, recall, f1, precision_at_recall),
-    )
+        matches.images, confidence=float(POINTS[best]), classes=classes, objects=objects,
+        precision=_mean(precision[:, best]), recall=_mean(recall[:, best]), AP=_mean(ap.mean(1)), AP50=_mean(ap[:, 0]),
+        class_precision=precision[:, best], class_recall=recall[:, best], class_f1=f1[:, best],
+        class_AP=ap.mean(1), class_AP50=ap[:, 0], class_average_precision=ap,
+        curves=V7Curves(POINTS, precision, recall, f1, precision_at_recall))
 
 
-@dataclass(frozen=True, eq=False)
 class _Ranked:
     """One class: precision and recall if the list of its detections, best first, were cut behind each of them."""
 
-    scores: Floats  # [D] falling
-    precision: Floats  # [D, 10]
-    recall: Floats  # [D, 10]
-
-    @staticmethod
-    def of(correct: NDArray[np.bool_], scores: Floats, objects: int) -> _Ranked:
+    def __init__(self, correct: NDArray[np.bool_], scores: Floats, objects: int) -> None:
         right = correct.cumsum(0)
-        return _Ranked(scores, right / np.arange(1, len(right) + 1)[:, None], right / objects)
+        self.scores = scores  # [D] falling
+        self.precision: Floats = right / np.arange(1, len(right) + 1)[:, None]  # [D, 10]
+        self.recall: Floats = right / objects  # [D, 10]
 
     def over_confidence(self) -> tuple[Floats, Floats]:
         """Precision and recall at IoU 0.50 ``[1000]``; above the highest score nothing is found, and nothing wrong."""
-        precision = np.interp(-POINTS, -self.scores, self.precision[:, 0], left=1)  # `interp` wants rising places
+        precision = np.interp(-POINTS, -self.scores, self.precision[:, 0], left=1)  # `interp` needs rising places
         recall = np.interp(-POINTS, -self.scores, self.recall[:, 0], left=0)
         return precision, recall
 
@@ -239,24 +202,12 @@ class _Ranked:
     def average_precision(self, v5_metric: bool) -> Floats:
         """Area below the curve ``[10]`` by the trapezoid rule, which NumPy has under two names."""
         curves = np.stack([self.precision_at(RECALLS, t, v5_metric) for t in range(len(IOU_THRESHOLDS))])
-        return (np.diff(RECALLS) * (curves[:, 1:] + curves[:, :-1]) / 2).sum(1)
+        area: Floats = (np.diff(RECALLS) * (curves[:, 1:] + curves[:, :-1]) / 2).sum(1)
+        return area
 
 
 _NOTHING = Matches(
-    np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), images=0
-)
-
-
-def boxes_of(boxes: ArrayLike) -> NDArray[np.float32]:
-    """``[N, 4]``, a copy: torch warns of arrays that it may not write to."""
-    return np.asarray(boxes, np.float32).reshape(-1, 4).copy()
-
-
-def check_lengths(what: str, **lengths: int) -> None:
-    """Raise `ValueError`, which begins with ``what``, unless all lengths are the same."""
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise ValueError(f"{what} {found}; accepted: one for each box")
+    np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), images=0)
 
 
 def _mean(values: Floats) -> float:
@@ -264,15 +215,8 @@ def _mean(values: Floats) -> float:
 
 
 def _table(result: V7Result, names: Sequence[str]) -> list[str]:
-    present = [names[index] for index in result.classes]
+    total = ("all", result.objects.sum(), result.precision, result.recall, result.AP, result.AP50)
+    rows = zip((names[index] for index in result.classes), result.objects, result.class_precision, result.class_recall,
+               result.class_AP, result.class_AP50, strict=True)
     absent = [name for index, name in enumerate(names) if index not in result.classes]
-    width = max(len(name) for name in ("class", "all", *present))
-    columns = (result.class_precision, result.class_recall, result.class_AP, result.class_AP50)
-    total = (result.precision, result.recall, result.AP, result.AP50)
-    rows = zip(("all", *present), (result.objects.sum(), *result.objects), (total, *zip(*columns, strict=True)),
-               strict=True)
-    lines = [f"{'class':<{width}}{'objects':>9}{'P':>7}{'R':>7}{'AP':>7}{'AP50':>7}"]
-    lines += [f"{name:<{width}}{objects:>9}" + "".join(f"{v:7.3f}" for v in scores) for name, objects, scores in rows]
-    if absent:
-        lines.append(f"without objects, not counted ({len(absent)}): {', '.join(absent)}")
-    return lines
+    return class_table(("objects", "P", "R", "AP", "AP50"), [total, *rows], absent)

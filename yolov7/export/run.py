@@ -14,26 +14,29 @@ import torch
 import yaml
 
 from yolov7 import __version__
-from yolov7.config import InputError, unknown, write_atomically
+from yolov7.config import InputError, atomic_write, unknown
+from yolov7.config.options import ExportOptions
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.images import load_image
 from yolov7.data.sources import Files, open_source
 from yolov7.export import parity, tensorrt
+from yolov7.export.graphs import column_names
 from yolov7.export.parity import Parity, Rows
-from yolov7.export.rows import without_suppression
+from yolov7.export.strip_nms import without_nms
 from yolov7.export.writers import WRITERS, Request, require
 from yolov7.inference.exported import FIXED_INPUT, INPUT, ExportFacts, Thresholds
 from yolov7.inference.network import to_half
 from yolov7.model import weights
-from yolov7.model.original import export_state_dict
+from yolov7.model.heads.base import Head
+from yolov7.model.reference.layout import export_state_dict
 from yolov7.model.reparam import deployed, is_fused
 from yolov7.model.weights import LoadedModel
-from yolov7.options import ExportOptions
+from yolov7.runtime.plugins import package_of
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("weights", "original", *WRITERS)
-PICTURES = 3  # real ones, to compare on
+IMAGES = 3  # real ones, to compare on
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,16 @@ def export(options: ExportOptions, path: Path) -> bool:
     if "original" in options.format and is_fused(loaded.model):
         raise InputError(f"{path}: is re-parameterized and has no original layout; accepted: best.pt or last.pt of a "
                          "run")
-    pictures = _pictures(options, loaded)
+    _check_task(options, loaded.model.head)
+    images = _images(options, loaded)
     folder = _folder(options.output) if options.output else path.parent
     size = _size(options, loaded)
-    inputs = parity.make_inputs(pictures, size, loaded.model.stride)
+    inputs = parity.make_inputs(images, size, loaded.model.stride)
     job = _Job(options, loaded, _request(options, loaded, size), folder / path.stem, inputs,
                parity.reference(loaded.model, inputs))
     results = {name: _attempt(name, job) for name in dict.fromkeys(options.format)}
     report = folder / f"{path.stem}-parity.json"
-    write_atomically(report, json.dumps(_earlier(report) | results, indent=1) + "\n")
+    atomic_write(report, json.dumps(_earlier(report) | results, indent=1) + "\n")
     passed = [name for name, result in results.items() if result["passed"]]
     logger.info("written and equal to the model: %s; comparison in %s", ", ".join(passed) or "none", report)
     return len(passed) == len(results)
@@ -89,9 +93,9 @@ def _attempt(name: str, job: _Job) -> dict[str, object]:
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     logger.log(logging.INFO if passed else logging.ERROR, "%s: %s, %.1f MB\n%s", name, path,
                sum(file.stat().st_size for file in files) / 1e6, parity.text(table))
-    if (least := min(row.detections for row in table)) < parity.LEAST_DETECTIONS:
-        logger.warning("%s: compared on %d detections in a picture, however low their scores; %d or more would say "
-                       "more", name, least, parity.LEAST_DETECTIONS)
+    if (fewest := min(row.detections for row in table)) < parity.MIN_DETECTIONS:
+        logger.warning("%s: parity was checked on only %d detections an image (%d recommended); use --source", name,
+                       fewest, parity.MIN_DETECTIONS)
     result = {"passed": passed, "file": path.name, "inputs": parity.as_records(table)}
     return result | _add_engine(path, job) if name == "tensorrt" else result
 
@@ -126,12 +130,12 @@ def _compare(name: str, path: Path, job: _Job) -> list[Parity]:
             return parity.compare(expected, parity.run_fresh(path, inputs, cfg), tolerance)
     if own or facts.thresholds is None:
         return parity.compare(expected, parity.run_fresh(path, inputs), tolerance)
-    with without_suppression(path, plugin=name == "tensorrt") as rows:
+    with without_nms(path, plugin=name == "tensorrt") as rows:
         found = parity.run_fresh(rows, inputs)
     table = parity.compare(expected, found, tolerance)
-    if name == "tensorrt":  # nothing here can run its suppression
+    if name == "tensorrt":  # nothing here can run its NMS
         return table
-    return parity.compare_suppression(table, found, parity.run_fresh(path, inputs), facts.thresholds)
+    return parity.compare_nms(table, found, parity.run_fresh(path, inputs), facts.thresholds)
 
 
 def _earlier(report: Path) -> dict[str, object]:
@@ -172,10 +176,7 @@ def _check(options: ExportOptions) -> None:
         raise InputError(f"--format tensorrt: found --head {options.head}; accepted: --head end2end")
     if "torchscript" in options.format and options.head == "end2end":
         raise InputError("--head end2end: not for --format torchscript; accepted: onnx, openvino, tensorrt")
-
-
-    only_end2end = ("conf_thres", "iou_thres", "max_det")
-    for name in only_end2end:
+    for name in ("conf_thres", "iou_thres", "max_det"):
         if options.head != "end2end" and getattr(options, name) != getattr(ExportOptions(), name):
             raise InputError(f"--{name.replace('_', '-')}: is for --head end2end; found --head {options.head}")
     if options.batch_size != 1 and _is_dynamic(options):
@@ -185,6 +186,17 @@ def _check(options: ExportOptions) -> None:
         raise InputError(f"--fp16: not for --format {', '.join(options.format)}; accepted: {', '.join(WRITERS)}")
     if options.img_size and len(options.img_size) > len(("height", "width")):
         raise InputError(f"--img-size: found {len(options.img_size)} numbers; accepted: height and width, or one")
+
+
+def _check_task(options: ExportOptions, head: Head) -> None:
+    """Formats that cannot hold what a task adds to a detector's outputs."""
+    name, columns = type(head).__name__, column_names(head)
+    if "tensorrt" in options.format and columns:
+        raise InputError(f"--format tensorrt: its NMS does not tell which rows it keeps: {', '.join(columns)} of "
+                         f"{name} would be lost; accepted: onnx, openvino")
+    if "original" in options.format and (added := (*columns, *head.map_names)):
+        raise InputError(f"--format original: the reference implementation has no layout for {', '.join(added)} of "
+                         f"{name}; accepted: weights, {', '.join(WRITERS)}")
 
 
 def _is_dynamic(options: ExportOptions) -> bool:
@@ -218,23 +230,25 @@ def _request(options: ExportOptions, loaded: LoadedModel, size: tuple[int, int])
         None if _is_dynamic(options) else options.batch_size, None if options.dynamic else height,
         None if options.dynamic else width, thresholds if options.head == "end2end" else None,
         options.with_preprocess, loaded.data, loaded.merged,
-        INPUT if options.dynamic else FIXED_INPUT.format(height=height, width=width), package=__version__)
+        INPUT if options.dynamic else FIXED_INPUT.format(height=height, width=width), package=__version__,
+        block=type(head).__name__, channels=dict(head.channels.widths) if head.channels.extra else {},
+        columns=column_names(head), maps=head.map_names, task_package=package_of(type(head)))
     model = deployed(loaded.model)
     if options.fp16:
         to_half(model, torch.float16)
     return Request(model, facts)
 
 
-def _pictures(options: ExportOptions, loaded: LoadedModel) -> Sequence[np.ndarray]:
+def _images(options: ExportOptions, loaded: LoadedModel) -> Sequence[np.ndarray]:
     """Some of ``--source``, else of the validation split that the weights name."""
     if options.source:
         source = open_source(options.source)
         if not isinstance(source, Files):
             source.close()
-            raise InputError(f"--source {options.source!r}: a stream; accepted: a picture, a folder, a glob")
-        return [frame.image for frame, _ in zip(source, range(PICTURES), strict=False)]
+            raise InputError(f"--source {options.source!r}: a stream; accepted: an image, a folder, a glob")
+        return [frame.image for frame, _ in zip(source, range(IMAGES), strict=False)]
     try:
-        paths = open_split(open_data(loaded.data), "val").paths[:PICTURES]
+        paths = open_split(open_data(loaded.data), "val").paths[:IMAGES]
     except InputError as error:
-        raise InputError(f"--source: needed for the comparison with PyTorch (pictures), as {error}") from None
+        raise InputError(f"--source: needed for the comparison with PyTorch (images), as {error}") from None
     return [load_image(path) for path in paths]

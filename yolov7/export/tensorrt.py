@@ -1,4 +1,4 @@
-"""TensorRT: its suppression in an ONNX graph, checked without it; an engine where TensorRT and a GPU are at hand."""
+"""TensorRT: its NMS in an ONNX graph, checked without it; an engine where TensorRT and a GPU are at hand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from yolov7.config import write_atomically
-from yolov7.export.suppression import ROWS
+from yolov7.config import atomic_write
+from yolov7.export.nms_graph import ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def write_engine(source: Path, half: bool, static: bool) -> Path | None:
                        "--optShapes=... --maxShapes=...; or export without --dynamic and --dynamic-batch", source)
         return None
     path = source.with_suffix(".engine")
-    write_atomically(path, _build_engine(source, half))
+    atomic_write(path, _build_engine(source, half))
     return path
 
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import importlib
 import io
-import json
 import logging
 import os
 import tempfile
@@ -21,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from yolov7.config import InputError, to_mapping, write_atomically
-from yolov7.export import suppression
-from yolov7.export.forms import make_form, output_names
-from yolov7.inference.exported import KEY, ExportFacts
+from yolov7.config import InputError, atomic_write
+from yolov7.export import nms_graph
+from yolov7.export.graphs import make_graph, output_names
+from yolov7.inference.exported import KEY, ExportFacts, facts_text
 from yolov7.model.detector import Detector
 
 OPSET = 18  # what the current exporter writes natively
-MOST_STEPS = 256  # strides along a side of a dynamic input
+MAX_STEPS = 256  # strides along a side of a dynamic input
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "tensorrt": ("onnx", "onnxscript", "onnxruntime"),
             "openvino": ("onnx", "onnxscript", "openvino")}
 
@@ -42,8 +41,16 @@ class Request:
 
     @cached_property
     def rows(self) -> Any:
-        """The ONNX graph without a suppression, made once for all formats that need it; not to be changed."""
-        return _trace(self)
+        """The ONNX graph without NMS, made once for all formats that need it; not to be changed."""
+        with _quiet():
+            program = torch.onnx.export(
+                make_graph(self.model, self.facts), (example(self.facts),), None, input_names=["images"],
+                output_names=output_names(self.facts), opset_version=OPSET, dynamo=True, external_data=False,
+                verbose=False, dynamic_shapes=(_dynamic(self.facts),))
+        assert program is not None
+        graph = program.model_proto
+        _strip(graph)
+        return graph
 
 
 def require(name: str) -> None:
@@ -58,12 +65,12 @@ def require(name: str) -> None:
 
 def write_onnx(request: Request, path: Path) -> None:
     """ONNX by ``torch.export``, one file, the same bytes whenever and wherever it is made."""
-    write_atomically(path, _onnx_bytes(request, suppression.STANDARD))
+    atomic_write(path, _onnx_bytes(request, nms_graph.STANDARD))
 
 
 def write_tensorrt(request: Request, path: Path) -> None:
-    """ONNX for ``trtexec``, with TensorRT's own suppression as its last node."""
-    write_atomically(path, _onnx_bytes(request, suppression.TENSORRT))
+    """ONNX for ``trtexec``, with TensorRT's own NMS as its last node."""
+    atomic_write(path, _onnx_bytes(request, nms_graph.TENSORRT))
 
 
 def write_openvino(request: Request, path: Path) -> None:
@@ -72,9 +79,9 @@ def write_openvino(request: Request, path: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino-") as folder:
         source = Path(folder) / "graph.onnx"
-        source.write_bytes(_onnx_bytes(request, suppression.STANDARD))
+        source.write_bytes(_onnx_bytes(request, nms_graph.STANDARD))
         model = openvino.convert_model(str(source))
-        model.set_rt_info(_facts_text(request), [KEY])
+        model.set_rt_info(facts_text(request.facts), [KEY])
         made = Path(folder) / path.name
         openvino.save_model(model, str(made), compress_to_fp16=False)  # what is to be in float16 is so already
         os.replace(made.with_suffix(".bin"), path.with_suffix(".bin"))
@@ -83,13 +90,13 @@ def write_openvino(request: Request, path: Path) -> None:
 
 def write_torchscript(request: Request, path: Path) -> None:
     """A traced graph, for any batch and size unless the facts say otherwise."""
-    form = make_form(request.model, request.facts.head, request.facts.preprocess)
+    network = make_graph(request.model, request.facts)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # sizes are traced, whatever the tracer fears
-        graph = torch.jit.trace(form, (example(request.facts),), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(graph, buffer, _extra_files={KEY: _facts_text(request)})  # type: ignore[no-untyped-call]
-    write_atomically(path, buffer.getvalue())
+        graph = torch.jit.trace(network, (example(request.facts),), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(graph, buffer, _extra_files={KEY: facts_text(request.facts)})
+    atomic_write(path, buffer.getvalue())
 
 
 WRITERS: dict[str, tuple[Callable[[Request, Path], None], str]] = {  # with the end of the file's name
@@ -104,28 +111,8 @@ def example(facts: ExportFacts) -> Tensor:
     """An input to trace with; where a side is free, some steps of the stride, unlike each other."""
     batch, height, width = facts.batch or 2, facts.height or 4 * facts.stride, facts.width or 6 * facts.stride
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
-    return pictures if facts.preprocess else pictures.permute(0, 3, 1, 2).float() / 255
-
-
-def _onnx_graph(request: Request, tail: str) -> Any:
-    if request.facts.thresholds is not None:
-        return suppression.append(request.rows, tail, len(request.facts.names), request.facts.thresholds)
-    return copy.deepcopy(request.rows)
-
-
-def _trace(request: Request) -> Any:
-    facts = request.facts
-    form = make_form(request.model, facts.head, facts.preprocess)
-    names = output_names(facts.head, len(facts.strides))
-    with _quiet():
-        program = torch.onnx.export(form, (example(facts),), None, input_names=["images"], output_names=names,
-                                    opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
-                                    dynamic_shapes=(_dynamic(facts),))
-    assert program is not None
-    graph = program.model_proto
-    _strip(graph)
-    return graph
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+    return images if facts.preprocess else images.permute(0, 3, 1, 2).float() / 255
 
 
 def _dynamic(facts: ExportFacts) -> dict[int, Any]:
@@ -133,8 +120,8 @@ def _dynamic(facts: ExportFacts) -> dict[int, Any]:
     height, width = (1, 2) if facts.preprocess else (2, 3)
     free: dict[int, Any] = {} if facts.batch else {0: Dim("batch")}
     if not (facts.height or facts.width):
-        free |= {height: facts.stride * Dim("rows", min=1, max=MOST_STEPS),
-                 width: facts.stride * Dim("columns", min=1, max=MOST_STEPS)}
+        free |= {height: facts.stride * Dim("rows", min=1, max=MAX_STEPS),
+                 width: facts.stride * Dim("columns", min=1, max=MAX_STEPS)}
     return free
 
 
@@ -150,26 +137,20 @@ def _strip(graph: Any) -> None:
 def _onnx_bytes(request: Request, tail: str) -> bytes:
     import onnx
 
-    graph = _onnx_graph(request, tail)
-    onnx.helper.set_model_props(graph, {KEY: _facts_text(request)})
-    graph.graph.name = request.facts.model
+    facts = request.facts
+    graph = nms_graph.append(request.rows, tail, facts) if facts.thresholds else copy.deepcopy(request.rows)
+    onnx.helper.set_model_props(graph, {KEY: facts_text(facts)})
+    graph.graph.name = facts.model
     onnx.checker.check_model(graph)
     return bytes(graph.SerializeToString(deterministic=True))
-
-
-def _facts_text(request: Request) -> str:
-    return json.dumps(to_mapping(request.facts), sort_keys=True)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's notes on its own work."""
     log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+    with warnings.catch_warnings(), contextlib.ExitStack() as after:
+        warnings.simplefilter("ignore")
+        after.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)
+        yield

@@ -1,62 +1,68 @@
-"""The detection command: source -> frames -> batches -> `Predictor` -> `Result` -> writers.
-
-Reading, network and writing overlap: reading has a thread (a stream has its own), the network has one, and the main
-thread writes and shows.
-"""
+"""The detection command: a source of frames -> network -> files; each of the three runs in a thread of its own."""
 
 from __future__ import annotations
 
 import logging
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from yolov7.config import write_atomically
-from yolov7.data.classes import class_indices
-from yolov7.data.frames import Frame
-from yolov7.data.prefetch import prefetch
+from yolov7.config import atomic_write
+from yolov7.config.options import DetectOptions
+from yolov7.data.image_set import class_indices
+from yolov7.data.images import cv2
 from yolov7.data.sources import Files, open_source
 from yolov7.data.streams import StreamError, Streams
-from yolov7.inference.display import has_display, show
+from yolov7.data.video import Frame
+from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.network import Network
-from yolov7.inference.postprocess import NMSOptions
+from yolov7.inference.nms import Finish, NMSOptions, to_native
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.writers import Result, Write, open_writers
-from yolov7.options import DetectOptions
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 SHOWN_FAULTS = 10  # the others stand in faults.txt
+POLL = 0.2  # seconds
 
 
-def detect(options: DetectOptions, network: Network, make_folder: Callable[[], Path]) -> Path:
-    """Detect in every picture and frame of ``--source``; returns the folder of the results.
+def detect(options: DetectOptions, network: Network, make_folder: Callable[[], Path], finish: Finish = to_native,
+           overlay: Overlay = draw_instances) -> Path:
+    """Detect in every image and frame of ``--source``; returns the folder of the results.
 
-    ``make_folder`` is called with the first result: bad input leaves nothing behind. Ctrl-C, SIGTERM and a stream
-    that stays away (`StreamError`) end the run early; what was found until then is kept, and they are raised again.
+    ``make_folder`` is called with the first result: bad input leaves nothing behind. ``finish`` and ``overlay`` are
+    the task's. Ctrl-C, SIGTERM and a stream that stays away (`StreamError`) end the run early; what was found until
+    then is kept, and they are raised again.
     """
     names = network.info.names
     classes = None if options.classes is None else class_indices(options.classes, names)
     nms = NMSOptions(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.agnostic_nms,
                      classes=classes)
-    predictor = Predictor(network, nms, options.img_size)
-    showing = options.view_img and _can_show()
+    predictor = Predictor(network, nms, options.img_size, finish)
+    showing = options.view_img and has_display()
+    if options.view_img and not showing:
+        logger.warning("--view-img: no window can be opened on this machine; it goes on without")
     source = open_source(options.source, options.reconnects)
-    results = _results(source, predictor, options)
+    results = _results(source, predictor, options, overlay)
     early: BaseException | None = None
-    with closing(results), closing(source), _Output(options, names, make_folder) as output, _terminable():
+    with closing(results), closing(source), ExitStack() as files, _terminable():
+        output = _Output(options, names, make_folder, files)
         try:
-            _write_all(_progress(results, len(source)), output, showing)
+            _write_all(results, len(source), output, showing)
         except (KeyboardInterrupt, StreamError) as error:
             early = error
     if early is not None and not output.frames:
@@ -69,79 +75,58 @@ def detect(options: DetectOptions, network: Network, make_folder: Callable[[], P
     return folder
 
 
-def _write_all(results: Iterable[Result], output: _Output, showing: bool) -> None:
-    for result in results:
-        output.write(result)
-        if showing and not show(result):
-            return
-
-
-def _can_show() -> bool:
-    if not (found := has_display()):
-        logger.warning("--view-img: no window can be opened on this machine; it goes on without")
-    return found
-
-
-def _results(
-    source: Files | Streams, predictor: Predictor, options: DetectOptions
-) -> Generator[list[Result], None, None]:
+def _results(source: Files | Streams, predictor: Predictor, options: DetectOptions,
+             overlay: Overlay) -> Generator[list[Result], None, None]:
     """The results of one batch after the other, made ahead."""
     batches = source.batches(options.batch_size)
     if not source.live:  # a stream has its own readers, and what is read ahead would be old
         batches = prefetch(batches)
-    return prefetch(_predict(batches, predictor, options.round_boxes), stop=source.close)
+    return prefetch(_predict(batches, predictor, options.round_boxes, overlay), stop=source.close)
 
 
-def _predict(
-    batches: Generator[list[Frame], None, None], predictor: Predictor, round_boxes: bool
-) -> Generator[list[Result], None, None]:
+def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor, round_boxes: bool,
+             overlay: Overlay) -> Generator[list[Result], None, None]:
     with closing(batches):
         for frames in batches:
             found, spent = predictor.timed([frame.image for frame in frames])
             if round_boxes:
-                found = [replace(detections, boxes=detections.boxes.round()) for detections in found]
+                found = [replace(instances, boxes=instances.boxes.round()) for instances in found]
             times = {stage: milliseconds / len(frames) for stage, milliseconds in spent.items()}
-            yield [Result(frame, detections, times) for frame, detections in zip(frames, found, strict=True)]
+            yield [Result(frame, instances, times, overlay) for frame, instances in zip(frames, found, strict=True)]
 
 
-def _progress(results: Iterable[list[Result]], total: int) -> Iterator[Result]:
-    """The results one by one, under a bar with their pace; messages stand above it."""
+def _write_all(results: Iterable[list[Result]], total: int, output: _Output, showing: bool) -> None:
+    """Write the results one by one, under a bar with their pace; messages stand above it."""
     with logging_redirect_tqdm():
-        yield from tqdm(chain.from_iterable(results), total=total or None, desc="detect", unit=" frames", leave=False,
-                        disable=None)
+        for result in tqdm(chain.from_iterable(results), total=total or None, desc="detect", unit=" frames",
+                           leave=False, disable=None):
+            output.write(result)
+            if showing and not show(result):
+                return
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM ends the run as Ctrl-C does: with whole files. Python delivers signals to the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
+    with ExitStack() as after:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            after.callback(signal.signal, signal.SIGTERM, before)
         yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Output:
     """The folder and the writers of a run, made with its first result; and the sums of what they wrote."""
 
-    def __init__(self, options: DetectOptions, names: tuple[str, ...], make_folder: Callable[[], Path]) -> None:
+    def __init__(self, options: DetectOptions, names: tuple[str, ...], make_folder: Callable[[], Path],
+                 files: ExitStack) -> None:
         self.frames = 0
-        self._options, self._names, self._make_folder = options, names, make_folder
+        self._options, self._names, self._make_folder, self._files = options, names, make_folder, files
         self._folder: Path | None = None
         self._writers: list[Write] = []
-        self._files = ExitStack()
         self._labels: Counter[int] = Counter()
         self._times: Counter[str] = Counter()
         self._started = time.perf_counter()
-
-    def __enter__(self) -> _Output:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._files.__exit__(*error)
 
     def write(self, result: Result) -> None:
         """Everything that was asked for, of one frame."""
@@ -166,7 +151,55 @@ class _Output:
         for fault in faults[:SHOWN_FAULTS]:
             logger.warning("%s", fault)
         if len(faults) > SHOWN_FAULTS:
-            write_atomically(self._folder / "faults.txt", "".join(f"{fault}\n" for fault in faults))
+            atomic_write(self._folder / "faults.txt", "".join(f"{fault}\n" for fault in faults))
             logger.warning("and %d more: %s", len(faults) - SHOWN_FAULTS, self._folder / "faults.txt")
         logger.info("written to %s", self._folder)
         return self._folder
+
+
+# --- items made ahead ------------------------------------------------------------------------------------------
+
+
+def prefetch(items: Generator[T, None, None], depth: int = 2,
+             stop: Callable[[], None] = lambda: None) -> Generator[T, None, None]:
+    """The items in their order, made in a thread of their own that is at most ``depth`` of them ahead.
+
+    An error in that thread is raised here. Closing this generator closes ``items`` after the one that is being made;
+    ``stop`` is called first, for items that may be long in coming.
+    """
+    end: Any = object()
+    with closing(items), ThreadPoolExecutor(1) as maker:
+        ahead = deque(maker.submit(next, items, end) for _ in range(depth + 1))  # one of them in the maker's hand
+        try:
+            while (item := _result_of(ahead.popleft())) is not end:
+                ahead.append(maker.submit(next, items, end))
+                yield item
+                del item  # not kept while the next one is waited for
+        finally:
+            stop()
+            maker.shutdown(cancel_futures=True)
+
+
+def _result_of(future: Future[T]) -> T:
+    while not wait([future], POLL).done:  # without a time limit, Ctrl-C would have to wait on some systems
+        pass
+    return future.result()
+
+
+# --- the window ------------------------------------------------------------------------------------------------
+
+
+def has_display() -> bool:
+    """Whether a window can be opened; tried in a process of its own, as some libraries end theirs where it cannot."""
+    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"]
+    try:
+        return subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def show(result: Result) -> bool:
+    """Show a frame in the window of its file or stream; whether the run goes on (q and Escape end it)."""
+    title = result.frame.name if result.frame.video else "images"
+    cv2.imshow(title, cv2.cvtColor(result.drawn, cv2.COLOR_RGB2BGR))
+    return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)  # 27: Escape

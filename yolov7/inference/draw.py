@@ -1,18 +1,21 @@
-"""Boxes and labels on pictures, and pictures side by side."""
+"""Bounding boxes and labels on images, and images side by side."""
 
 from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from yolov7.data.images import PAD_COLOUR, cv2
-from yolov7.structures import Detections
+from yolov7.structures import Instances
+
+# image uint8 [H, W, 3] RGB, instances in its pixels, class names, whether scores are written -> a copy with them drawn
+Overlay = Callable[[np.ndarray, Instances, Sequence[str], bool], np.ndarray]
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-LEAST_TEXT = 0.35  # font scale; smaller letters cannot be read
+MIN_TEXT = 0.35  # font scale; smaller letters cannot be read
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, never come close to each other
 _SHADES = ((0.95, 1.0), (0.55, 0.95), (0.9, 0.65), (0.45, 0.7), (0.75, 0.85))  # saturation, value
 
@@ -23,21 +26,21 @@ def class_colour(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw_detections(image: np.ndarray, detections: Detections, names: Sequence[str]) -> np.ndarray:
-    """A copy of a picture (uint8 ``[H, W, 3]`` RGB) with detections and their scores, the best in front."""
-    boxes, scores, labels = (t.detach().cpu().numpy() for t in (detections.boxes, detections.scores, detections.labels))
-    return draw_boxes(image, boxes, labels, names, scores)
+def draw_instances(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool = True) -> np.ndarray:
+    """Detection's `Overlay`: bounding boxes with the names of their classes, the best in front."""
+    boxes, scores, labels = (t.detach().cpu().numpy() for t in (found.boxes, found.scores, found.labels))
+    return draw_boxes(image, boxes, labels, names, scores if with_scores else None)
 
 
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], scores: np.ndarray | None = None
 ) -> np.ndarray:
-    """A copy of a picture (uint8 ``[H, W, 3]`` RGB) with boxes and the names of their classes.
+    """A copy of an image (uint8 ``[H, W, 3]`` RGB) with boxes and the names of their classes.
 
     ``boxes`` are ``[N, 4]`` xyxy pixels, ``labels`` ``[N]``, ``scores`` ``[N]``; the first box is in front. Boxes may
-    leave the picture. A label too wide for the picture is left out.
+    leave the image. A label too wide for the image is left out.
     """
-    canvas = np.ascontiguousarray(image).copy()
+    canvas: np.ndarray = np.ascontiguousarray(image).copy()
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     height, width = canvas.shape[:2]
     line = max(1, round(0.0017 * (height + width)))
@@ -57,9 +60,10 @@ def draw_boxes(
 
 
 def _draw_label(canvas: np.ndarray, left: int, top: int, colour: tuple[int, int, int], text: str) -> None:
-    """Text on a plate, above the line ``top`` if there is room, else below it; moved into the picture."""
+    """Text on a plate, above the line ``top`` if there is room, else below it; moved into the image."""
     height, width = canvas.shape[:2]
-    scale, thickness = _text_size(height, width)
+    scale = max(MIN_TEXT, 0.0004 * (height + width))  # in proportion to the sides, as is the stroke
+    thickness = max(1, round(1.5 * scale))
     (text_width, text_height), baseline = cv2.getTextSize(text, FONT, scale, thickness)
     margin = max(1, round(4 * scale))
     plate_width, plate_height = text_width + 2 * margin, text_height + baseline + 2 * margin
@@ -72,12 +76,6 @@ def _draw_label(canvas: np.ndarray, left: int, top: int, colour: tuple[int, int,
     cv2.putText(canvas, text, origin, FONT, scale, _readable_on(colour), thickness, cv2.LINE_AA)
 
 
-def _text_size(height: int, width: int) -> tuple[float, int]:
-    """Font scale and stroke width for a picture, in proportion to its sides."""
-    scale = max(LEAST_TEXT, 0.0004 * (height + width))
-    return scale, max(1, round(1.5 * scale))
-
-
 def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     """Black on light colours, white on dark ones (luminance of ITU-R BT.601)."""
     luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
@@ -85,7 +83,7 @@ def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def mosaic_of(images: Sequence[np.ndarray], columns: int, tile: int) -> np.ndarray:
-    """Pictures of any size (uint8 ``[H, W, 3]``) in rows of ``columns`` square tiles of ``tile`` pixels, in order.
+    """Images of any size (uint8 ``[H, W, 3]``) in rows of ``columns`` square tiles of ``tile`` pixels, in order.
 
     Each keeps its aspect, in the middle of its tile. Unused tiles are grey.
     """

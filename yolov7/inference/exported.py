@@ -1,22 +1,22 @@
-"""An exported file as a `Network`, whatever runs it.
-
-A file says itself what it is (`ExportFacts`, as JSON in its metadata), so that nothing else is needed to use it.
-"""
+"""An exported file as a `Network`, and the runtimes that open one."""
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError, from_mapping
-from yolov7.model.anchors import Predictions, decode_above
+from yolov7.config import InputError, from_mapping, to_mapping
+from yolov7.model.heads.base import Channels, Decoder, Predictions, find_head
 from yolov7.model.weights import ModelInfo
 from yolov7.structures import HeadOutput
 
@@ -24,16 +24,17 @@ FORMAT, VERSION = "yolov7-exported", 1
 KEY = "yolov7"  # of the metadata
 INPUT = "RGB, the long side scaled to image_size, padded with grey 114 to multiples of stride"
 FIXED_INPUT = "RGB, scaled to fit into {height} x {width}, padded with grey 114 to exactly that"
+TASK_FACTS = ("block", "channels", "columns", "maps", "task_package")
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an end-to-end graph keeps: detection's rules, the best class of each box alone."""
+    """What the NMS of an end-to-end graph keeps: detection's rules, the best class of each box alone."""
 
     confidence: float = 0.25
     iou: float = 0.45
-    most: int = 100  # in a picture
+    most: int = 100  # detections of an image; named so in the files
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,23 @@ class ExportFacts:
     package: str = ""  # version
     format: str = FORMAT
     version: int = VERSION
+    block: str = "AnchorHead"  # the head's name; this and what follows only where it is not a detector's
+    channels: dict[str, int] = field(default_factory=dict)  # of the logits, in order
+    columns: tuple[str, ...] = ()  # the task's outputs behind boxes and scores
+    maps: tuple[str, ...] = ()  # behind those, one of each for an image
+    task_package: str = ""  # that the head comes with
 
-    @property
-    def info(self) -> ModelInfo:
-        """What holds for every form of the network."""
-        return ModelInfo(self.names, self.image_size, self.data, self.merged)
+
+def facts_text(facts: ExportFacts) -> str:
+    """The metadata of a file as JSON; a detector's says nothing of tasks, as before there were any."""
+    detector = to_mapping(ExportFacts("", (), 0, 0, "raw", (), ()))
+    mapping = {key: value for key, value in sorted(to_mapping(facts).items())
+               if key not in TASK_FACTS or value != detector[key]}
+    return json.dumps(mapping)  # not sorted below: the order of the channels counts
 
 
 def read_facts(text: str | None, path: Path) -> ExportFacts:
-    """The facts of a file's metadata; `InputError` where there are none."""
+    """The facts of a file's metadata; `InputError` where there are none, or for a head that is not installed."""
     try:
         mapping = json.loads(text or "{}")
     except json.JSONDecodeError:
@@ -75,19 +84,29 @@ def read_facts(text: str | None, path: Path) -> ExportFacts:
         raise InputError(f"{path}: holds no description of the network; accepted: files that export.py wrote")
     if mapping.get("version") != VERSION:
         raise InputError(f"{path}: format version {mapping.get('version')}; accepted: {VERSION}")
-    return from_mapping(ExportFacts, mapping, f"{path}, metadata")
+    facts = from_mapping(ExportFacts, mapping, f"{path}, metadata")
+    find_head(facts.block, str(path), facts.task_package)  # an error names the file
+    return facts
 
 
 class ExportedNetwork:
-    """A graph on the CPU behind ``run``: an input array -> its outputs in order."""
+    """A graph on the CPU behind ``run``: an input array -> its outputs in order.
+
+    The outputs of a task stand behind a detector's: its columns, row by row beside the boxes, then its maps; with raw
+    logits its maps alone.
+    """
 
     device = torch.device("cpu")
 
     def __init__(self, facts: ExportFacts, run: Run) -> None:
         self.facts, self.run = facts, run
-        self.info, self.stride = facts.info, facts.stride
+        self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block)
+        self.stride = facts.stride
         self.shape = (facts.height, facts.width) if facts.height and facts.width else None
-        self._anchors = torch.tensor(facts.anchors)
+        self.task_outputs = (*facts.columns, *facts.maps)
+        channels = Channels(facts.channels or Channels.of(len(facts.names), {}).widths)
+        head = find_head(facts.block, facts.model, facts.task_package)
+        self._decoder = Decoder(channels, torch.tensor(facts.anchors), facts.strides, head.decode_columns)
 
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         """See `yolov7.inference.network.Network`."""
@@ -112,25 +131,128 @@ class ExportedNetwork:
             yield np.ascontiguousarray(filled)
 
     def _rows(self, outputs: list[Tensor], confidence: float) -> list[Predictions]:
-        boxes, scores = outputs  # [B, M, 4], [B, M, C], multiplied already
-        return [rows_above(*picture, confidence) for picture in zip(boxes, scores, strict=True)]
+        boxes, scores, *others = outputs  # [B, M, 4], [B, M, C], multiplied already
+        return [rows_above(boxes[index], scores[index], confidence, *self._of_task(others, index))
+                for index in range(len(boxes))]
 
     def _levels(self, outputs: list[Tensor], confidence: float) -> list[Predictions]:
-        return decode_above(HeadOutput(tuple(outputs)), self._anchors, self.facts.strides, confidence)
+        count = len(self.facts.strides)
+        maps = dict(zip(self.facts.maps, outputs[count:], strict=True))
+        return self._decoder.above(HeadOutput(tuple(outputs[:count]), maps=maps), confidence)
 
     def _detections(self, outputs: list[Tensor], confidence: float) -> list[Predictions]:
-        boxes, scores, labels, counts = outputs  # [B, K, 4], [B, K], [B, K], [B]
+        boxes, scores, labels, counts, *others = outputs  # [B, K, 4], [B, K], [B, K], [B]
         found = []
         for index, count in enumerate(counts.flatten().tolist()):
             label = labels[index, :count].long()
-            spread = torch.zeros(count, len(self.info.names)).scatter_(1, label[:, None], scores[index, :count, None])
-            found.append(rows_above(boxes[index, :count], spread, confidence))
+            of_class = torch.zeros(count, len(self.info.names)).scatter_(1, label[:, None], scores[index, :count, None])
+            columns, maps = self._of_task(others, index)
+            columns = {name: column[:count] for name, column in columns.items()}
+            found.append(rows_above(boxes[index, :count], of_class, confidence, columns, maps))
         return found
 
+    def _of_task(self, outputs: list[Tensor], index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Columns and maps of an image, of the outputs behind a detector's."""
+        of_image, count = [output[index] for output in outputs], len(self.facts.columns)
+        return (dict(zip(self.facts.columns, of_image[:count], strict=True)),
+                dict(zip(self.facts.maps, of_image[count:], strict=True)))
 
-def rows_above(boxes: Tensor, scores: Tensor, confidence: float) -> Predictions:
-    """Boxes ``[M, 4]`` and scores ``[M, C]`` that are multiplied already -> the rows with a score above."""
+
+def rows_above(boxes: Tensor, scores: Tensor, confidence: float, columns: Mapping[str, Tensor] = MappingProxyType({}),
+               maps: Mapping[str, Tensor] = MappingProxyType({})) -> Predictions:
+    """The rows of an image with a score above: boxes ``[M, 4]``, scores ``[M, C]``, multiplied already, a task's
+    columns ``[M, ...]``."""
     row = (scores.amax(dim=-1) > confidence).nonzero().flatten()
     boxes, scores = boxes[row], scores[row]
     objectness = scores[:, 0] if scores.shape[-1] == 1 else torch.ones(len(scores))
-    return Predictions(boxes, objectness, scores)
+    return Predictions(boxes, objectness, scores, {name: column[row] for name, column in columns.items()}, dict(maps))
+
+
+# --- runtimes --------------------------------------------------------------------------------------------------
+
+
+OPENVINO_FORMATS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def open_onnx(path: Path, precision: str = "fp32") -> ExportedNetwork:
+    """A file of ONNX Runtime, on as many threads as torch uses."""
+    _as_exported(path, precision)
+    onnxruntime = _package("onnxruntime", path)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many kinds without a common base
+        raise _unreadable(path, "ONNX Runtime", error) from None
+    name = session.get_inputs()[0].name
+    facts = read_facts(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    return ExportedNetwork(facts, lambda images: session.run(None, {name: images}))
+
+
+def open_torchscript(path: Path, precision: str = "fp32") -> ExportedNetwork:
+    """A traced graph."""
+    _as_exported(path, precision)
+    extra = {KEY: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # that this format grows old
+            graph = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise _unreadable(path, "TorchScript", error) from None
+    text: Any = extra[KEY]
+    facts = read_facts(text.decode() if isinstance(text, bytes) else text, path)
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        tensor = torch.from_numpy(images)
+        if tensor.is_floating_point():  # bytes [B, H, W, 3] are in this order already
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return [output.numpy() for output in graph(tensor)]
+
+    return ExportedNetwork(facts, run)
+
+
+def open_openvino(path: Path, precision: str = "fp32") -> ExportedNetwork:
+    """An ``.xml`` file with its ``.bin`` beside it; the runtime can compute it in bfloat16, all layers of it."""
+    if precision not in OPENVINO_FORMATS:
+        raise InputError(f"--precision {precision!r}: OpenVINO computes {path} in one of {', '.join(OPENVINO_FORMATS)} "
+                         "(or export it with --fp16)")
+    openvino = _package("openvino", path)
+    core = openvino.Core()
+    try:
+        model = core.read_model(str(path))
+        text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+        facts = read_facts(text, path)
+        compiled = core.compile_model(model, "CPU", {
+            "INFERENCE_PRECISION_HINT": OPENVINO_FORMATS[precision], "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    except RuntimeError as error:
+        raise _unreadable(path, "OpenVINO", error) from None
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        found = compiled.create_infer_request().infer([images])  # a request of its own: threads may share the network
+        return [np.array(found[index]) for index in range(len(compiled.outputs))]
+
+    return ExportedNetwork(facts, run)
+
+
+OPENERS: dict[str, Callable[[Path, str], ExportedNetwork]] = {  # by suffix
+    ".onnx": open_onnx, ".torchscript": open_torchscript, ".xml": open_openvino}
+
+
+def _as_exported(path: Path, precision: str) -> None:
+    if precision != "fp32":
+        raise InputError(f"--precision {precision} is for weights and OpenVINO; {path} computes as it was exported")
+
+
+def _package(name: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(f"{path}: needs the package {name!r}: pip install 'yolov7-framework[export]'") from None
+
+
+def _unreadable(path: Path, runtime: str, error: Exception) -> InputError:
+    reason = next((line for line in reversed(str(error).strip().splitlines()) if line.strip()), type(error).__name__)
+    return InputError(f"{path}: {runtime} cannot read it: {reason.strip()[:200]}")

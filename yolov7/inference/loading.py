@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from yolov7.config import InputError
+from yolov7.config.options import NetworkOptions
+from yolov7.inference.exported import OPENERS
 from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
-from yolov7.inference.runtimes import OPENERS
-from yolov7.model.compiling import check_compiler
-from yolov7.model.precision import choose_precision
 from yolov7.model.weights import load_model
-from yolov7.options import DetectOptions, TestOptions
+from yolov7.runtime.device import check_compiler
+from yolov7.runtime.precision import choose_precision
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """How a network is to be run."""
-
-    cfg: str | None = None  # model, for weights without a definition of their own
-    precision: str = "fp32"
-    half_decode: bool = False
-    augment: bool = False
-    compile: bool = False
-
-    @classmethod
-    def of_flags(cls, flags: TestOptions | DetectOptions) -> NetworkOptions:
-        """The flags of a command that are called as the fields are."""
-        return cls(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(cls)})
 
 
 def usual_device(paths: Sequence[Path], name: str) -> str:
@@ -43,14 +25,14 @@ def usual_device(paths: Sequence[Path], name: str) -> str:
 
 
 def load_network(paths: Sequence[Path], device: torch.device, options: NetworkOptions) -> Network:
-    """The network of a weight file, ours or the original's, or of an exported file; several become an `Ensemble`.
+    """The network of a weight file or of an exported file; several become an `Ensemble`.
 
     Raises `InputError` for files that cannot be run, alone or together, and for flags that do not go with them.
     """
     precision = choose_precision(options.precision, device, training=False)
     if options.half_decode and precision != "fp16":
-        raise InputError(f"--half-decode: rounds as the original does in fp16, but the network runs in {precision}; "
-                         "accepted with --precision fp16")
+        raise InputError("--half-decode: rounds as the reference implementation does in fp16, but the network runs in "
+                         f"{precision}; accepted with --precision fp16")
     networks = [_open(path, device, precision, options) for path in paths]
     network = Ensemble(networks) if len(networks) > 1 else networks[0]
     return Augmented(network) if options.augment else network
@@ -61,7 +43,7 @@ def _open(path: Path, device: torch.device, precision: str, options: NetworkOpti
         loaded = load_model(path, options.cfg)
         if options.compile:
             check_compiler(device)
-            logger.info("the network is compiled at the first pictures, and once more at the first of another size")
+            logger.info("the network is compiled at the first images, and once more at the first of another size")
         return TorchNetwork(loaded.model, device, precision, loaded.info, options.half_decode, options.compile)
     for flag, given in (("--cfg", options.cfg), ("--half-decode", options.half_decode), ("--compile", options.compile)):
         if given:
@@ -72,6 +54,6 @@ def _open(path: Path, device: torch.device, precision: str, options: NetworkOpti
         raise InputError(f"--weights {str(path)!r}: no such file")
     network = OPENERS[path.suffix](path, "fp32" if options.precision == "auto" else precision)
     if kept := network.facts.thresholds:
-        logger.warning("%s suppresses by itself and gives no more, whatever other flags say: at most %d detections "
-                       "above %g, of one class up to IoU %g", path, kept.most, kept.confidence, kept.iou)
+        logger.warning("%s: NMS is built into this file; --conf-thres and --max-det cannot loosen it: at most %d "
+                       "detections above %g, of one class up to IoU %g", path, kept.most, kept.confidence, kept.iou)
     return network

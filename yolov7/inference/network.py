@@ -1,4 +1,4 @@
-"""What turns a batch of pictures into predictions: a PyTorch model, test-time augmentation, several together.
+"""What turns a batch of images into predictions: a PyTorch model, test-time augmentation, several together.
 
 Exported files are networks too (`yolov7.inference.exported`); `yolov7.inference.loading` opens any of them.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -17,23 +17,27 @@ from torch.nn import functional as F
 
 from yolov7.boxes import mirror
 from yolov7.config import InputError
-from yolov7.model.anchors import Predictions, decode_above
-from yolov7.model.compiling import compile_frozen
 from yolov7.model.detector import Detector
-from yolov7.model.precision import FORMATS
+from yolov7.model.heads.base import Predictions
 from yolov7.model.reparam import deployed
 from yolov7.model.weights import ModelInfo
+from yolov7.runtime.precision import FORMATS
+from yolov7.structures import HeadOutput
 
 GREY = 0.447
 PASSES = ((1.0, False), (0.83, True), (0.67, False))  # scale and mirror image of test-time augmentation
 
 
 class Network(Protocol):
-    """A detector that is ready to run."""
+    """A network that is ready to run."""
 
     @property
     def info(self) -> ModelInfo:
-        """Names, size, data."""
+        """Names, size, data, and the head that says which task this is."""
+
+    @property
+    def task_outputs(self) -> tuple[str, ...]:
+        """Names of what a task adds to its predictions, columns and maps; a detector's has none."""
 
     @property
     def device(self) -> torch.device:
@@ -48,13 +52,7 @@ class Network(Protocol):
         """Height and width of its input where no others are possible."""
 
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
-        """RGB pictures ``[B, 3, H, W]``, float32 in 0..1 -> rows of objectness above ``confidence``, per picture."""
-
-
-def network_input(images: Tensor, device: torch.device) -> Tensor:
-    """Pictures uint8 ``[B, 3, H, W]`` -> float32 0..1 on the device, in the memory order that convolutions prefer."""
-    moved = images.to(device, non_blocking=True)  # as bytes: a quarter of the traffic
-    return moved.to(torch.float32, memory_format=torch.channels_last) / 255
+        """RGB images ``[B, 3, H, W]``, float32 in 0..1 -> rows of objectness above ``confidence``, of each image."""
 
 
 class TorchNetwork:
@@ -62,39 +60,38 @@ class TorchNetwork:
 
     In half precision the first convolution, the detection convolutions and the decoding run in float32: of bfloat16's
     error in the boxes of a trained yolov7-tiny more than half is that of the weights of the first one. With
-    ``half_decode`` all of it runs in half precision, as the original's does on GPUs (quirk E5). Compiled, threads take
-    turns.
+    ``half_decode`` all of it runs in half precision, as the reference implementation does on GPUs (docs/reference.md,
+    Half-precision decoding). Compiled, threads take turns.
     """
 
     shape = None
 
     def __init__(self, model: Detector, device: torch.device, precision: str = "fp32", info: ModelInfo | None = None,
                  half_decode: bool = False, compile: bool = False) -> None:
-        self.info = info or ModelInfo(tuple(f"class{i}" for i in range(model.num_classes)), model.spec.image_size)
+        self.info = info or ModelInfo(tuple(f"class{i}" for i in range(model.num_classes)), model.spec.image_size,
+                                      head=type(model.head).__name__)
         self.device = device
         self.dtype = FORMATS[precision]
-        self.model = deployed(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: Detector = deployed(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoding = self.dtype if half_decode else torch.float32
         if half_decode:
             self.model.nodes.to(self.dtype)
-            self.model.head.convs.to(self.dtype)
+            for part in self.model.head.children():
+                part.to(self.dtype)
         elif self.dtype != torch.float32:
             to_half(self.model, self.dtype)
         self.forward = compile_frozen(self.model) if compile else self.model
+        head = self.model.head
+        self.head, self.stride = type(head), self.model.stride
+        self.task_outputs = (*head.channels.extra, *head.map_names)
         self._turn = threading.Lock() if compile else nullcontext()
-
-    @property
-    def stride(self) -> int:
-        """That of the coarsest level."""
-        return self.model.stride
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         """See `Network`."""
-        head = self.model.head
         with self._turn:
             output = self.forward(images.to(self.decoding))
-            return decode_above(output, head.anchors, head.strides, confidence, self.decoding)
+            return self.model.head.decoder.above(output, confidence, self.decoding)
 
 
 class _InFloat(nn.Module):
@@ -106,14 +103,34 @@ class _InFloat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """In float32, the result in the format of the others."""
-        return self.block(x.float()).to(self.dtype)
+        output: Tensor = self.block(x.float())
+        return output.to(self.dtype)
 
 
 def to_half(model: Detector, dtype: torch.dtype) -> None:
-    """Change a deployed model to half precision, but for the first convolution and those of the head."""
+    """Change a deployed model to half precision, but for the first convolution and the head."""
     stem = next(name for name, block in model.nodes.items() if next(block.parameters(), None) is not None)
     for name, block in model.nodes.items():
         model.nodes[name] = _InFloat(block, dtype) if name == stem else block.to(dtype)
+
+
+def compile_frozen(model: Detector, graphs: bool = False) -> Callable[[Tensor], HeadOutput]:
+    """Compile a deployed model: its weights are laid out for the convolutions once, activations run inside them.
+
+    The first size is compiled as it is, with the second the graph becomes one for any size. Call it without gradients
+    and from one thread at a time. With ``graphs`` each size is recorded as a CUDA graph, too: the next call
+    overwrites the output of the last, and all calls must come from the thread of the first.
+    """
+    from torch._inductor import config  # slow to import
+
+    run = torch.compile(model, mode="reduce-overhead" if graphs else None)
+
+    def frozen(images: Tensor) -> HeadOutput:
+        with config.patch(freezing=True):  # is read at the time of each compilation, and is nobody else's setting
+            output: HeadOutput = run(images)
+            return output
+
+    return frozen
 
 
 def check_size(network: Network, image_size: int | None) -> None:
@@ -123,10 +140,13 @@ def check_size(network: Network, image_size: int | None) -> None:
         raise InputError(f"--img-size {image_size}: the exported file takes {height} x {width} alone")
 
 
-class Augmented:
-    """Test-time augmentation: the predictions on a picture, on a smaller mirror image and on a still smaller picture.
+# --- several predictions of an image ---------------------------------------------------------------------------
 
-    Spec of evaluation, section 6. Takes about 2.1 times as long.
+
+class Augmented:
+    """Test-time augmentation: the predictions on an image, on a smaller mirror image and on a still smaller image.
+
+    Takes about 2.1 times as long (docs/reference.md, Test-time augmentation).
     """
 
     shape = None
@@ -135,8 +155,10 @@ class Augmented:
         if network.shape:
             raise InputError("--augment needs inputs of several sizes; the exported network takes "
                              f"{network.shape[0]} x {network.shape[1]} alone")
+        _check_boxes_alone(network, "--augment")
         self.network = network
         self.info, self.device, self.stride = network.info, network.device, network.stride
+        self.task_outputs = network.task_outputs
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
@@ -147,26 +169,28 @@ class Augmented:
         width = images.shape[-1]
         shrunk = shrink(images.flip(-1) if flip else images, scale, self.stride)
         found = []
-        for boxes, objectness, classes in self.network(shrunk, confidence):
-            native = boxes / scale
-            found.append(Predictions(mirror(native, width) if flip else native, objectness, classes))
+        for rows in self.network(shrunk, confidence):
+            native = rows.boxes / scale
+            found.append(Predictions(mirror(native, width) if flip else native, rows.objectness, rows.classes))
         return found
 
 
 class Ensemble:
-    """Several networks of the same classes: what any of them predicts goes through one suppression."""
+    """Several networks of the same classes: what any of them predicts goes through one NMS."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         first = networks[0]
-        for other in networks[1:]:
-            if other.info.names != first.info.names:
+        for network in networks:
+            _check_boxes_alone(network, "--weights: an ensemble")
+            if network.info.names != first.info.names:
                 raise InputError(f"--weights: an ensemble needs the same classes in the same order; found "
-                                 f"{_listed(first.info.names)} and {_listed(other.info.names)}")
+                                 f"{_listed(first.info.names)} and {_listed(network.info.names)}")
         shapes = {network.shape for network in networks if network.shape}
         if len(shapes) > 1:
             raise InputError(f"--weights: an ensemble needs one input size; found {sorted(shapes)}")
         self.networks = networks
         self.info, self.device = first.info, first.device
+        self.task_outputs = first.task_outputs
         self.stride = math.lcm(*(network.stride for network in networks))
         self.shape = next(iter(shapes), None)
         if self.shape and any(side % self.stride for side in self.shape):
@@ -179,7 +203,7 @@ class Ensemble:
 
 
 def shrink(images: Tensor, scale: float, stride: int) -> Tensor:
-    """Pictures ``[B, 3, H, W]`` made smaller, then padded with grey at the right and below to multiples of a stride."""
+    """Images ``[B, 3, H, W]`` made smaller, then padded with grey at the right and below to multiples of a stride."""
     if scale == 1:
         return images
     height, width = images.shape[-2:]
@@ -188,10 +212,17 @@ def shrink(images: Tensor, scale: float, stride: int) -> Tensor:
     return F.pad(small, (0, right, 0, below), value=GREY)
 
 
+def _check_boxes_alone(network: Network, flag: str) -> None:
+    """Boxes of several passes can be put together; of a task's columns and maps nobody knows how."""
+    if network.task_outputs:
+        raise InputError(f"{flag} is for networks that predict boxes alone; {network.info.head} also predicts "
+                         f"{', '.join(network.task_outputs)}")
+
+
 def _together(parts: Iterable[list[Predictions]]) -> list[Predictions]:
-    """The rows of all parts, picture by picture."""
-    return [Predictions(*(torch.cat(field) for field in zip(*of_picture, strict=True)))
-            for of_picture in zip(*parts, strict=True)]
+    """The rows of all parts, image by image."""
+    return [Predictions(torch.cat([rows.boxes for rows in of_image]), torch.cat([rows.objectness for rows in of_image]),
+                        torch.cat([rows.classes for rows in of_image])) for of_image in zip(*parts, strict=True)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures in, `Detections` in native pixels out."""
+"""Images in, `Instances` in native pixels out: letterbox, network, NMS, and what a task does with the result."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ import torch
 from torch import Tensor
 
 from yolov7.data.images import letterbox
-from yolov7.inference.network import Network, check_size, network_input
-from yolov7.inference.postprocess import NMSOptions, suppress, to_native
-from yolov7.structures import Detections, ImageMeta
+from yolov7.inference.network import Network, check_size
+from yolov7.inference.nms import Finish, NMSOptions, nms_image, to_native
+from yolov7.model.detector import network_input
+from yolov7.structures import ImageMeta, Instances
 
 
 class Predictor:
     """A network with all that lies before and behind it.
 
-    ``image_size`` is the long side of the network input (default: that of the network), rounded up to its stride.
-    Nothing changes from call to call: several threads may share one.
+    ``image_size`` is the long side of the network input (default: that of the network), rounded up to its stride;
+    ``finish`` is the task's. Nothing changes from call to call: several threads may share one.
     """
 
-    def __init__(self, network: Network, options: NMSOptions | None = None, image_size: int | None = None) -> None:
+    def __init__(self, network: Network, options: NMSOptions | None = None, image_size: int | None = None,
+                 finish: Finish = to_native) -> None:
         check_size(network, image_size)
         self.network = network
         self.names = network.info.names
         self.options = options or NMSOptions()
         self.image_size = -(-(image_size or network.info.image_size) // network.stride) * network.stride
+        self.finish = finish
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Detect in RGB pictures ``uint8 [H, W, 3]``; pictures of one shape share a batch, each runs exactly once."""
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Detect in RGB images ``uint8 [H, W, 3]``; images of one shape share a batch, each runs exactly once."""
         return self.timed(images)[0]
 
-    def timed(self, images: Sequence[np.ndarray]) -> tuple[list[Detections], dict[str, float]]:
-        """The detections, and the milliseconds of each stage for all pictures together."""
+    def timed(self, images: Sequence[np.ndarray]) -> tuple[list[Instances], dict[str, float]]:
+        """The detections, and the milliseconds of each stage for all images together."""
         spent: Counter[str] = Counter()
         started = time.perf_counter()
         prepared = [self._prepare(image) for image in images]
         spent["input"] = 1000 * (time.perf_counter() - started)  # type: ignore[assignment]
-        found: dict[int, Detections] = {}
+        found: dict[int, Instances] = {}
         for shape in dict.fromkeys(tensor.shape for tensor, _ in prepared):
             members = [index for index, (tensor, _) in enumerate(prepared) if tensor.shape == shape]
             batch = torch.stack([prepared[index][0] for index in members])
-            for index, detections in zip(members, self._detect(batch, spent), strict=True):
-                found[index] = replace(to_native(detections, prepared[index][1]), names=self.names)
+            for index, (instances, maps) in zip(members, self._detect(batch, spent), strict=True):
+                found[index] = replace(self.finish(instances, maps, prepared[index][1]), names=self.names)
         return [found[index] for index in range(len(images))], dict(spent)
 
     def _prepare(self, image: np.ndarray) -> tuple[Tensor, ImageMeta]:
@@ -56,13 +59,14 @@ class Predictor:
         return tensor, ImageMeta("", size=(image.shape[0], image.shape[1]), gain=gain, pad=pad)
 
     @torch.inference_mode()
-    def _detect(self, images: Tensor, spent: Counter[str]) -> list[Detections]:
+    def _detect(self, images: Tensor, spent: Counter[str]) -> list[tuple[Instances, dict[str, Tensor]]]:
+        """Of each image what NMS keeps, and its maps."""
         device, started = self.network.device, time.perf_counter()
         predictions = self.network(network_input(images, device), self.options.confidence)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the time of the network is reported
         between = time.perf_counter()
-        detections = [suppress(rows, self.options).to("cpu") for rows in predictions]
+        found = [(nms_image(rows, self.options).to("cpu"), rows.maps) for rows in predictions]
         spent["network"] += 1000 * (between - started)  # type: ignore[assignment]
         spent["nms"] += 1000 * (time.perf_counter() - between)  # type: ignore[assignment]
-        return detections
+        return found

@@ -1,4 +1,4 @@
-"""What detection writes: pictures, films, crops, label files, and rows of JSON or CSV.
+"""What detection writes: images, videos, crops, label files, and rows of JSON or CSV.
 
 Every writer takes one `Result` after the other, so that memory does not grow with their number. File names come from
 `Frame.name` and `Frame.unique_name`, which no two files of a source share.
@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,20 +17,19 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, repeat
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from yolov7.boxes import xyxy_to_cxcywh
-from yolov7.data.frames import Frame, VideoInfo
+from yolov7.config import atomic_path
+from yolov7.config.options import DetectOptions
 from yolov7.data.images import cv2, encode_image
-from yolov7.data.video import VideoWriter
-from yolov7.inference.draw import draw_detections
-from yolov7.options import DetectOptions
-from yolov7.structures import Detections
+from yolov7.data.video import Frame, VideoInfo, VideoWriter
+from yolov7.inference.draw import Overlay, draw_instances
+from yolov7.structures import Instances
 
-LONGEST_STILL = 1.0  # seconds that a stream's film stands still where no frame came
+MAX_STILL = 1.0  # seconds that a stream's video stands still where no frame came
 COLUMNS = ("path", "frame", "label", "name", "score", "x1", "y1", "x2", "y2")
 WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers below 91 that are no class of COCO 2017
@@ -43,13 +41,14 @@ class Result:
     """A frame and what was found in it, in pixels of the frame."""
 
     frame: Frame
-    detections: Detections
+    detections: Instances
     milliseconds: dict[str, float]  # by stage; of a batch, the frame's share
+    overlay: Overlay = draw_instances  # the task's
 
     @cached_property
     def drawn(self) -> np.ndarray:
         """The frame with its detections, uint8 ``[H, W, 3]`` RGB."""
-        return draw_detections(self.frame.image, self.detections, self.detections.names)
+        return self.overlay(self.frame.image, self.detections, self.detections.names, True)
 
     @property
     def rows(self) -> list[tuple[int, float, list[float]]]:
@@ -66,7 +65,7 @@ def open_writers(options: DetectOptions, folder: Path, names: tuple[str, ...], s
     """The writers that the flags ask for; leaving ``stack`` finishes their files."""
     writers: list[Write] = []
     if not options.nosave:
-        writers.append(stack.enter_context(Pictures(folder)).write)
+        writers.append(Images(folder, stack).write)
     if options.save_txt:
         writers.append(partial(write_labels, folder / "labels", options.save_conf))
     if options.save_crop:
@@ -79,24 +78,24 @@ def open_writers(options: DetectOptions, folder: Path, names: tuple[str, ...], s
     if options.save_jsonl:
         writers.append(stack.enter_context(open_lines(folder / "detections.jsonl", json_rows)))
     if options.save_csv:
-        header = ",".join(COLUMNS) + "\n"
-        writers.append(stack.enter_context(open_lines(folder / "detections.csv", csv_rows, header)))
+        writers.append(stack.enter_context(open_lines(folder / "detections.csv", csv_rows, csv_header)))
     return writers
 
 
-# --- pictures --------------------------------------------------------------------------------------------------
+# --- images and videos -----------------------------------------------------------------------------------------
 
 
-class Pictures:
-    """A picture for every picture, in its own format where OpenCV writes that, and an MP4 film for every video.
+class Images:
+    """An image for every image, in its own format where OpenCV writes that, and an MP4 file for every video.
 
-    A video's film has its frame rate, size and number of frames. That of a stream runs as time does: a frame is
-    shown until the next one, `LONGEST_STILL` at most.
+    A video keeps its frame rate, size and number of frames. That of a stream runs as time does: a frame is shown
+    until the next one, `MAX_STILL` at most.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder = folder
-        self._films: dict[str, _Film] = {}
+        self._videos: dict[str, _Video] = {}
+        self._files = stack.enter_context(ExitStack())
 
     def write(self, result: Result) -> None:
         """The frame with its detections."""
@@ -104,33 +103,23 @@ class Pictures:
         if info is None:
             suffix = Path(frame.path).suffix
             suffix = suffix if suffix.lower() in WRITABLE else ".png"
-            return save_picture(self._folder / f"{frame.name}{suffix}", result.drawn)
-        if frame.name not in self._films:
+            return save_image(self._folder / f"{frame.name}{suffix}", result.drawn)
+        if frame.name not in self._videos:
             if not info.live:
-                self._close()  # one video comes after the other
-            self._films[frame.name] = _Film(self._folder / f"{frame.name}.mp4", info)
-        return self._films[frame.name].add(result.drawn, frame.seconds)
-
-    def _close(self, keep: bool = True) -> None:
-        while self._films:
-            self._films.popitem()[1].close(keep)
-
-    def __enter__(self) -> Pictures:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._close(keep=kind is None)
+                self._files.close()  # one video comes after the other
+                self._videos.clear()
+            writer = VideoWriter(self._folder / f"{frame.name}.mp4", info.fps, info.width, info.height)
+            self._videos[frame.name] = _Video(self._files.enter_context(writer), info)
+        return self._videos[frame.name].add(result.drawn, frame.seconds)
 
 
-class _Film:
-    """The video of one video or stream."""
+class _Video:
+    """What is written of one video or stream."""
 
-    def __init__(self, path: Path, info: VideoInfo) -> None:
-        self._writer = VideoWriter(path, info.fps, info.width, info.height)
-        self._info = info
-        self._clock = 0.0  # seconds of the film
+    def __init__(self, writer: VideoWriter, info: VideoInfo) -> None:
+        self._writer, self._info = writer, info
+        self._clock = 0.0  # seconds of the video
         self._before: float | None = None
-        self.close = self._writer.close
 
     def add(self, image: np.ndarray, seconds: float) -> None:
         height, width = self._writer.size
@@ -142,12 +131,12 @@ class _Film:
     def _copies(self, seconds: float) -> int:
         passed = 0.0 if self._before is None else seconds - self._before
         self._before = seconds
-        self._clock += min(max(passed, 0.0), LONGEST_STILL)
+        self._clock += min(max(passed, 0.0), MAX_STILL)
         return max(round(self._clock * self._info.fps) + 1 - self._writer.frames, 1)
 
 
 def write_crops(folder: Path, result: Result) -> None:
-    """``CLASS/NAME_RANK.jpg`` for every detection of at least a pixel; rank 1 is the best."""
+    """``CLASS/NAME_RANK.jpg`` for every detection of one pixel or more; rank 1 is the best."""
     height, width = result.frame.image.shape[:2]
     for rank, (label, _, (left, top, right, bottom)) in enumerate(result.rows, start=1):
         x1, y1 = max(math.floor(left), 0), max(math.floor(top), 0)
@@ -155,19 +144,18 @@ def write_crops(folder: Path, result: Result) -> None:
         if x1 < x2 and y1 < y2:
             kind = folder / re.sub(r"[^\w -]", "_", result.detections.names[label])
             kind.mkdir(parents=True, exist_ok=True)
-            save_picture(kind / f"{result.frame.unique_name}_{rank}.jpg", result.frame.image[y1:y2, x1:x2])
+            save_image(kind / f"{result.frame.unique_name}_{rank}.jpg", result.frame.image[y1:y2, x1:x2])
 
 
-def save_picture(path: Path, image: np.ndarray) -> None:
+def save_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 ``[H, W, 3]`` RGB in the format of the suffix."""
     _save(path, encode_image(image, path.suffix))
 
 
 def _save(path: Path, data: bytes) -> None:
     """Rename into place: a reader never sees half of it. Not flushed to the disk, as there may be many."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 # --- text ------------------------------------------------------------------------------------------------------
@@ -180,7 +168,7 @@ def write_labels(folder: Path, with_score: bool, result: Result) -> None:
     _save(folder / f"{result.frame.unique_name}.txt", text.encode())
 
 
-def label_text(detections: Detections, size: tuple[int, ...], with_score: bool) -> str:
+def label_text(detections: Instances, size: tuple[int, ...], with_score: bool) -> str:
     """Lines ``class cx cy w h [score]``, normalised by the native size (height, width), least certain first."""
     height, width = size[:2]
     scale = detections.boxes.new_tensor([width, height, width, height])
@@ -192,38 +180,36 @@ def label_text(detections: Detections, size: tuple[int, ...], with_score: bool) 
 
 
 @contextmanager
-def open_lines(path: Path, rows: Rows, header: str = "") -> Iterator[Write]:
-    """A file of lines, which can be read while it grows."""
+def open_lines(path: Path, rows: Rows, header: Rows = lambda _: ()) -> Iterator[Write]:
+    """A file of lines, which can be read while it grows; the header is that of the first result."""
     with open(path, "w", encoding="utf-8", newline="") as file:
 
         def write(result: Result) -> None:
-            file.writelines(f"{row}\n" for row in rows(result))
+            file.writelines(f"{row}\n" for row in chain(() if file.tell() else header(result), rows(result)))
             file.flush()
 
-        file.write(header)
         yield write
 
 
 @contextmanager
 def open_array(path: Path, rows: Rows) -> Iterator[Write]:
     """A JSON array, written row by row under a temporary name and renamed when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     separators = chain(["\n"], repeat(",\n"))
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write("[")
-            yield lambda result: file.writelines(f"{next(separators)}{row}" for row in rows(result))
-            file.write("\n]\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("[")
+        yield lambda result: file.writelines(f"{next(separators)}{row}" for row in rows(result))
+        file.write("\n]\n")
 
 
 def json_rows(result: Result) -> list[str]:
-    """One object a frame, with everything that was found in it."""
-    names = result.detections.names
-    found = [{"label": label, "name": names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
-             for label, score, box in result.rows]
+    """One object a frame, with everything that was found in it; columns of a task stand behind the box."""
+    names, columns = result.detections.names, result.detections.extra
+    found: list[dict[str, Any]] = [
+        {"label": label, "name": names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
+        for label, score, box in result.rows]
+    for name, column in columns.items():
+        for entry, value in zip(found, column.tolist(), strict=True):
+            entry[name] = _rounded(value)
     frame = result.frame
     record: dict[str, Any] = {"path": frame.path, "frame": frame.index}
     if frame.video is not None:
@@ -232,17 +218,31 @@ def json_rows(result: Result) -> list[str]:
     return [json.dumps(record | {"width": width, "height": height, "detections": found})]
 
 
+def _rounded(value: Any) -> Any:
+    """A number, or numbers in lists, to 5 decimals."""
+    return [_rounded(part) for part in value] if isinstance(value, list) else round(value, 5)
+
+
+def csv_header(result: Result) -> list[str]:
+    """`COLUMNS`, then ``NAME_0``, ``NAME_1``, ... for a column of a task."""
+    widths = ((name, math.prod(column.shape[1:])) for name, column in result.detections.extra.items())
+    return [",".join((*COLUMNS, *(f"{name}_{index}" for name, width in widths for index in range(width))))]
+
+
 def csv_rows(result: Result) -> list[str]:
-    """One line a detection: see `COLUMNS`; boxes in pixels."""
+    """One line a detection: see `csv_header`; boxes in pixels."""
     names, frame, text = result.detections.names, result.frame, io.StringIO()
+    columns = [column.reshape(len(column), math.prod(column.shape[1:])).tolist()
+               for column in result.detections.extra.values()]
     csv.writer(text, lineterminator="\n").writerows(
-        (frame.path, frame.index, label, names[label], round(score, 5), *(round(x, 2) for x in box))
-        for label, score, box in result.rows)
+        (frame.path, frame.index, label, names[label], round(score, 5), *(round(x, 2) for x in box),
+         *_rounded(list(chain.from_iterable(column[row] for column in columns))))
+        for row, (label, score, box) in enumerate(result.rows))
     return text.getvalue().splitlines()
 
 
 def coco_rows(categories: Sequence[int], numbers: dict[int, str], result: Result) -> list[str]:
-    """One COCO result a detection. ``image_id`` is the number that names the picture, else its name; ``numbers``
+    """One COCO result a detection. ``image_id`` is the number that names the image, else its name; ``numbers``
     keeps whose each number is (7.jpg and 007.jpg)."""
     name = result.frame.unique_name
     is_number = name.isdecimal() and numbers.setdefault(int(name), name) == name

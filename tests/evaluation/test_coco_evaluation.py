@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import os
+import pickle
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolov7.config import InputError
-from yolov7.evaluation.coco import CocoResult, score_detections, to_coco, write_predictions
-from yolov7.structures import Detections
+from yolov7.data.image_set import ImageSet
+from yolov7.evaluation.coco import CocoBoxes, CocoResult, score_detections, to_coco, write_predictions
+from yolov7.structures import Instances
 
 COCO_MINI = Path(__file__).parents[2].parent / "shared" / "data" / "coco-mini" / "annotations"
 Json = dict[str, Any]
@@ -60,7 +63,7 @@ def around(ground_truth: Json, seed: int) -> list[Json]:
 
 
 def crowded(seed: int, images: int = 12, classes: int = 5) -> Json:
-    """A random data set with crowds, areas smaller than boxes, empty pictures and a class without objects."""
+    """A random data set with iscrowd=1, areas smaller than boxes, empty images and a class without objects."""
     r = np.random.RandomState(seed)
     annotations = []
     for number in range(1, images * 6):
@@ -68,7 +71,7 @@ def crowded(seed: int, images: int = 12, classes: int = 5) -> Json:
         box = [*r.uniform(0, 400, 2).tolist(), float(width), float(height)]
         annotations.append({
             "id": number,
-            "image_id": int(r.randint(1, images)) * 10,  # the last picture stays empty
+            "image_id": int(r.randint(1, images)) * 10,  # the last image stays empty
             "category_id": int(r.randint(1, classes)) * 7,  # the last class, too
             "bbox": box,
             "area": box[2] * box[3] * 0.7,
@@ -82,7 +85,7 @@ def crowded(seed: int, images: int = 12, classes: int = 5) -> Json:
 
 
 def small() -> Json:
-    """Two pictures, two classes, one object each."""
+    """Two images, two classes, one object each."""
     boxes = {1: [10.0, 10.0, 40.0, 40.0], 2: [50.0, 20.0, 100.0, 120.0]}
     return {
         "images": [{"id": i} for i in boxes],
@@ -122,7 +125,7 @@ def test_coco_mini_equals_pycocotools(split: str, seed: int) -> None:
 
 
 def part_of(ground_truth: Json, seed: int) -> tuple[Json, list[Json]]:
-    """Some pictures of a data set, and detections; by the seed with more crowds, without objects, classes or finds."""
+    """Some images of a data set, and detections; by the seed with more iscrowd=1, without objects, classes or finds."""
     r = np.random.RandomState(seed)
     images = [ground_truth["images"][i] for i in r.choice(len(ground_truth["images"]), r.randint(1, 9), replace=False)]
     kept = {image["id"] for image in images}
@@ -163,7 +166,7 @@ def test_random_sets_equal_pycocotools(seed: int) -> None:
     assert result.per_class[-1].AP == -1
 
 
-def test_only_the_evaluated_pictures_count() -> None:
+def test_only_the_evaluated_images_count() -> None:
     ground_truth = crowded(20)
     detections = around(ground_truth, 20)
     evaluated = [image["id"] for image in ground_truth["images"]][2:7]
@@ -202,7 +205,7 @@ def test_no_detections_score_zero() -> None:
         {"images": [{"id": 1}, {"id": 2}]},
         {},
     ],
-    ids=["no_objects", "no_annotations_key", "pictures_only", "empty"],
+    ids=["no_objects", "no_annotations_key", "images_only", "empty"],
 )
 @pytest.mark.parametrize("detections", [[], perfect(small())], ids=["no_detections", "detections"])
 def test_no_ground_truth_is_nothing_to_measure(ground_truth: Json, detections: list[Json]) -> None:
@@ -212,7 +215,7 @@ def test_no_ground_truth_is_nothing_to_measure(ground_truth: Json, detections: l
     assert "nothing to measure" in result.text()
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     result = score_detections(small(), perfect(small()), [])
     assert result.stats == (-1,) * 12
     assert result.images == 0
@@ -239,11 +242,11 @@ def test_an_object_with_id_zero_can_be_found() -> None:
 def test_image_ids_may_be_texts() -> None:
     numbered, named = crowded(4), crowded(4)
     detections = around(numbered, 4)
-    renamed = [{**d, "image_id": f"picture-{d['image_id']:04d}"} for d in detections]
+    renamed = [{**d, "image_id": f"image-{d['image_id']:04d}"} for d in detections]
     for entry in named["images"]:
-        entry["id"] = f"picture-{entry['id']:04d}"
+        entry["id"] = f"image-{entry['id']:04d}"
     for entry in named["annotations"]:
-        entry["image_id"] = f"picture-{entry['image_id']:04d}"
+        entry["image_id"] = f"image-{entry['image_id']:04d}"
     result = score_detections(named, renamed, [image["id"] for image in named["images"]])
     assert result.stats == score_detections(numbered, detections, [i["id"] for i in numbered["images"]]).stats
 
@@ -254,8 +257,8 @@ def test_texts_and_numbers_may_be_mixed() -> None:
     assert score_detections(ground_truth, perfect(ground_truth), [1, "b"]).stats[0] == pytest.approx(1)
 
 
-def test_unknown_pictures_are_refused() -> None:
-    with pytest.raises(InputError, match="2 of 3 evaluated pictures are not in its images, first the id '1'.* like 1"):
+def test_unknown_images_are_refused() -> None:
+    with pytest.raises(InputError, match="2 of 3 evaluated images are not in its images, first the id '1'.* like 1"):
         score_detections(small(), [], [1, "1", "2"])
 
 
@@ -292,12 +295,12 @@ def test_text_names_the_numbers_and_the_classes() -> None:
 
 def test_to_coco_rounds_and_maps() -> None:
     boxes = torch.tensor([[10.12345, 20.5, 30.98765, 60.0], [0, 0, 1, 2]])
-    detections = Detections(boxes, torch.tensor([0.1234567, 1.0]), torch.tensor([1, 0]))
+    detections = Instances(boxes, torch.tensor([0.1234567, 1.0]), torch.tensor([1, 0]))
     assert to_coco(detections, 42, [5, 90]) == [
         {"image_id": 42, "category_id": 90, "bbox": [10.123, 20.5, 20.864, 39.5], "score": 0.12346},
         {"image_id": 42, "category_id": 5, "bbox": [0, 0, 1, 2], "score": 1},
     ]
-    assert to_coco(Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long()), 1, []) == []
+    assert to_coco(Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long()), 1, []) == []
 
 
 def test_predictions_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,3 +316,40 @@ def test_predictions_are_written_whole(tmp_path: Path, monkeypatch: pytest.Monke
         write_predictions(path, [])
     assert json.loads(path.read_text()) == perfect(small())
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.json"]
+
+
+def image_set(ground_truth: Json) -> ImageSet:
+    """The objects of a COCO dictionary."""
+    records = []
+    for image in ground_truth["images"]:
+        found = [a for a in ground_truth["annotations"] if a["image_id"] == image["id"]]
+        objects = [ObjectRecord((x, y, x + w, y + h), a["category_id"] - 1, NO_POLYGON)
+                   for a in found for x, y, w, h in [a["bbox"]]]
+        records.append(ImageRecord(f"{image['id']}.jpg", image["id"], (200, 200), objects))
+    names = tuple(category["name"] for category in ground_truth["categories"])
+    return build_image_set(records, names, tuple(range(1, len(names) + 1)), (), annotation_file=None, split="val")
+
+
+def test_the_evaluator_gives_what_scoring_gives(tmp_path: Path) -> None:
+    """Collected by two processes, merged, scored, and sent to another one: that one has no use for the predictions."""
+    truth = small()
+    data = image_set(truth)
+    found = [Instances(torch.tensor([[10.0, 10, 50, 50]]), torch.tensor([0.9]), torch.tensor([0])),
+             Instances(torch.tensor([[50.0, 20, 150, 95]]), torch.tensor([0.8]), torch.tensor([1]))]
+    own, other = CocoBoxes(), CocoBoxes()
+    own.add(found[0], data, 0)
+    other.add(found[1], data, 1)
+    own.merge(pickle.loads(pickle.dumps(other)))
+    result = own.result(data)
+    expected = perfect(truth)
+    expected[1] |= {"bbox": [50.0, 20.0, 100.0, 75.0], "score": 0.8}
+    assert list(result.predictions) == expected
+    assert result == score_detections(truth, expected, [1, 2]) and result.stats[0] == pytest.approx(0.65)
+    assert result.metrics() == {"AP": result.AP, "AP50": result.AP50, "AP75": result.AP75}
+    assert result.fitness == 0.9 * result.AP + 0.1 * result.AP50
+    assert result.table() == {"stats": list(result.stats), "images": 2,
+                              "per_class": [vars(row) for row in result.per_class]}
+    result.write(tmp_path, data.names, data)
+    assert json.loads((tmp_path / "predictions.json").read_text()) == expected
+    sent = pickle.loads(pickle.dumps(result))
+    assert sent == result and not sent.predictions

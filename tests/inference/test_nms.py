@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from yolov7.boxes import cxcywh_to_xyxy, pairwise_iou
-from yolov7.inference import postprocess
-from yolov7.inference.postprocess import NMSOptions, non_maximum_suppression, to_native
-from yolov7.structures import Detections, ImageMeta
+from yolov7.inference import nms
+from yolov7.inference.nms import NMSOptions, nms_image, non_maximum_suppression, to_native
+from yolov7.model.heads.base import Predictions
+from yolov7.structures import ImageMeta, Instances
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "post"
 CASES = json.loads((GOLDEN / "nms.json").read_text())
-NAMES = {"conf_thres": "confidence", "iou_thres": "iou"}  # the original's names -> ours
+NAMES = {"conf_thres": "confidence", "iou_thres": "iou"}  # the reference implementation's names -> ours
 
 
 def build(seed: int, batch: int, boxes: int, classes: int) -> Tensor:
@@ -38,13 +39,13 @@ def split(predictions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return cxcywh_to_xyxy(predictions[..., :4]), predictions[..., 4], predictions[..., 5:]
 
 
-def one(rows: list[tuple[list[float], float, list[float]]], **options: object) -> Detections:
-    """Suppress one picture given as (box, objectness, class probabilities)."""
+def one(rows: list[tuple[list[float], float, list[float]]], **options: object) -> Instances:
+    """NMS of one image given as (box, objectness, class probabilities)."""
     boxes, objectness, classes = (torch.tensor([column]) for column in zip(*rows, strict=True))
     return non_maximum_suppression(boxes.float(), objectness, classes, NMSOptions(**options))[0]  # type: ignore[arg-type]
 
 
-def plain_suppression(boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions) -> list[list[float]]:
+def plain_nms(boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions) -> list[list[float]]:
     """The rules read aloud: every candidate, best first, against every kept box of its class."""
     candidates = []
     for row in range(len(boxes)):
@@ -63,7 +64,7 @@ def plain_suppression(boxes: Tensor, objectness: Tensor, classes: Tensor, option
     return [[*boxes[row].tolist(), score, label] for score, row, label in kept[: options.max_detections]]
 
 
-def rows(detections: Detections) -> list[list[float]]:
+def rows(detections: Instances) -> list[list[float]]:
     columns = (detections.boxes, detections.scores[:, None], detections.labels[:, None].float())
     return torch.cat(columns, dim=1).tolist()
 
@@ -98,7 +99,7 @@ def test_equals_the_plain_rules(
     options = NMSOptions(0.2, 0.6, 40, multi_label, agnostic, wanted, max_candidates=250)
     found = non_maximum_suppression(*split(predictions), options)
     for detections, image in zip(found, predictions, strict=True):
-        assert rows(detections) == plain_suppression(*split(image), options)
+        assert rows(detections) == plain_nms(*split(image), options)
 
 
 def test_enough_detections_are_found_however_many_candidates_they_take() -> None:
@@ -106,7 +107,7 @@ def test_enough_detections_are_found_however_many_candidates_they_take() -> None
     options = NMSOptions(0.001, 0.3, 60, multi_label=True)  # more than one round of the search
     found = rows(non_maximum_suppression(*split(predictions), options)[0])
     assert 0 < len(found) <= 60
-    assert found == plain_suppression(*split(predictions[0]), options)
+    assert found == plain_nms(*split(predictions[0]), options)
 
 
 @pytest.mark.parametrize("confidence", [0.25, 0.1, 0.001])
@@ -153,7 +154,7 @@ def test_class_filter() -> None:
     assert len(one(pair, classes=())) == 0
 
 
-def test_classes_stay_apart_however_large_the_picture() -> None:
+def test_classes_stay_apart_however_large_the_image() -> None:
     far = [4096.0, 4096, 4196, 4196]  # an offset of 4096 pixels a class would lay it on the other box
     found = one([(far, 0.9, [1.0, 0.0]), ([0, 0, 100, 100], 0.8, [0.0, 1.0])])
     assert found.labels.tolist() == [0, 1]
@@ -173,7 +174,7 @@ def test_equal_scores_keep_the_order_of_rows_and_classes() -> None:
     assert twin.boxes.tolist() == [[0, 0, 10, 10]]
 
 
-def test_the_best_candidates_enter_the_suppression() -> None:
+def test_the_best_candidates_enter_nms() -> None:
     count = 31000
     corner = torch.stack((torch.arange(count) % 200, torch.arange(count) // 200), dim=1) * 20.0
     boxes = torch.cat((corner, corner + 10), dim=1)[None]  # apart from each other
@@ -240,16 +241,16 @@ def test_the_best_of_very_many_are_those_of_all(
         boxes = boxes[:, :1] + torch.randn(boxes.shape, generator=torch.Generator().manual_seed(0)).abs()
     options = NMSOptions(0.001, 0.65, multi_label=True, **settings)
     looks = []
-    thresholds = postprocess._thresholds
+    thresholds = nms._thresholds
 
     def counted(*arguments: Any) -> list[Any]:
         looks.append(thresholds(*arguments))
         return looks[-1]
 
-    monkeypatch.setattr(postprocess, "_thresholds", counted)
+    monkeypatch.setattr(nms, "_thresholds", counted)
     found = non_maximum_suppression(boxes, objectness, classes, options)[0]
     assert len(looks[0]) == (1 if "classes" in settings else 2)
-    monkeypatch.setattr(postprocess, "_thresholds", lambda scores, options: [options.confidence])
+    monkeypatch.setattr(nms, "_thresholds", lambda scores, options: [options.confidence])
     expected = non_maximum_suppression(boxes, objectness, classes, options)[0]
     assert rows(found) == rows(expected) and len(found)
 
@@ -260,6 +261,21 @@ def test_half_precision_gives_float32_detections() -> None:
     assert found.boxes.dtype == found.scores.dtype == torch.float32
     assert found.labels.dtype == torch.int64
     assert len(found) > 0
+
+
+@pytest.mark.parametrize("options", [NMSOptions(0.2, 0.5), NMSOptions(0.2, 0.5, multi_label=True, classes=(1, 2))])
+def test_columns_of_a_task_follow_their_rows(options: NMSOptions) -> None:
+    boxes, objectness, classes = split(build(6, 1, 300, 3))
+    index = torch.arange(300)
+    extra = {"row": index, "table": torch.stack((index, -index), dim=1)[:, None].float()}  # [300], [300, 1, 2]
+    found = nms_image(Predictions(boxes[0], objectness[0], classes[0], extra, {"map": torch.ones(2, 2)}), options)
+    assert rows(found) == rows(non_maximum_suppression(boxes, objectness, classes, options)[0]) and len(found) > 10
+    assert torch.equal(found.boxes, boxes[0][found.extra["row"]])
+    assert torch.equal(found.extra["table"], extra["table"][found.extra["row"]])
+    native = to_native(found, {}, ImageMeta("a.jpg", size=(640, 640), gain=(2.0, 2.0)))
+    assert native.extra is found.extra
+    nothing = nms_image(Predictions(boxes[0], objectness[0], classes[0], extra), NMSOptions(1.0))
+    assert nothing.extra["row"].shape == (0,) and nothing.extra["table"].shape == (0, 1, 2)
 
 
 @pytest.mark.gpu
@@ -282,9 +298,9 @@ def test_native_pixels_undo_the_letterbox() -> None:
     meta = ImageMeta("a.jpg", 1, size=(427, 640), gain=(0.5, 0.501), pad=(12.0, 53.0))
     native = torch.tensor([[10.0, 20, 300, 400], [0, 0, 640, 427]])
     network = letterbox(meta.gain, meta.pad)(native)
-    detections = Detections(network, torch.tensor([0.9, 0.5]), torch.tensor([3, 1]), names=("a", "b"))
+    detections = Instances(network, torch.tensor([0.9, 0.5]), torch.tensor([3, 1]), names=("a", "b"))
 
-    found = to_native(detections, meta)
+    found = to_native(detections, {}, meta)
 
     torch.testing.assert_close(found.boxes, native)
     assert torch.equal(detections.boxes, network)
@@ -293,9 +309,9 @@ def test_native_pixels_undo_the_letterbox() -> None:
     assert found.names == ("a", "b")
 
 
-def test_native_boxes_are_clipped_to_the_picture() -> None:
+def test_native_boxes_are_clipped_to_the_image() -> None:
     meta = ImageMeta("a.jpg", 1, size=(100, 200), gain=(2.0, 2.0), pad=(0.0, 100.0))
-    detections = Detections(torch.tensor([[-10.0, 50, 500, 350]]), torch.ones(1), torch.zeros(1).long())
-    assert to_native(detections, meta).boxes.tolist() == [[0, 0, 200, 100]]
-    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())
-    assert to_native(nothing, meta).boxes.shape == (0, 4)
+    detections = Instances(torch.tensor([[-10.0, 50, 500, 350]]), torch.ones(1), torch.zeros(1).long())
+    assert to_native(detections, {}, meta).boxes.tolist() == [[0, 0, 200, 100]]
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())
+    assert to_native(nothing, {}, meta).boxes.shape == (0, 4)
