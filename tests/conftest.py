@@ -12,15 +12,16 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from forks import Forks  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 def shared_data(name: str) -> Path:
-    """A folder of real pictures, or a skip that names it."""
+    """A folder of real images, or a skip that names it."""
     folder = SHARED / "data" / name
     if not folder.is_dir():
-        pytest.skip(f"needs the real pictures of {name} in ../shared/data")
+        pytest.skip(f"needs the real images of {name} in ../shared/data")
     return folder
 
 
@@ -30,6 +31,14 @@ def caches_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("YOLOV7_CACHE_DIR", str(tmp_path_factory.mktemp("caches")))
         yield
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts Python processes without the time of their imports."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The original's numbers, and the weights they were made with."""
+"""The numbers of the reference implementation, and the weights they were made with."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def read_manifest(form: str) -> dict[str, Any]:
-    """Keys, shapes and counts of ``<model>.<form>`` in the original."""
+    """Keys, shapes and counts of ``<model>.<form>`` in the reference implementation."""
     return json.loads((GOLDEN / "forward" / f"{form}.manifest.json").read_text())  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=1)
 def golden_state_dict(form: str, gain: float) -> dict[str, Tensor]:
-    """The golden weights of ``<model>.<form>`` in the original's layout, rebuilt from its keys and shapes.
+    """The golden weights of ``<model>.<form>`` in the reference implementation's layout, from its keys and shapes.
 
     The same dictionary is returned to callers in a row: copy it before changing it.
     """

@@ -1,4 +1,4 @@
-"""Detection from Python: every kind of picture, the results, several threads."""
+"""Detection from Python: every kind of image, the results, several threads."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "noise.png"
     noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
     cv2.imwrite(str(path), cv2.resize(noise, (160, 120)))
     return path
@@ -50,16 +50,16 @@ def model(best: Path) -> yolov7.Model:
     return yolov7.load(best, device="cpu", precision="fp32")
 
 
-def same(a: yolov7.PictureDetections, b: yolov7.PictureDetections) -> bool:
+def same(a: yolov7.ImageResult, b: yolov7.ImageResult) -> bool:
     return torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores) and torch.equal(a.labels, b.labels)
 
 
-def test_every_kind_of_picture_gives_the_same(model: yolov7.Model, picture: Path) -> None:
-    found = model(picture, conf=CONF)
-    array = load_image(picture)
+def test_every_kind_of_image_gives_the_same(model: yolov7.Model, image: Path) -> None:
+    found = model(image, conf=CONF)
+    array = load_image(image)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    assert len(found) > 20 and found.names == NAMES and found.path == str(picture)
-    kinds = [str(picture), array, Image.open(picture), Image.open(picture).convert("RGBA"), tensor, tensor / 255]
+    assert len(found) > 20 and found.names == NAMES and found.path == str(image)
+    kinds = [str(image), array, Image.open(image), Image.open(image).convert("RGBA"), tensor, tensor / 255]
     for kind in kinds:
         assert same(model(kind, conf=CONF), found), type(kind)
     assert all(same(one, found) for one in model(kinds, conf=CONF))
@@ -68,26 +68,26 @@ def test_every_kind_of_picture_gives_the_same(model: yolov7.Model, picture: Path
     assert model([]) == []
 
 
-def test_detection_from_the_command_line_finds_the_same(model: yolov7.Model, best: Path, picture: Path,
+def test_detection_from_the_command_line_finds_the_same(model: yolov7.Model, best: Path, image: Path,
                                                         tmp_path: Path) -> None:
-    assert cli.main(["detect", "--weights", str(best), "--source", str(picture), "--project", str(tmp_path), "--device",
+    assert cli.main(["detect", "--weights", str(best), "--source", str(image), "--project", str(tmp_path), "--device",
                      "cpu", "--conf-thres", str(CONF), "--precision", "fp32", "--save-json"]) == 0
     (expected,) = json.loads((tmp_path / "exp" / "detections.json").read_text())
-    assert json.loads(model(picture, conf=CONF).to_json()) == expected
+    assert json.loads(model(image, conf=CONF).to_json()) == expected
 
 
-def test_options_of_a_call(model: yolov7.Model, picture: Path) -> None:
-    every = model(picture, conf=CONF)
-    some = model(picture, conf=CONF, classes=["dog", 2])
+def test_options_of_a_call(model: yolov7.Model, image: Path) -> None:
+    every = model(image, conf=CONF)
+    some = model(image, conf=CONF, classes=["dog", 2])
     assert set(some.labels.tolist()) <= {1, 2} and 0 < len(some) < len(every)
-    assert len(model(picture, conf=CONF, max_det=3)) == 3
-    assert len(model(picture, conf=CONF, iou=0.1)) < len(model(picture, conf=CONF, iou=0.9))
-    assert len(model(picture, conf=CONF, iou=0.1, agnostic=True)) < len(model(picture, conf=CONF, iou=0.1))
-    assert not torch.equal(model(picture, conf=CONF, size=192).boxes, every.boxes)
+    assert len(model(image, conf=CONF, max_det=3)) == 3
+    assert len(model(image, conf=CONF, iou=0.1)) < len(model(image, conf=CONF, iou=0.9))
+    assert len(model(image, conf=CONF, iou=0.1, agnostic=True)) < len(model(image, conf=CONF, iou=0.1))
+    assert not torch.equal(model(image, conf=CONF, size=192).boxes, every.boxes)
 
 
-def test_results(model: yolov7.Model, picture: Path, tmp_path: Path) -> None:
-    found = model(picture, conf=CONF)
+def test_results(model: yolov7.Model, image: Path, tmp_path: Path) -> None:
+    found = model(image, conf=CONF)
     drawn = found.plot(tmp_path / "found.png")
     assert drawn.shape == found.image.shape == (120, 160, 3) and (drawn != found.image).any()
     assert np.array_equal(load_image(tmp_path / "found.png"), drawn)
@@ -98,14 +98,14 @@ def test_results(model: yolov7.Model, picture: Path, tmp_path: Path) -> None:
     assert isinstance(table, pandas.DataFrame)
     assert list(table.columns) == ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
     assert len(table) == len(found) and table["name"][0] == NAMES[found.labels[0]]
-    assert list(model(picture, conf=1).to_pandas().columns) == list(table.columns)
+    assert list(model(image, conf=1).to_pandas().columns) == list(table.columns)
 
 
-def test_pandas_is_asked_for_where_it_is_missing(model: yolov7.Model, picture: Path,
+def test_pandas_is_asked_for_where_it_is_missing(model: yolov7.Model, image: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match="pip install pandas"):
-        model(picture).to_pandas()
+        model(image).to_pandas()
 
 
 def test_several_threads_find_what_one_finds(model: yolov7.Model) -> None:
@@ -126,28 +126,28 @@ def test_several_threads_find_what_one_finds(model: yolov7.Model) -> None:
     (torch.zeros(3, 4, 4, dtype=torch.int64), "a tensor of torch.int64"),
     ([3], "found a int; accepted: a path"),
 ])
-def test_what_is_no_picture_is_explained(wrong: object, message: str, model: yolov7.Model) -> None:
+def test_what_is_no_image_is_explained(wrong: object, message: str, model: yolov7.Model) -> None:
     with pytest.raises(InputError, match=message):
         model(wrong)  # type: ignore[arg-type]
 
 
-def test_options_that_do_not_fit_are_explained(model: yolov7.Model, picture: Path) -> None:
+def test_options_that_do_not_fit_are_explained(model: yolov7.Model, image: Path) -> None:
     with pytest.raises(InputError, match="conf, iou: found 2"):
-        model(picture, conf=2)
+        model(image, conf=2)
     with pytest.raises(InputError, match="'cow'"):
-        model(picture, classes=["cow"])
+        model(image, classes=["cow"])
     with pytest.raises(InputError, match="no such file"):
         yolov7.load("nowhere.pt")
 
 
-def test_an_exported_file_is_a_model_too(best: Path, picture: Path, model: yolov7.Model, tmp_path: Path) -> None:
+def test_an_exported_file_is_a_model_too(best: Path, image: Path, model: yolov7.Model, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    assert cli.main(["export", "--weights", str(best), "--format", "onnx", "--source", str(picture), "--output",
+    assert cli.main(["export", "--weights", str(best), "--format", "onnx", "--source", str(image), "--output",
                      str(tmp_path), "--img-size", "96", "96", "--batch-size", "2"]) == 0
     exported = yolov7.load(tmp_path / "best.onnx")
     assert exported.names == NAMES
-    array = load_image(picture)[:, :120]  # square, as the exported input
-    every = {"conf": 0.3, "iou": 1.0, "max_det": 3000}  # nearly equal scores may change places, and suppress each other
+    array = load_image(image)[:, :120]  # square, as the exported input
+    every = {"conf": 0.3, "iou": 1.0, "max_det": 3000}  # nearly equal scores may change places in NMS
     expected, found = model(array, **every), exported([array] * 3, **every)
     assert len(found) == 3 and len(expected) > 20
     for one in found:
@@ -163,3 +163,11 @@ def test_importing_the_package_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         yolov7.lod  # noqa: B018
+
+
+def test_the_old_name_of_results_still_works() -> None:
+    with pytest.warns(DeprecationWarning, match=r"yolov7.PictureDetections is now yolov7.ImageResult; the old name"):
+        old = yolov7.PictureDetections
+    assert old is yolov7.ImageResult
+    with pytest.warns(DeprecationWarning, match="PictureDetections"):
+        from yolov7 import PictureDetections  # noqa: F401

@@ -5,15 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yolov7.api import Model, PictureDetections, load
+    from yolov7.api import ImageResult, Model, load
 
 __version__ = "0.1.0"
-__all__ = ["Model", "PictureDetections", "__version__", "load"]
+__all__ = ["ImageResult", "Model", "__version__", "load"]
+
+RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
 
 
 def __getattr__(name: str) -> Any:
     """``yolov7.load`` and the classes of its results; torch is imported with the first of them."""
-    if name in ("Model", "PictureDetections", "load"):
+    if name in RENAMED:
+        import warnings
+
+        warnings.warn(f"yolov7.{name} is now yolov7.{RENAMED[name]}; the old name goes with the next version",
+                      DeprecationWarning, stacklevel=2)
+        name = RENAMED[name]
+    if name in ("ImageResult", "Model", "load"):
         from yolov7 import api
 
         return getattr(api, name)

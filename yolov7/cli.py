@@ -1,4 +1,4 @@
-"""The commands. Heavy imports stand inside, so that ``--help`` answers at once."""
+"""``yolov7 COMMAND``: which command is meant, and what becomes of its faults."""
 
 from __future__ import annotations
 
@@ -7,103 +7,35 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from yolov7 import __version__
-from yolov7.config import InputError, nearest, parse_arguments
-from yolov7.options import (
+from yolov7.commands import data, detect, export, models, speed, test, train
+from yolov7.config import InputError, RunError, nearest, parse_arguments
+from yolov7.config.options import (
     AnchorsOptions,
     ConvertOptions,
     DetectOptions,
     ExportOptions,
     ModelsOptions,
+    SpeedOptions,
     TestOptions,
-    TrainOptions,
 )
+from yolov7.engine.run_config import TrainOptions
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
-def train(options: TrainOptions) -> int:
-    """Train a detector on a data set, evaluate it every epoch, keep the best weights."""
-    from yolov7.engine import run
-
-    run.train(options)
-    return 0
-
-
-def test(options: TestOptions) -> int:
-    """Evaluate weights: the 12 COCO numbers, a table per class, predictions.json, curves, pictures; or time them."""
-    from yolov7.engine import testing, timing
-
-    timing.TASKS.get(options.task, testing.test)(options)
-    return 0
-
-
-def detect(options: DetectOptions) -> int:
-    """Detect in pictures, videos, cameras and streams; writes pictures and videos, and text, JSON, CSV, crops."""
-    from yolov7.data.streams import StreamError
-    from yolov7.engine import checkpoint
-    from yolov7.engine.device import own_device
-    from yolov7.inference.detect import detect as run_detection
-    from yolov7.inference.loading import NetworkOptions, load_network, usual_device
-
-    if not options.source:
-        raise InputError("--source is missing; accepted: a picture, video, folder, glob, camera or stream")
-    how = NetworkOptions.of_flags(options)
-    paths = checkpoint.find_weights(options.weights)
-    network = load_network(paths, own_device(usual_device(paths, options.device)), how)
-    folder = partial(checkpoint.new_folder, options.project, options.name, options.exist_ok)
-    try:
-        run_detection(options, network, folder)
-    except StreamError as error:
-        return _fail(str(error), FAILED, options.verbose)
-    return 0
-
-
-def export(options: ExportOptions) -> int:
-    """Write weights for deployment, TorchScript, ONNX, OpenVINO, TensorRT; each is run and compared with PyTorch."""
-    from yolov7.engine import checkpoint
-    from yolov7.export.run import export as run_export
-
-    return 0 if run_export(options, checkpoint.find_best(options.weights)) else FAILED
-
-
-def models(options: ModelsOptions) -> int:
-    """Show all models beside the paper's figures; one model node by node; or what scaling makes of one."""
-    from yolov7.model.show import show
-
-    show(options)
-    return 0
-
-
-def convert(options: ConvertOptions) -> int:
-    """Write a data set as YOLO txt or as COCO JSON, with the file that train.py reads."""
-    from yolov7.data.convert import convert as run_conversion
-
-    run_conversion(options)
-    return 0
-
-
-def anchors(options: AnchorsOptions) -> int:
-    """Show how well a model's anchors fit a data set, beside fitted ones; writes the model with those."""
-    from yolov7.engine.anchors import show_anchors
-
-    show_anchors(options)
-    return 0
-
-
 Command = tuple[type[Any], Callable[[Any], int]]
 COMMANDS: dict[str, Command] = {
-    "train": (TrainOptions, train),
-    "test": (TestOptions, test),
-    "detect": (DetectOptions, detect),
-    "export": (ExportOptions, export),
-    "models": (ModelsOptions, models),
-    "data convert": (ConvertOptions, convert),
-    "data anchors": (AnchorsOptions, anchors),
-}
+    "train": (TrainOptions, train.train),
+    "test": (TestOptions, test.test),
+    "speed": (SpeedOptions, speed.measure),
+    "detect": (DetectOptions, detect.detect),
+    "export": (ExportOptions, export.export),
+    "models": (ModelsOptions, models.models),
+    "data convert": (ConvertOptions, data.convert),
+    "data anchors": (AnchorsOptions, data.anchors)}
 GROUPS = dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name)  # commands of two words, by the first
 
 
@@ -137,7 +69,7 @@ def _list_commands(commands: dict[str, Command]) -> int:
 
 
 def _unknown(name: str, accepted: Iterable[str]) -> int:
-    found = f"{name!r} is half a command" if name in GROUPS else f"unknown command {name!r}"
+    found = f"{name!r} is an incomplete command" if name in GROUPS else f"unknown command {name!r}"
     return _fail(f"{found}; accepted: {', '.join(accepted)}{nearest(name, accepted)}", BAD_INPUT)
 
 
@@ -153,6 +85,8 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
         return function(parse_arguments(options_type, arguments, program, str(function.__doc__)))
     except InputError as error:
         return _fail(str(error), BAD_INPUT, verbose)
+    except RunError as error:
+        return _fail(str(error), FAILED, verbose)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", getattr(interrupt, "code", INTERRUPTED))
     except Exception as error:

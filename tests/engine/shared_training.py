@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from yolov7.engine import run
-from yolov7.engine.distributed import connected
+from yolov7.engine.run_config import TrainOptions
 from yolov7.model.detector import Detector
-from yolov7.options import TrainOptions
+from yolov7.runtime.distributed import connected
 
 EPOCHS, BATCH = 7, 5
 
@@ -26,14 +26,14 @@ def train(data: str, folder: Path) -> None:
                            device="cpu", workers=0, project=str(folder), exist_ok=True, cfg=str(folder / "model.yaml"),
                            set=("augment.mosaic=0", "augment.mixup=0", "optimizer.warmup_epochs=1"))
     with connected(device) as processes:
-        trainer = run._new_run(options, device, processes, ExitStack())
+        trainer = run.build_trainer(options, device, processes, ExitStack())
         trainer.state.model.eval()
         losses, counts = [], []
         for epoch in range(EPOCHS):
             trainer.state.begin_epoch(epoch)
             trainer.sampler.set_epoch(epoch)
             counts.append([sum(batch.targets.counts) for batch in trainer.loader])
-            losses.append(trainer._train_epoch())
+            losses.append(list(trainer.train_epoch().values()))
         model = trainer.state.model.state_dict()
         torch.save({"losses": losses, "objects": counts, "model": model, "ema": trainer.state.ema.model.state_dict()},
                    folder / f"result{processes.rank}.pt")

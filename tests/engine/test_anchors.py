@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_records import ImageRecord, ObjectRecord, build_image_set
+from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
 
 from yolov7 import cli
 from yolov7.data.catalog import DataSource
-from yolov7.data.image_set import ImageSet, no_outline
+from yolov7.data.image_set import ImageSet
 from yolov7.data.synthetic import generate
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
-from yolov7.engine.setup import RunConfig, resolve
+from yolov7.engine.run_config import RunConfig, TrainOptions, resolve
 from yolov7.model.detector import Detector
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import ModelSpec, parse_spec, read_spec, scaled_spec
-from yolov7.options import TrainOptions
 
 FLAGS = ["--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs", "1"]
 
@@ -28,8 +27,8 @@ def slim(name: str) -> ModelSpec:
 
 
 def objects(*sizes: tuple[float, float]) -> ImageSet:
-    """One picture of 640 px with objects of these sizes."""
-    items = [ObjectRecord((0.0, 0.0, w, h), 0, no_outline()) for w, h in sizes]
+    """One image of 640 px with objects of these sizes."""
+    items = [ObjectRecord((0.0, 0.0, w, h), 0, NO_POLYGON) for w, h in sizes]
     return build_image_set([ImageRecord("a.png", 0, (640, 640), items)], ("thing",), (1,), [], annotation_file=None,
                            split="train")
 

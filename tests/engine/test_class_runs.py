@@ -11,7 +11,7 @@ import yaml
 
 from yolov7 import cli
 from yolov7.data.synthetic import generate
-from yolov7.engine import checkpoint
+from yolov7.engine import state as checkpoint
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 
@@ -83,7 +83,8 @@ def test_weights_of_some_classes_are_scored_on_these(shapes: Path, subset: Path,
                                                      capsys: CAPTURE) -> None:
     assert evaluate(subset / "weights" / "best.pt", tmp_path) == 0
     names = names_of(shapes)
-    message = f"2 of the 6 classes of {shapes.name} are scored, as the weights know no other: {names[0]}, {names[3]}"
+    message = (f"scoring the 2 of the 6 classes of {shapes.name} that the model was trained on: {names[0]}, "
+               f"{names[3]}")
     assert message in capsys.readouterr().out
     assert scored_classes(tmp_path / "exp") == [names[0], names[3]]
     assert scored_categories(tmp_path / "exp") <= {1, 4}

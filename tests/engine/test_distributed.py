@@ -1,4 +1,7 @@
-"""Real processes, started by torchrun: the same training as by one, the end of all when one fails, restarts."""
+"""Real processes, started by torchrun: the same training as by one, the end of all when one fails, restarts.
+
+Two tests start everything as a user does; in the others torchrun's agent and its processes are forked (tests/forks.py).
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forks import Fork, Forks
 
-from yolov7.config import InputError
 from yolov7.data.synthetic import generate
-from yolov7.engine.distributed import Processes, _store_of_this_start, environment
-from yolov7.engine.elastic import after_restart, note_run
-from yolov7.options import TrainOptions
+from yolov7.engine.restart import after_restart, note_run
+from yolov7.engine.run_config import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -31,9 +33,12 @@ def environment_of_processes() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
 
-def launch(*command: str, wait: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment_of_processes(), capture_output=True, text=True, timeout=wait,
-                          check=False)
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def launch(forks: Forks) -> Launch:
+    return lambda *command: forks.run(command, environment_of_processes())
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Objects in a third of the pictures only: some processes get none."""
+    """Objects in a third of the images only: some processes get none."""
     folder = tmp_path_factory.mktemp("data") / "sparse"
     generate(folder, train=12, val=4)
     path = folder / "annotations" / "train.json"
@@ -68,7 +73,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str) -> None:
+def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str, launch: Launch) -> None:
     script = str(Path(__file__).with_name("shared_training.py"))
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for folder, launcher in ((alone, [sys.executable]), (shared, TORCHRUN)):
@@ -91,9 +96,10 @@ def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str) ->
         torch.testing.assert_close(first["ema"][key], one["ema"][key], rtol=1e-5, atol=1e-5)
 
 
-def test_a_run_of_two_processes(shapes: Path, tmp_path: Path) -> None:
-    flags = ["train.py", "--data", str(shapes), "--project", str(tmp_path), *BASE, "--epochs", "2"]
-    done = launch(*TORCHRUN, *[str(ROOT / flags[0]), *flags[1:]])
+def test_a_run_of_two_processes(shapes: Path, tmp_path: Path, launch: Launch) -> None:
+    flags = ["--data", str(shapes), "--project", str(tmp_path), *BASE, "--epochs", "2"]
+    done = subprocess.run([*TORCHRUN, str(ROOT / "train.py"), *flags], env=environment_of_processes(),
+                          capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "exp"
     assert [row["epoch"] for row in results(folder)] == ["1", "2"]
@@ -107,7 +113,7 @@ def test_a_run_of_two_processes(shapes: Path, tmp_path: Path) -> None:
         test = launch(*launcher, str(ROOT / "test.py"), "--weights", weights, "--name", name,
                       "--project", str(tmp_path / "test"), "--batch-size", "2", "--device", "cpu", "--workers", "0")
         assert test.returncode == 0, test.stderr
-        assert test.stdout.count("4 pictures; written to") == 1
+        assert test.stdout.count("4 images; written to") == 1
         found.append(json.loads((tmp_path / "test" / name / "results.json").read_text()))
     assert found[0]["stats"] == found[1]["stats"]
     assert found[0]["v7"] == pytest.approx(found[1]["v7"], abs=1e-9)
@@ -130,7 +136,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_one_that_fails_ends_all(shapes: Path, tmp_path: Path) -> None:
+def test_one_that_fails_ends_all(shapes: Path, tmp_path: Path, launch: Launch) -> None:
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
     started = time.monotonic()
@@ -146,42 +152,13 @@ def test_one_that_fails_ends_all(shapes: Path, tmp_path: Path) -> None:
     (["--sync-bn"], "--sync-bn: found cpu; accepted: several processes on CUDA (torchrun)"),
     (["--data", "gone.yaml"], "--data 'gone.yaml'"),
 ])
-def test_bad_input_is_bad_input_for_all(shapes: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+def test_bad_input_is_bad_input_for_all(shapes: Path, tmp_path: Path, launch: Launch, flags: list[str],
+                                        message: str) -> None:
     done = launch(*TORCHRUN, str(ROOT / "train.py"), "--data", str(shapes), "--project", str(tmp_path / "runs"), *BASE,
                   *flags)
     assert done.returncode != 0
     assert f"error: {message}" in done.stderr
     assert not (tmp_path / "runs").exists()
-
-
-def test_variables_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    assert environment() == Processes(0, 1, 0)
-    monkeypatch.setenv("RANK", "3")
-    with pytest.raises(InputError, match=r"\$RANK: found 3; accepted: 0 to 0"):
-        environment()
-    monkeypatch.setenv("WORLD_SIZE", "many")
-    with pytest.raises(InputError, match=r"\$WORLD_SIZE: found 'many'; accepted: a whole number"):
-        environment()
-
-
-def test_a_restart_does_not_take_the_dead_for_the_living() -> None:
-    """One store over three starts, of which the second dies while its processes meet."""
-    store = torch.distributed.HashStore()
-    words = []
-    for start in range(3):
-        if start == 1:
-            store.set("hello 1", "one that dies")
-            store.set("hello 2", "another")
-            continue
-        with ThreadPoolExecutor(3) as pool:
-            parts = list(pool.map(lambda rank: _store_of_this_start(store, rank, 3), [2, 0, 1]))
-        assert not parts[0].check(["address"])
-        parts[1].set("address", f"of start {start}")
-        assert {part.get("address").decode() for part in parts} == {f"of start {start}"}
-        words.append(parts[0])
-    assert words[0].get("address") != words[1].get("address")
 
 
 @pytest.mark.parametrize(("restarts", "same_agent", "goes_on"), [("0", True, True), ("1", False, True),
@@ -207,7 +184,7 @@ def children(process: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str] | Fork) -> None:
     deadline = time.monotonic() + 200
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -215,20 +192,18 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-def test_torchrun_restarts_and_the_run_goes_on(shapes: Path, tmp_path: Path) -> None:
+def test_torchrun_restarts_and_the_run_goes_on(shapes: Path, tmp_path: Path, launch: Launch, forks: Forks) -> None:
     """One of two processes is killed in the second epoch: the restarted ones end as an undisturbed run does."""
     flags = ["--data", str(shapes), *BASE, "--epochs", "4"]
     whole = launch(*TORCHRUN, str(ROOT / "train.py"), "--project", str(tmp_path / "whole"), *flags)
     assert whole.returncode == 0, whole.stderr
     project = tmp_path / "part"
     command = [*TORCHRUN, "--max-restarts", "2", str(ROOT / "train.py"), "--project", str(project), *flags]
-    agent = subprocess.Popen(command, env=environment_of_processes(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True)
+    agent = forks.start(command, environment_of_processes())
     wait_for(project / "exp" / "weights" / "last.pt", agent)
     os.kill(children(agent.pid)[-1], signal.SIGKILL)
-    output, errors = agent.communicate(timeout=300)
-    assert agent.returncode == 0, errors
-    assert "going on in epoch" in output
+    assert agent.wait() == 0, agent.stderr
+    assert "going on in epoch" in agent.stdout
     assert [row["epoch"] for row in results(project / "exp")] == ["1", "2", "3", "4"]
     assert sorted(path.name for path in project.iterdir()) == ["exp"]
     ours, theirs = (torch.load(tmp_path / name / "exp" / "weights" / "last.pt", weights_only=True)
@@ -237,7 +212,7 @@ def test_torchrun_restarts_and_the_run_goes_on(shapes: Path, tmp_path: Path) -> 
         assert all(torch.equal(value, theirs[part][key]) for key, value in ours[part].items())
 
 
-def test_a_signal_to_torchrun_writes_a_checkpoint(shapes: Path, tmp_path: Path) -> None:
+def test_a_signal_to_torchrun_writes_a_checkpoint(shapes: Path, tmp_path: Path, launch: Launch) -> None:
     flags = ["--data", str(shapes), *BASE, "--epochs", "400"]
     agent = subprocess.Popen([*TORCHRUN, str(ROOT / "train.py"), "--project", str(tmp_path), *flags],
                              env=environment_of_processes(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

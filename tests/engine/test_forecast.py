@@ -13,9 +13,7 @@ import torch
 
 from yolov7 import cli
 from yolov7.data.synthetic import generate
-from yolov7.engine import memory
 from yolov7.engine.forecast import MemoryNeed
-from yolov7.engine.memory import free_memory, is_out_of_memory, needed_memory, used_memory
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -42,28 +40,6 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(shapes: Path, tmp_
     assert not project.exists()
 
 
-@linux
-def test_memory_of_a_piece_of_work() -> None:
-    need = needed_memory(lambda: torch.ones(100 * MIB, dtype=torch.uint8).float().sum(), CPU)
-    assert 450 * MIB < need < 600 * MIB
-    assert needed_memory(lambda: None, CPU) < 5 * MIB
-    assert 50 * MIB < used_memory(CPU) < free_memory(CPU) + 64 * 2**30
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-
-
-def test_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    everything = free_memory(CPU)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(CPU) == pytest.approx(everything, rel=0.2)
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("2500000\n")
-    (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 1000000\n")
-    assert free_memory(CPU) == 1500000
-
-
 @pytest.mark.parametrize(("need", "largest"), [(MemoryNeed(10, 2, 100), 40), (MemoryNeed(99, 2, 100), 0),
                                                (MemoryNeed(5, 1, 100), 85)])
 def test_the_largest_batch(need: MemoryNeed, largest: int) -> None:
@@ -75,7 +51,8 @@ LIMITED = """
 import resource, sys
 import torch
 from yolov7 import cli
-from yolov7.engine import device, memory, trainer
+from yolov7.engine import trainer
+from yolov7.runtime import device, memory
 device.keep_freed_memory = lambda: None  # as under `ulimit -v`, which this process gets after its start
 fit = trainer.Trainer.fit
 def limited(self):
@@ -102,7 +79,7 @@ def limited_run(shapes: Path, project: Path, mebibytes: int, batch_size: int) ->
 def test_a_batch_that_is_too_large_is_told_what_fits(shapes: Path, tmp_path: Path) -> None:
     failed = limited_run(shapes, tmp_path / "large", 400, 12)
     assert failed.returncode == 1, failed.stdout + failed.stderr
-    found = re.search(r"error: TrainingError: out of memory on cpu with --batch-size 12 at 256 px; --batch-size (\d+) "
+    found = re.search(r"error: out of memory on cpu with --batch-size 12 at 256 px; --batch-size (\d+) "
                       r"would fit", failed.stderr)
     assert found, failed.stderr
     size = int(found.group(1))

@@ -12,9 +12,9 @@ import torch
 from yolov7 import cli
 from yolov7.data.synthetic import generate
 from yolov7.engine import run
-from yolov7.engine.distributed import Processes
+from yolov7.engine.run_config import TrainOptions
 from yolov7.engine.trainer import Trainer
-from yolov7.options import TrainOptions
+from yolov7.runtime.distributed import Processes
 
 pytestmark = pytest.mark.gpu
 FLAGS = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "4", "--device", "0", "--workers", "0"]
@@ -38,7 +38,7 @@ def test_a_step_waits_for_nothing(shapes: Path, tmp_path: Path, precision: str, 
     device = torch.device("cuda:0")
     options = TrainOptions(data=str(shapes), img_size=(64,), batch_size=4, nominal_batch=4, epochs=1, device="0",
                            workers=0, project=str(tmp_path), precision=precision, set=("optimizer.clip_grad=10",))
-    trainer: Trainer = run._new_run(options, device, Processes(), ExitStack())
+    trainer: Trainer = run.build_trainer(options, device, Processes(), ExitStack())
     batches = list(trainer.loader)
     trainer.state.model.train()
     for index, batch in enumerate(batches * 3):

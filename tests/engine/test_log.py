@@ -1,4 +1,4 @@
-"""The record of a run: columns, event files, resume, failing sinks, and the picture of the curves."""
+"""The record of a run: columns, event files, resume, failing sinks, and the plot of the curves."""
 
 import io
 import logging
@@ -16,10 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from yolov7.engine import log
 from yolov7.engine.log import EpochRecord, RunLog, plot_results, read_results
 
+NOT_FINITE = {"box": float("nan"), "objectness": float("inf"), "classification": 0.01}
+
 
 def record(epoch: int, shift: float = 0.0) -> EpochRecord:
-    metrics = (0.1 * epoch, 0.2 * epoch, 0.05 * epoch)
-    return EpochRecord(epoch, 0.05 + shift, 0.02, 0.01, *metrics, 0.01 - 0.001 * epoch, 7.5)
+    losses = {"box": 0.05 + shift, "objectness": 0.02, "classification": 0.01}
+    metrics = {"AP": 0.1 * epoch, "AP50": 0.2 * epoch, "AP75": 0.05 * epoch}
+    return EpochRecord(epoch, losses, metrics, 0.01 - 0.001 * epoch, 7.5)
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -44,17 +47,17 @@ def test_results_csv_grows_epoch_by_epoch(tmp_path: Path) -> None:
     with RunLog(tmp_path) as run:
         assert run.csv_path.read_text() == "epoch,box,objectness,classification,AP,AP50,AP75,lr,seconds,skipped\n"
         run.add_epoch(record(0))
-        run.add_epoch(EpochRecord(1, 0.04, 0.015, 1 / 3, None, None, None, 1e-5, 6.25, 2))
+        run.add_epoch(EpochRecord(1, {"box": 0.04, "objectness": 0.015, "classification": 1 / 3}, {}, 1e-5, 6.25, 2))
         lines = run.csv_path.read_text().splitlines()
     assert lines[1:] == ["0,0.05,0.02,0.01,0,0,0,0.01,7.5,0", "1,0.04,0.015,0.333333,,,,1e-05,6.25,2"]
     assert read_results(tmp_path / "results.csv")[0] == record(0)
-    assert read_results(tmp_path / "results.csv")[1].AP50 is None
+    assert read_results(tmp_path / "results.csv")[1].metrics.get("AP50") is None
 
 
 def test_tensorboard_holds_every_scalar(tmp_path: Path) -> None:
     with RunLog(tmp_path) as run:
         run.add_epoch(record(1))
-        run.add_epoch(replace(record(2), AP=None, AP50=None, AP75=None))
+        run.add_epoch(replace(record(2), metrics={}))
     expected = {
         "train/box_loss": {1: 0.05, 2: 0.05},
         "train/obj_loss": {1: 0.02, 2: 0.02},
@@ -77,22 +80,22 @@ def test_events_are_on_disk_after_every_epoch(tmp_path: Path) -> None:
     run.close()
 
 
-def test_pictures_come_back_from_tensorboard(tmp_path: Path) -> None:
-    picture = np.random.RandomState(0).randint(0, 256, (24, 32, 3)).astype(np.uint8)
+def test_images_come_back_from_tensorboard(tmp_path: Path) -> None:
+    image = np.random.RandomState(0).randint(0, 256, (24, 32, 3)).astype(np.uint8)
     with RunLog(tmp_path) as run:
-        run.add_picture("predictions.png", lambda: picture, "val/predictions", 4)
+        run.add_image("predictions.png", lambda: image, "val/predictions", 4)
     (event,) = events(tmp_path).Images("val/predictions")
     assert (event.step, event.width, event.height) == (4, 32, 24)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), picture)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "predictions.png")), picture)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), image)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "predictions.png")), image)
 
 
-def test_a_picture_that_cannot_be_drawn_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_that_cannot_be_drawn_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> np.ndarray:
         raise cv2.error("no such font")
 
     with RunLog(tmp_path) as run:
-        run.add_picture("batch.jpg", fail, "train/batch", 1)
+        run.add_image("batch.jpg", fail, "train/batch", 1)
         run.add_epoch(record(1))
     (warning,) = warnings(caplog)
     assert "batch.jpg: cannot be written (error: no such font); the run goes on" in warning
@@ -108,7 +111,7 @@ def test_resume_drops_what_came_after(tmp_path: Path) -> None:
         assert [r.epoch for r in read_results(run.csv_path)] == [0, 1, 2]
         run.add_epoch(record(3, shift=1.0))
     interrupted.close()
-    assert [(r.epoch, r.box) for r in read_results(tmp_path / "results.csv")] == [
+    assert [(r.epoch, r.losses["box"]) for r in read_results(tmp_path / "results.csv")] == [
         (0, 0.05), (1, 0.05), (2, 0.05), (3, 1.05)
     ]
     assert scalars(tmp_path, "train/box_loss") == pytest.approx({0: 0.05, 1: 0.05, 2: 0.05, 3: 1.05})
@@ -127,7 +130,7 @@ def test_a_new_run_in_an_old_folder_starts_anew(tmp_path: Path) -> None:
     make_older(tmp_path)
     with RunLog(tmp_path) as new:
         new.add_epoch(record(0, shift=1.0))
-    assert [r.box for r in read_results(tmp_path / "results.csv")] == [1.05]
+    assert [r.losses["box"] for r in read_results(tmp_path / "results.csv")] == [1.05]
     assert scalars(tmp_path, "train/box_loss") == pytest.approx({0: 1.05})
 
 
@@ -161,7 +164,7 @@ def test_a_full_disk_is_told_once_and_the_other_sinks_go_on(
     with RunLog(tmp_path) as run:
         run.add_epoch(record(0))
         with monkeypatch.context() as patch:
-            patch.setattr(log, "write_atomically", full)
+            patch.setattr(log, "atomic_write", full)
             run.add_epoch(record(1))
             run.add_epoch(record(2))
         assert [r.epoch for r in read_results(run.csv_path)] == [0]
@@ -186,7 +189,7 @@ def test_a_broken_event_writer_is_told_once(
     with RunLog(tmp_path) as run:
         for epoch in range(2):
             run.add_epoch(record(epoch))
-            run.add_picture(None, lambda: np.zeros((4, 4, 3), np.uint8), "a", epoch)
+            run.add_image(None, lambda: np.zeros((4, 4, 3), np.uint8), "a", epoch)
     assert len(warnings(caplog)) == 1
     assert "TensorBoard: cannot be written (RuntimeError: worker died)" in warnings(caplog)[0]
     assert len(read_results(run.csv_path)) == 2
@@ -198,7 +201,7 @@ def test_without_tensorboard_the_rest_works(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with RunLog(tmp_path) as run:
         run.add_epoch(record(0))
-        run.add_picture(None, lambda: np.zeros((4, 4, 3), np.uint8), "a", 0)
+        run.add_image(None, lambda: np.zeros((4, 4, 3), np.uint8), "a", 0)
     assert len(warnings(caplog)) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"results.csv", "results.png"}
 
@@ -234,20 +237,20 @@ def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path) -> None:
         [],
         [record(0)],
         [record(epoch) for epoch in range(60)],
-        [replace(record(epoch), AP=None, AP50=None, AP75=None) for epoch in range(3)],
-        [replace(record(epoch), box=float("nan"), objectness=float("inf"), seconds=1e4) for epoch in range(3)],
+        [replace(record(epoch), metrics={}) for epoch in range(3)],
+        [replace(record(epoch), losses=NOT_FINITE, seconds=1e4) for epoch in range(3)],
     ],
     ids=["empty", "one", "many", "not_evaluated", "not_finite"],
 )
-def test_the_plot_is_a_picture(tmp_path: Path, records: list[EpochRecord]) -> None:
+def test_the_plot_is_an_image(tmp_path: Path, records: list[EpochRecord]) -> None:
     folder = tmp_path / "run $x_1"  # no formula
     with RunLog(folder) as run:
         for entry in records:
             run.add_epoch(entry)
     plot_results(run.csv_path, tmp_path / "curves.png")
-    picture = cv2.imread(str(tmp_path / "curves.png"))
-    assert picture is not None
-    assert picture.shape[:2] == (864, 1320)
+    image = cv2.imread(str(tmp_path / "curves.png"))
+    assert image is not None
+    assert image.shape[:2] == (864, 1320)
     assert run.plot_path.exists() == bool(records)
-    coloured = np.ptp(picture.astype(int), axis=2) > 60
+    coloured = np.ptp(image.astype(int), axis=2) > 60
     assert coloured.sum() > 200  # lines, or at least the legend

@@ -13,20 +13,17 @@ import torch
 
 from yolov7 import cli
 from yolov7.config import InputError
+from yolov7.config.recipe import AugmentConfig, OptimizerConfig
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.loader import EpochSampler
 from yolov7.data.synthetic import generate
-from yolov7.engine.freeze import nodes_to_freeze
-from yolov7.engine.image_weights import image_weights
-from yolov7.engine.multi_scale import draw_size, resize_batch
-from yolov7.engine.optim import make_optimizer
-from yolov7.engine.pace import Pace
-from yolov7.engine.schedule import Schedule, apply
-from yolov7.engine.trainer import Trainer
+from yolov7.engine.log import Pace
+from yolov7.engine.optim import Schedule, apply, make_optimizer, nodes_to_freeze
+from yolov7.engine.step import draw_size, resize_batch
+from yolov7.engine.trainer import Trainer, image_weights
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
-from yolov7.options import AugmentConfig, OptimizerConfig
 from yolov7.structures import Batch, Targets
 
 QUARTER = str(Path(__file__).with_name("tiny-quarter.yaml"))
@@ -123,8 +120,9 @@ def test_rare_and_badly_found_classes_are_drawn_more_often(shapes: Path) -> None
     scores = np.linspace(0, 0.9, len(image_set.names))
     weights = image_weights(image_set, scores)
     assert weights.sum() == pytest.approx(1)
-    counts = np.bincount(image_set.labels, minlength=len(scores))
-    expected = [sum((1 - scores[label]) ** 2 / counts[label] for label in image_set.objects(i)[1]) for i in range(12)]
+    counts = np.bincount(image_set.objects.labels, minlength=len(scores))
+    expected = [sum((1 - scores[label]) ** 2 / counts[label] for label in image_set.objects_of(i).labels)
+                for i in range(12)]
     np.testing.assert_allclose(weights, np.array(expected) / sum(expected))
     sampler = EpochSampler(12, 4, 0)
     drawn = []

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from forks import Fork, Forks
 
 from yolov7 import cli
 from yolov7.data.synthetic import generate
-from yolov7.engine import checkpoint
+from yolov7.engine import state
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 9
@@ -31,50 +29,47 @@ NAMES = {"T": "training", "E": "evaluation", "C": "checkpoint", "-": "start or b
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 class Runs:
     """Starts runs of one training and ends them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, forks: Forks) -> None:
+        self.folder, self.forks = folder, forks
         generate(folder / "data", train=24, val=24)
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-        self.server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("run_server.py"))], text=True,
-                                       env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.phase_file = folder / "phase"
 
-    def begin(self, name: str, resume: bool) -> int:
+    def begin(self, name: str, resume: bool) -> Fork:
         new = ["--data", str(self.folder / "data"), "--cfg", MODEL, "--project",
                str(self.folder), "--name", name, "--exist-ok", "--img-size", "64", "--batch-size", "2",
                "--nominal-batch", "4", "--device", "cpu", "--epochs", str(EPOCHS), "--multi-scale", "--image-weights"]
         arguments = ["train", *(["--resume", str(self.folder / name)] if resume else new), "--workers", "0"]
         self.phase_file.write_text("-")
-        return self._ask(json.dumps({"arguments": arguments, "log": str(self.folder / f"{name}.log"),
-                                     "phase": str(self.phase_file)}))
+        script = Path(__file__).with_name("phased_run.py")
+        return self.forks.start([sys.executable, script, self.phase_file, *arguments], environment())
 
-    def end(self) -> int:
-        return self._ask("")
-
-    def _ask(self, line: str) -> int:
-        assert self.server.stdin and self.server.stdout
-        self.server.stdin.write(line + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+    def complete(self, name: str, resume: bool) -> str:
+        """A run to its end; its output."""
+        run = self.begin(name, resume)
+        assert run.wait() == 0, run.stdout[-2000:] + run.stderr[-2000:]
+        return run.stdout
 
     @property
     def phase(self) -> str:
         return self.phase_file.read_text()[:1]
 
-    def stop(self, process: int, wanted: str, delay: float, number: int) -> str:
+    def stop(self, process: Fork, phase: str, delay: float, number: int) -> str:
         """Send a signal ``delay`` seconds into a phase; returns the phase that it fell into."""
         deadline = time.monotonic() + 60
-        while self.phase != wanted:
-            assert Path(f"/proc/{process}").exists() and time.monotonic() < deadline, "the run ended by itself"
+        while self.phase != phase:
+            assert process.poll() is None and time.monotonic() < deadline, "the run ended by itself"
             time.sleep(0.0005)
         time.sleep(delay)
-        os.kill(process, number)
+        process.send_signal(number)
         if number == signal.SIGKILL:
-            code = self.end()
-            assert code == -signal.SIGKILL
+            assert process.wait() == -signal.SIGKILL
         return self.phase
 
     def last(self, name: str) -> Path:
@@ -82,18 +77,13 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    runs = Runs(tmp_path_factory.mktemp("runs"))
-    yield runs
-    assert runs.server.stdin
-    runs.server.stdin.close()
-    runs.server.wait(60)
+def runs(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"), forks)
 
 
 @pytest.fixture(scope="module")
 def whole(runs: Runs) -> Path:
-    runs.begin("whole", resume=False)
-    assert runs.end() == 0, (runs.folder / "whole.log").read_text()
+    runs.complete("whole", resume=False)
     return runs.folder / "whole"
 
 
@@ -128,12 +118,11 @@ def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> 
         delay = rng.uniform(0, 0.15) if aim == "T" else rng.uniform(0, 0.004)
         places[NAMES[runs.stop(process, aim, delay, signal.SIGKILL)]] += 1
         if runs.last("killed").exists():
-            checkpoint.read_last(runs.last("killed"))  # whole
+            state.read_last(runs.last("killed"))  # whole
     sys.stdout.write(f"kills fell into: {dict(places)}\n")
     assert sum(places.values()) >= 10
     assert places["evaluation"] >= 3 and places["checkpoint"] >= 3, places
-    runs.begin("killed", resume=runs.last("killed").exists())
-    assert runs.end() == 0, (runs.folder / "killed.log").read_text()[-2000:]
+    runs.complete("killed", resume=runs.last("killed").exists())
     assert hashes(runs.folder / "killed") == hashes(whole)
     assert rows(runs.folder / "killed") == rows(whole)
     assert not list((runs.folder / "killed").rglob(".*.tmp"))
@@ -142,22 +131,21 @@ def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_leaves_a_checkpoint_of_that_very_step(runs: Runs, whole: Path, number: signal.Signals) -> None:
     rng = random.Random(int(number))
-    name, inside = f"told{int(number)}", 0
+    name, inside, output = f"told{int(number)}", 0, ""
     for aim in "TTTTE":
         process = runs.begin(name, resume=runs.last(name).exists())
         before = runs.last(name).stat().st_mtime_ns if runs.last(name).exists() else 0
         runs.stop(process, aim, rng.uniform(0.01, 0.1) if aim == "T" else 0.001, number)
-        assert runs.end() == 128 + number
+        assert process.wait() == 128 + number
+        output += process.stdout + process.stderr
         assert runs.last(name).stat().st_mtime_ns > before
-        place = checkpoint.read_last(runs.last(name))["place"]
+        place = state.read_last(runs.last(name))["place"]
         inside += 0 < place["batch"] < 12
-    log = (runs.folder / f"{name}.log").read_text()
-    assert f"error: interrupted in epoch 1; go on: python train.py --resume {runs.folder / name}" in log
-    assert "going on in epoch 1 after" in log
+    assert f"error: interrupted in epoch 1; go on: python train.py --resume {runs.folder / name}" in output
+    assert "going on in epoch 1 after" in output
     assert inside >= 2, "no checkpoint inside an epoch"
     assert place["batch"] == 12  # the last one fell into an evaluation: the epoch is trained, but not evaluated
-    runs.begin(name, resume=True)
-    assert runs.end() == 0, log
+    runs.complete(name, resume=True)
     assert hashes(runs.folder / name) == hashes(whole)
     assert rows(runs.folder / name) == rows(whole)
 
@@ -183,17 +171,16 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(runs: Runs, tmp_path: Path)
     flags = ["train", "--data", str(runs.folder / "data"), "--cfg", MODEL, "--project",
              str(tmp_path), "--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs",
              "3"]
-    done = subprocess.run([sys.executable, "-c", LIMITED, *flags], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    done = runs.forks.run([sys.executable, "-c", LIMITED, *flags], environment())
     assert done.returncode == 1
     last = tmp_path / "exp" / "weights" / "last.pt"
     assert f"{last}: the checkpoint cannot be written: File too large; the one before it is whole" in done.stdout
     assert "the run goes on and tries again after the next epoch" in done.stdout  # the second epoch
-    assert f"error: TrainingError: {last}: the checkpoint cannot be written" in done.stderr  # the last one
-    assert checkpoint.read_last(last)["place"]["epoch"] == 1
+    assert f"error: {last}: the checkpoint cannot be written" in done.stderr  # the last one
+    assert state.read_last(last)["place"]["epoch"] == 1
     assert not list(last.parent.glob(".*.tmp"))
     assert cli.main(["train", "--resume", str(tmp_path / "exp"), "--workers", "0"]) == 0
-    assert checkpoint.read_last(last)["place"]["epoch"] == 3
+    assert state.read_last(last)["place"]["epoch"] == 3
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
@@ -207,6 +194,6 @@ def test_a_finished_run_can_be_extended(runs: Runs, tmp_path: Path, capsys: pyte
     assert "the run has finished its 1 epochs; more: --epochs N" in capsys.readouterr().err
     assert cli.main(["train", "--resume", str(folder), "--workers", "0", "--epochs", "3"]) == 0
     assert [row[0] for row in rows(folder)] == ["1", "2", "3"]
-    content = checkpoint.read_last(folder / "weights" / "last.pt")
+    content = state.read_last(folder / "weights" / "last.pt")
     assert content["config"]["epochs"] == 3
     assert content["optimizer"]["param_groups"][0]["lr"] < 0.01  # the schedule of three epochs

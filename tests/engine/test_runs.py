@@ -9,23 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import Fork, Forks
 from golden_numbers import golden_state_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from yolov7 import cli
-from yolov7.config import InputError
 from yolov7.data.images import cv2
 from yolov7.data.synthetic import generate
-from yolov7.engine import checkpoint
-from yolov7.engine.log import COLUMNS
+from yolov7.engine import state as checkpoint
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
+from yolov7.runtime import folders
 
 ROOT = Path(__file__).parents[2]
 BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0",
@@ -62,7 +61,9 @@ def test_training_leaves_everything_behind(run: Path) -> None:
             "weights/best.pt"} <= names
     assert not [name for name in names if name.endswith(".tmp")]
     rows = results(run)
-    assert list(rows[0]) == list(COLUMNS) and [row["epoch"] for row in rows] == ["1", "2"]
+    assert list(rows[0]) == ["epoch", "box", "objectness", "classification", "AP", "AP50", "AP75", "lr", "seconds",
+                             "skipped"]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
     events = EventAccumulator(str(run))
     events.Reload()
     assert len(events.Scalars("train/box_loss")) == 2
@@ -73,8 +74,8 @@ def test_training_leaves_everything_behind(run: Path) -> None:
 
 
 def test_a_run_of_the_same_name_gets_a_number(shapes: Path, run: Path) -> None:
-    assert checkpoint.new_folder(str(run.parent), "first", exist_ok=False) == run.parent / "first2"
-    assert checkpoint.new_folder(str(run.parent), "first", exist_ok=True) == run
+    assert folders.new_folder(str(run.parent), "first", exist_ok=False) == run.parent / "first2"
+    assert folders.new_folder(str(run.parent), "first", exist_ok=True) == run
 
 
 def test_same_seed_same_run(shapes: Path, run: Path, tmp_path: Path) -> None:
@@ -116,19 +117,20 @@ def test_finished_run_can_be_extended(shapes: Path, run: Path, tmp_path: Path,
 
 SLOW_SAVE = """
 import os, sys, time
-from yolov7 import config, cli
+from yolov7 import cli
+from yolov7.config import files
 write = os.fsync
 def slow(descriptor):  # the moment between the bytes and the rename, made long
     write(descriptor)
     if os.environ["SLOW"] in os.readlink(f"/proc/self/fd/{descriptor}"):
         open(os.environ["MARK"], "w").close()
         time.sleep(60)
-config.os.fsync = slow
+files.os.fsync = slow
 sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def kill_when(condition: Path, process: subprocess.Popen[bytes], delay: float = 0.0) -> None:
+def kill_when(condition: Path, process: Fork, delay: float = 0.0) -> None:
     deadline = time.monotonic() + 120
     while not condition.exists():
         assert process.poll() is None and time.monotonic() < deadline, "the run ended before it was killed"
@@ -138,13 +140,15 @@ def kill_when(condition: Path, process: subprocess.Popen[bytes], delay: float = 
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["epoch", "checkpoint"])
-def test_killed_run_goes_on_from_a_whole_file(shapes: Path, run: Path, tmp_path: Path, moment: str) -> None:
+def test_killed_run_goes_on_from_a_whole_file(shapes: Path, run: Path, tmp_path: Path, forks: Forks,
+                                              moment: str) -> None:
     flags = ["train", "--data", str(shapes), "--project", str(tmp_path), *BASE, "--epochs", "2", "--name", "killed"]
     mark, last = tmp_path / "mark", tmp_path / "killed" / "weights" / "last.pt"
     environment = os.environ | {"MARK": str(mark), "SLOW": "last.pt" if moment == "checkpoint" else "never",
                                 "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen([sys.executable, "-c", SLOW_SAVE, *flags], env=environment, stdout=subprocess.DEVNULL)
+    first = forks.start([sys.executable, "-c", SLOW_SAVE, *flags], environment)
     if moment == "epoch":  # the first checkpoint stands, the second epoch has begun
         kill_when(last, first, delay=0.3)
         assert torch.load(last, weights_only=True)["epoch"] == 0
@@ -153,8 +157,7 @@ def test_killed_run_goes_on_from_a_whole_file(shapes: Path, run: Path, tmp_path:
         assert not last.exists() and list(last.parent.glob(".last.pt.*.tmp"))
         assert cli.main(["train", "--resume", str(tmp_path / "killed")]) == 2
         environment["SLOW"] = "never"
-        again = subprocess.Popen([sys.executable, "-c", SLOW_SAVE, *flags, "--exist-ok"], env=environment,
-                                 stdout=subprocess.DEVNULL)
+        again = forks.start([sys.executable, "-c", SLOW_SAVE, *flags, "--exist-ok"], environment)
         kill_when(last, again, delay=0.3)
     assert cli.main(["train", "--resume", str(tmp_path / "killed"), "--workers", "0"]) == 0
     ours, theirs = (torch.load(file, weights_only=True) for file in (run / "weights" / "last.pt", last))
@@ -168,9 +171,9 @@ def test_evaluation(run: Path, shapes: Path, tmp_path: Path, capsys: pytest.Capt
     assert cli.main(["test", "--weights", best, "--project", str(tmp_path), "--device", "cpu", "--workers", "0"]) == 0
     text = capsys.readouterr().out
     assert "AR100" in text and "star" in text and "end to end" in text
-    assert "confusion matrix" in text and "the original's own metric" not in text
-    pictures = ("predictions.jpg", "precision_recall.png", "confidence.png", "confusion_matrix.png", "worst.jpg")
-    assert all((tmp_path / "exp" / name).stat().st_size > 1000 for name in pictures)
+    assert "confusion matrix" in text and "the reference implementation's own metric" not in text
+    images = ("predictions.jpg", "precision_recall.png", "confidence.png", "confusion_matrix.png", "worst.jpg")
+    assert all((tmp_path / "exp" / name).stat().st_size > 1000 for name in images)
     predictions = json.loads((tmp_path / "exp" / "predictions.json").read_text())
     assert all(set(p) == {"image_id", "category_id", "bbox", "score"} for p in predictions)
     stats = json.loads((tmp_path / "exp" / "results.json").read_text())["stats"]
@@ -178,10 +181,11 @@ def test_evaluation(run: Path, shapes: Path, tmp_path: Path, capsys: pytest.Capt
     assert stats[0] == pytest.approx(float(results(run)[epoch]["AP"]), abs=1e-5)  # the run's own evaluation
 
 
-def test_the_originals_metric(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_metric_of_the_reference_implementation(run: Path, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--project", str(tmp_path), "--device", "cpu", "--workers", "0", "--metric", "v7"]
     assert cli.main(["test", "--weights", str(run / "weights" / "best.pt"), *flags]) == 0
-    assert "the original's own metric:\nv7 metric: 4 pictures" in capsys.readouterr().out
+    assert "the reference implementation's own metric:\nv7 metric: 4 images" in capsys.readouterr().out
     own = json.loads((tmp_path / "exp" / "results.json").read_text())["v7"]
     assert set(own) == {"precision", "recall", "AP50", "AP"}
 
@@ -193,8 +197,8 @@ def test_detection(run: Path, shapes: Path, tmp_path: Path) -> None:
              "--save-json"]
     assert cli.main(["detect", "--weights", best, "--source", source, *flags]) == 0
     folder = tmp_path / "exp"
-    pictures = sorted(path.name for path in (shapes / "images" / "val").iterdir())
-    assert sorted(path.name for path in folder.glob("*.jpg")) == pictures
+    images = sorted(path.name for path in (shapes / "images" / "val").iterdir())
+    assert sorted(path.name for path in folder.glob("*.jpg")) == images
     records = json.loads((folder / "detections.json").read_text())
     assert len(records) == 4 and sum(len(record["detections"]) for record in records) > 0
     for record in records:
@@ -231,7 +235,7 @@ def test_fine_tuning_on_own_weights(run: Path, shapes: Path, tmp_path: Path) -> 
     assert train(shapes, tmp_path, "--weights", best, "--epochs", "1", "--name", "tuned") == 0
 
 
-def test_fine_tuning_on_the_originals_weights_with_other_classes(shapes: Path, tmp_path: Path,
+def test_fine_tuning_on_reference_weights_with_other_classes(shapes: Path, tmp_path: Path,
                                                                  capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(golden_state_dict("yolov7-tiny.training", 0.5), tmp_path / "original.pt")
     flags = ["--weights", str(tmp_path / "original.pt"), "--cfg", "yolov7-tiny", "--epochs", "1", "--name", "tuned"]
@@ -256,7 +260,7 @@ def test_clipped_gradients_move_the_weights_by_no_more(shapes: Path, tmp_path: P
 
 def test_a_folder_takes_one_training_at_a_time(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Until its process is dead, however it dies."""
-    holder = ("import sys, time; from pathlib import Path; from yolov7.engine.checkpoint import claimed\n"
+    holder = ("import sys, time; from pathlib import Path; from yolov7.runtime.folders import claimed\n"
               "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", holder, str(run)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
@@ -266,19 +270,10 @@ def test_a_folder_takes_one_training_at_a_time(run: Path, capsys: pytest.Capture
     assert (run / ".half.tmp").exists()
     process.kill()
     process.wait()
-    with checkpoint.claimed(run):
+    with folders.claimed(run):
         assert not (run / ".half.tmp").exists() and (run / ".lock").read_text() == str(os.getpid())
-    with checkpoint.claimed(run):
+    with folders.claimed(run):
         pass
-
-
-def test_results_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: checkpoint.new_folder(str(tmp_path), "exp", False), range(8)))
-    assert {path.name for path in made} == {"exp", *(f"exp{number}" for number in range(2, 9))}
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="a file is in its place"):
-        checkpoint.new_folder(str(tmp_path), "file", True)
 
 
 def test_a_checkpoint_outside_of_a_run_is_no_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,8 +294,8 @@ BAD_COMMANDS = [
     ("train", ["--hyp", "finetuen"], "did you mean 'finetune'?"),
     ("train", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),
     ("train", ["--device", "cuda:77"], "--device 'cuda:77': not on this machine; accepted: cpu"),
-    ("train", ["--resume", "--batch-size", "4", "--autoanchor"], "--resume: the run goes on with its own settings, and "
-     "would not heed --batch-size, --autoanchor; accepted beside it: --epochs, --workers, --device, "),
+    ("train", ["--resume", "--batch-size", "4", "--autoanchor"], "--resume uses the run's own settings; --batch-size, "
+     "--autoanchor cannot be changed. You can change: --epochs, --workers, --device, "),
     ("train", ["--resume", "gone"], "--resume 'gone': neither a checkpoint nor the folder of a run"),
     ("test", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),
     ("test", ["--data", "gone.yaml"], "--data 'gone.yaml'"),
@@ -308,7 +303,7 @@ BAD_COMMANDS = [
     ("detect", [], "--source is missing"),
     ("detect", ["--source", ".", "--classes", "sqare"], "did you mean 'square'"),
     ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, original, torchscript, onnx"),
-    ("trian", [], "unknown command 'trian'; accepted: train, test, detect, export, models, data; did you "
+    ("trian", [], "unknown command 'trian'; accepted: train, test, speed, detect, export, models, data; did you "
      "mean 'train'?"),
 ]
 

@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError
 from yolov7.data.synthetic import generate
 from yolov7.engine import run
-from yolov7.engine.distributed import Processes
-from yolov7.engine.guard import MOST_IN_A_ROW, StepGuard, TrainingError
-from yolov7.engine.schedule import apply
+from yolov7.engine.nonfinite import MAX_IN_A_ROW, StepGuard, TrainingError
+from yolov7.engine.optim import apply
+from yolov7.engine.run_config import TrainOptions
 from yolov7.engine.trainer import Trainer
-from yolov7.model.compiling import check_compiler
-from yolov7.options import TrainOptions
+from yolov7.loss.criterion import Losses
+from yolov7.runtime.distributed import Processes
 from yolov7.structures import Batch
 
 
@@ -35,7 +34,7 @@ def make_trainer(shapes: Path, folder: Path, **changes: object) -> Trainer:
                            workers=0, project=str(folder), seed=1,
                            cfg=str(Path(__file__).with_name("tiny-quarter.yaml")))
     changed = dataclasses.replace(options, **changes)  # type: ignore[arg-type]
-    return run._new_run(changed, torch.device("cpu"), Processes(), ExitStack())
+    return run.build_trainer(changed, torch.device("cpu"), Processes(), ExitStack())
 
 
 def batches_of(trainer: Trainer) -> list[Batch]:
@@ -83,8 +82,8 @@ def test_a_step_that_is_not_finite_changes_nothing(shapes: Path, tmp_path: Path,
     assert all(torch.equal(value, expected[key]) for key, value in snapshot(trainer).items())
 
 
-def _times(terms: object, factor: float) -> object:
-    return dataclasses.replace(terms, box=terms.box * factor)  # type: ignore[type-var, attr-defined]
+def _times(losses: Losses, factor: float) -> Losses:
+    return {**losses, "box": losses["box"] * factor}
 
 
 def test_activations_that_are_not_finite_leave_the_statistics(shapes: Path, tmp_path: Path) -> None:
@@ -97,15 +96,6 @@ def test_activations_that_are_not_finite_leave_the_statistics(shapes: Path, tmp_
     assert one_step(trainer, batch).tolist() == [1, 0, 1]
     hook.remove()
     assert all(torch.equal(value, before[key]) for key, value in snapshot(trainer).items())
-
-
-def test_a_compiler_that_does_not_work_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(function: object) -> object:
-        raise RuntimeError("No working C++ compiler found\nin /usr/bin")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(InputError, match=r"--compile: does not work on this machine \(No working C\+\+ compiler"):
-        check_compiler(torch.device("cpu"))
 
 
 def test_a_gradient_that_is_not_finite_is_found(shapes: Path, tmp_path: Path) -> None:
@@ -154,9 +144,9 @@ def test_twenty_in_a_row_end_the_run(shapes: Path, tmp_path: Path) -> None:
     trainer = make_trainer(shapes, tmp_path)
     batch = batches_of(trainer)[0]
     guard = StepGuard(trainer.state, tmp_path / "run", ("a",) * 6)
-    for _ in range(MOST_IN_A_ROW):
+    for _ in range(MAX_IN_A_ROW):
         note(guard, batch, [1, 0, 1], [float("nan"), 0.1, 0.2])
-    with pytest.raises(TrainingError, match=f"not finite in {MOST_IN_A_ROW} steps in a row, up to epoch 1, batch 20"):
+    with pytest.raises(TrainingError, match=f"not finite in {MAX_IN_A_ROW} steps in a row, up to epoch 1, batch 20"):
         guard.settle()
 
 

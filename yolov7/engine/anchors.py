@@ -1,4 +1,4 @@
-"""The anchors of a run: how well they fit its data, and better ones on request (spec of training, section 11)."""
+"""The anchors of a run: how well they fit its data, and better ones on request (docs/reference.md, Anchor check)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from yolov7.config import InputError, write_atomically
+from yolov7.config import InputError, atomic_write
+from yolov7.config.options import AnchorsOptions
 from yolov7.data.anchor_fit import TINY, fit_anchors, object_sizes, recall
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
-from yolov7.engine.setup import RunConfig, resolve
+from yolov7.engine.run_config import RunConfig, TrainOptions, resolve
 from yolov7.model.detector import Detector
-from yolov7.model.show import definition_text
 from yolov7.model.spec import read_spec
-from yolov7.model.summary import align_columns
-from yolov7.options import AnchorsOptions, TrainOptions
+from yolov7.model.summary import align_columns, definition_text
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def show_anchors(options: AnchorsOptions) -> None:
     if new.recall <= old.recall:
         logger.warning("the fitted anchors reach no higher best possible recall than those of %s", spec.name)
     if options.output:
-        write_atomically(options.output, definition_text(spec.with_anchors(fitted).definition))
+        atomic_write(options.output, definition_text(spec.with_anchors(fitted).definition))
         logger.info("%s with the fitted anchors is written to %s", spec.name, options.output)
 
 
@@ -116,7 +115,8 @@ def _levels_table(anchors: dict[str, Anchors], strides: Sequence[int], sizes: np
 def fit_levels(sizes: np.ndarray, like: Anchors, threshold: float, generations: int = 1000, seed: int = 0) -> Anchors:
     """Anchors ``[L, A, 2]`` for objects ``[T, 2]``, small ones on fine levels, as many as ``like`` has."""
     shape = np.shape(like)
-    return fit_anchors(sizes, shape[0] * shape[1], threshold, generations, seed).reshape(shape).tolist()
+    fitted: Anchors = fit_anchors(sizes, shape[0] * shape[1], threshold, generations, seed).reshape(shape).tolist()
+    return fitted
 
 
 def anchors_text(anchors: Anchors) -> str:

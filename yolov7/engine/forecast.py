@@ -12,13 +12,13 @@ from functools import partial
 import torch
 
 from yolov7.data.loader import collate
-from yolov7.engine.distributed import Processes
 from yolov7.engine.log import duration_text
-from yolov7.engine.memory import free_memory, is_out_of_memory, needed_memory, release_freed_memory
 from yolov7.engine.step import TrainingStep
 from yolov7.engine.trainer import Trainer
 from yolov7.evaluation.evaluate import evaluate
 from yolov7.inference.network import TorchNetwork
+from yolov7.runtime.distributed import Processes
+from yolov7.runtime.memory import free_memory, is_out_of_memory, needed_memory, release_freed_memory
 from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -30,21 +30,21 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Memory of a training step as a line over the pictures in its batch, in bytes."""
+    """Memory of a training step as a line over the images in its batch, in bytes."""
 
     fixed: float
-    picture: float
+    per_image: float
     free: int
 
     def at(self, images: int) -> float:
-        """Of a batch of so many pictures."""
-        return self.fixed + self.picture * images
+        """Of a batch of so many images."""
+        return self.fixed + self.per_image * images
 
     @property
     def largest_batch(self) -> int:
-        """The most pictures that fit; 0 if not even one does."""
+        """The most images that fit; 0 if not even one does."""
         left = self.free * (1 - SPARE) - self.fixed
-        return max(int(left / max(self.picture, 1)), 0)
+        return max(int(left / max(self.per_image, 1)), 0)
 
 
 def measure_memory(trainer: Trainer, sizes: tuple[int, int] = (2, 6)) -> MemoryNeed | None:
@@ -60,8 +60,8 @@ def measure_memory(trainer: Trainer, sizes: tuple[int, int] = (2, 6)) -> MemoryN
         if not is_out_of_memory(error):
             raise
         return None
-    picture = max(found[1] - found[0], 0) / (sizes[1] - sizes[0])
-    return MemoryNeed(max(found[0] - sizes[0] * picture, 0), picture, free_memory(trainer.device))
+    per_image = max(found[1] - found[0], 0) / (sizes[1] - sizes[0])
+    return MemoryNeed(max(found[0] - sizes[0] * per_image, 0), per_image, free_memory(trainer.device))
 
 
 def explain_lack_of_memory(trainer: Trainer) -> str:
@@ -74,12 +74,12 @@ def explain_lack_of_memory(trainer: Trainer) -> str:
 
 
 def _what_fits(trainer: Trainer, need: MemoryNeed | None) -> str:
-    config, count = trainer.config, trainer.processes.count
+    config, count = trainer.config, trainer.processes.world_size
     largest = need.largest_batch * count if need else 0
     start = f"out of memory on {trainer.device} with --batch-size {config.batch_size} at {config.train_size} px"
     if not largest or largest >= config.batch_size:
         return f"{start}; a smaller --img-size, or a smaller model would fit"
-    return (f"{start}; --batch-size {largest} would fit (optimizer steps stay at {config.nominal_batch} pictures: "
+    return (f"{start}; --batch-size {largest} would fit (optimizer steps stay at {config.nominal_batch} images: "
             "gradients are accumulated)")
 
 
@@ -87,7 +87,7 @@ def dry_run(trainer: Trainer) -> None:
     """One batch through everything; says what the run would take in memory, time and disk space. Writes nothing."""
     config, device = trainer.config, trainer.device
     need = measure_memory(trainer)
-    local = -(-config.batch_size // trainer.processes.count)
+    local = -(-config.batch_size // trainer.processes.world_size)
     if need is None or need.largest_batch < local:
         logger.warning("%s", _what_fits(trainer, need))
         return
@@ -101,19 +101,20 @@ def dry_run(trainer: Trainer) -> None:
     state = sum(p.numel() * p.element_size() for p in trainer.state.model.state_dict().values())
     logger.info(
         "dry run: one batch went through data, network, loss, backward, optimizer, average and evaluation\n"
-        "memory of a step: %.2f GiB with --batch-size %d (%.2f GiB and %.3f GiB a picture), %.1f GiB free: up to "
+        "memory of a step: %.2f GiB with --batch-size %d (%.2f GiB and %.3f GiB an image), %.1f GiB free: up to "
         "--batch-size %d fits\n"
         "time: %.2f s a step, %.2f s to make its data (both at once), %.0f s to evaluate; %s an epoch, %s for %d "
         "epochs\n"
         "disk: %.0f MiB for last.pt, %.0f MiB for best.pt\n"
-        "nothing was written", need.at(local) / GIB, config.batch_size, need.fixed / GIB, need.picture / GIB,
-        need.free / GIB, need.largest_batch * trainer.processes.count, work, data, evaluation, duration_text(epoch),
-        duration_text(epoch * config.epochs), config.epochs, 3 * state / 2**20, state / 2**20)
+        "nothing was written", need.at(local) / GIB, config.batch_size, need.fixed / GIB, need.per_image / GIB,
+        need.free / GIB, need.largest_batch * trainer.processes.world_size, work, data, evaluation,
+        duration_text(epoch), duration_text(epoch * config.epochs), config.epochs, 3 * state / 2**20, state / 2**20)
 
 
 def _step_alone(trainer: Trainer) -> TrainingStep:
     """A step that asks no other process."""
-    return TrainingStep(trainer.state, trainer.config, trainer.make_criterion(Processes()), trainer.device, Processes())
+    return TrainingStep(trainer.state, trainer.config, trainer.make_criterion(Processes()), trainer.device, Processes(),
+                        trainer.training.fields)
 
 
 def _one_step(step: TrainingStep, batch: Batch) -> None:
@@ -124,7 +125,8 @@ def _one_step(step: TrainingStep, batch: Batch) -> None:
 
 def _batch(trainer: Trainer, images: int) -> Batch:
     dataset = trainer.train_data
-    return collate([dataset[0, position, position % len(dataset)] for position in range(images)])
+    return collate([dataset[0, position, position % len(dataset)] for position in range(images)],
+                   trainer.training.fields)
 
 
 def _data_seconds(trainer: Trainer) -> float:
@@ -162,5 +164,5 @@ def _evaluation_seconds(trainer: Trainer) -> float:
     started = time.perf_counter()
     evaluate(network, batches, trainer.val_set)
     share = sum(len(batch.images) for batch in batches) / max(len(trainer.val_set), 1)
-    return (time.perf_counter() - started) / max(share * trainer.processes.count, 1e-9)
+    return (time.perf_counter() - started) / max(share * trainer.processes.world_size, 1e-9)
 

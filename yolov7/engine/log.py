@@ -1,58 +1,55 @@
-"""The record of a run: ``results.csv``, TensorBoard and a picture of the curves.
+"""The record of a run: ``results.csv``, TensorBoard, a plot of the curves; and how fast it goes.
 
-Nothing here may break a run: every sink stands alone, and its first failure is told once as a warning.
+Nothing here may break a run: every sink stands alone, and its first failure is reported once as a warning.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
-from yolov7.config import write_atomically
-from yolov7.engine.pictures import write_picture
+from yolov7.config import atomic_write
+from yolov7.data.images import encode_image
+from yolov7.engine.sheets import write_image
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from torch.utils.tensorboard import SummaryWriter
+import time
+
+import torch
+
+from yolov7.evaluation.plots import COLOURS, GREY, new_figure, quiet_axes, to_png
+from yolov7.runtime.memory import used_memory
+from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of ``results.csv``; the fields are its columns."""
+    """One line of ``results.csv``: epoch, terms of the loss, metrics, and what follows."""
 
     epoch: int  # 1 is the first
-    box: float  # the three loss terms, means over the epoch
-    objectness: float
-    classification: float
-    AP: float | None  # None: not evaluated in this epoch
-    AP50: float | None
-    AP75: float | None
+    losses: dict[str, float]  # the terms of the loss, means over the epoch
+    metrics: dict[str, float]  # of the evaluation
     lr: float
     seconds: float  # of the whole epoch, evaluation included
     skipped: int = 0  # steps that were left out, as loss or gradient was not finite
 
 
-COLUMNS = tuple(field.name for field in fields(EpochRecord))
-TAGS = {  # TensorBoard's names of the columns
-    "box": "train/box_loss",
-    "objectness": "train/obj_loss",
-    "classification": "train/cls_loss",
-    "AP": "metrics/AP",
-    "AP50": "metrics/AP50",
-    "AP75": "metrics/AP75",
-    "lr": "x/lr",
-    "skipped": "x/skipped_steps",
-}
+METRICS = ("AP", "AP50", "AP75")
+LAST_COLUMNS = ("lr", "seconds", "skipped")
+TERMS = {"box": "box", "objectness": "obj", "classification": "cls"}  # of a detector, with their short names
 
 
 class RunLog:
@@ -62,15 +59,16 @@ class RunLog:
     the record starts anew. No method raises. Best used in a ``with`` statement.
     """
 
-    def __init__(self, folder: str | Path, resume_epoch: int | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, resume_epoch: int | None = None,
+                 terms: Mapping[str, str] = MappingProxyType(TERMS)) -> None:
+        self.folder, self.terms = Path(folder), terms
         self._failed: set[str] = set()
         self._records: list[EpochRecord] = []
         self._writer: SummaryWriter | None = None
         with self._isolated("results.csv"):
             self.folder.mkdir(parents=True, exist_ok=True)
             if resume_epoch is not None and self.csv_path.exists():
-                self._records = [r for r in read_results(self.csv_path) if r.epoch <= resume_epoch]
+                self._records = [r for r in read_results(self.csv_path, tuple(self.terms)) if r.epoch <= resume_epoch]
             self._write_csv()
         with self._isolated("TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -93,24 +91,26 @@ class RunLog:
         with self._isolated("results.csv"):
             self._records = [r for r in self._records if r.epoch < record.epoch] + [record]
             self._write_csv()
-        values = {tag: getattr(record, name) for name, tag in TAGS.items()}
+        values = {f"train/{self.terms.get(name, name)}_loss": value for name, value in record.losses.items()}
+        values |= {f"metrics/{name}": value for name, value in record.metrics.items()}
+        values |= {"x/lr": record.lr, "x/skipped_steps": record.skipped}
         with self._isolated("TensorBoard"):
             if self._writer is None:
                 return
-            for tag in [tag for tag, value in values.items() if value is not None]:
-                self._writer.add_scalar(tag, values[tag], record.epoch)
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, record.epoch)
             self._writer.flush()
 
-    def add_picture(self, name: str | None, make: Callable[[], np.ndarray], tag: str | None, epoch: int) -> None:
-        """Draw a picture (uint8 ``[H, W, 3]`` RGB) into the file ``name``, and into TensorBoard under ``tag``."""
-        picture: np.ndarray | None = None
-        with self._isolated(name or "pictures"):
-            picture = make()
+    def add_image(self, name: str | None, make: Callable[[], np.ndarray], tag: str | None, epoch: int) -> None:
+        """Draw an image (uint8 ``[H, W, 3]`` RGB) into the file ``name``, and into TensorBoard under ``tag``."""
+        image: np.ndarray | None = None
+        with self._isolated(name or "images"):
+            image = make()
             if name:
-                write_picture(self.folder / name, picture)
+                write_image(self.folder / name, image)
         with self._isolated("TensorBoard"):
-            if self._writer is not None and tag and picture is not None:
-                self._writer.add_image(tag, picture, epoch, dataformats="HWC")
+            if self._writer is not None and tag and image is not None:
+                _add_image(self._writer, tag, image, epoch)
 
     def close(self) -> None:
         """Draw the curves and close the event file; more calls do nothing."""
@@ -120,22 +120,24 @@ class RunLog:
                 writer.close()
         with self._isolated("results.png"):
             if self._records:
-                plot_results(self.csv_path, self.plot_path)
+                plot_results(self.csv_path, self.plot_path, tuple(self.terms))
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
     def _write_csv(self) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(value) for value in asdict(record).values()] for record in self._records)
-        write_atomically(self.csv_path, text.getvalue())
+        metrics = list(dict.fromkeys(name for record in self._records for name in record.metrics)) or list(METRICS)
+        writer.writerow(["epoch", *self.terms, *metrics, *LAST_COLUMNS])
+        writer.writerows([str(r.epoch), *(_cell(r.losses.get(name)) for name in self.terms),
+                          *(_cell(r.metrics.get(name)) for name in metrics),
+                          *(_cell(getattr(r, name)) for name in LAST_COLUMNS)] for r in self._records)
+        atomic_write(self.csv_path, text.getvalue())
 
     @contextmanager
     def _isolated(self, sink: str) -> Iterator[None]:
@@ -148,65 +150,72 @@ class RunLog:
             self._failed.add(sink)
 
 
+def _add_image(writer: SummaryWriter, tag: str, image: np.ndarray, epoch: int) -> None:
+    """The same image as by the writer's own method, whose PNG takes seven times as long."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    height, width = image.shape[:2]
+    encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encode_image(image, ".png"))
+    assert writer.file_writer is not None
+    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), epoch)
+
+
 def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def read_results(path: str | Path) -> list[EpochRecord]:
-    """The epochs of a ``results.csv``, in the order of the file; lines that cannot be read are left out and told."""
+def read_results(path: str | Path, terms: Sequence[str] = tuple(TERMS)) -> list[EpochRecord]:
+    """The epochs of a ``results.csv``, in the order of the file; lines that cannot be read are left out and told.
+
+    ``terms`` are the columns of the loss; the others between the first and the last three are metrics.
+    """
     records = []
     with open(path, newline="", encoding="utf-8") as stream:
         for line, row in enumerate(csv.DictReader(stream), start=2):
             try:
-                records.append(_record(row))
+                records.append(_record(row, terms))
             except (KeyError, TypeError, ValueError):
                 logger.warning("%s, line %d: is not a record of an epoch, left out", path, line)
     return records
 
 
-def _record(row: dict[str, str]) -> EpochRecord:
-    optional = ("AP", "AP50", "AP75")
-    values = {name: None if name in optional and row[name] == "" else float(row[name]) for name in COLUMNS[1:]}
-    values["skipped"] = int(row["skipped"])
-    return EpochRecord(int(row["epoch"]), **values)  # type: ignore[arg-type]  # None only where optional
+def _record(row: dict[str, str], terms: Sequence[str]) -> EpochRecord:
+    metrics = [name for name in row if name not in ("epoch", *terms, *LAST_COLUMNS)]
+    return EpochRecord(int(row["epoch"]), {name: float(row[name]) for name in terms},
+                       {name: float(row[name]) for name in metrics if row[name] != ""}, float(row["lr"]),
+                       float(row["seconds"]), int(row["skipped"]))
 
 
 # --- curves ----------------------------------------------------------------------------------------------------
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # told apart by colour-blind eyes, too
+BLUE, ORANGE, *_ = COLOURS
 
 
-def plot_results(csv_path: str | Path, png_path: str | Path) -> None:
-    """Draw the loss terms, AP, learning rate and time of every epoch in ``results.csv`` as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    records = read_results(csv_path)
-    figure = Figure(figsize=(11, 7.2), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-    FigureCanvasAgg(figure)  # draws without a display and leaves the user's backend alone
+def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str] = tuple(TERMS)) -> None:
+    """Draw the loss terms, metrics, learning rate and time of every epoch in ``results.csv`` as a PNG."""
+    records = read_results(csv_path, terms)
+    figure, (losses, metrics, rate, seconds) = new_figure(11, 7.2, columns=2, rows=2)
     figure.suptitle(Path(csv_path).absolute().parent.name, fontsize=13, fontweight="bold", parse_math=False)
-    losses, metrics, rate, seconds = figure.subplots(2, 2).flat
-    _curves(losses, records, {"box": BLUE, "objectness": ORANGE, "classification": GREEN})
+    _curves(losses, {name: [(r.epoch, r.losses[name]) for r in records] for name in terms}, COLOURS)
     losses.set_title("Loss, mean of the epoch", loc="left")
-    _curves(metrics, records, {"AP": ORANGE, "AP50": BLUE, "AP75": GREEN})
-    metrics.set_title("Average precision on the validation split", loc="left")
+    names = list(dict.fromkeys(name for r in records for name in r.metrics)) or list(METRICS)
+    points = {name: [(r.epoch, r.metrics[name]) for r in records if name in r.metrics] for name in names}
+    _curves(metrics, points, (ORANGE, BLUE, *COLOURS[2:]))
+    metrics.set_title("Average precision on the validation split" if names == list(METRICS) else
+                      "Metrics on the validation split", loc="left")
     _mark_best(metrics, records)
-    _curves(rate, records, {"lr": GREY})
+    _curves(rate, {"lr": [(r.epoch, r.lr) for r in records]}, (GREY,))
     rate.set_title("Learning rate", loc="left")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 4))
-    _curves(seconds, records, {"seconds": GREY})
+    _curves(seconds, {"seconds": [(r.epoch, r.seconds) for r in records]}, (GREY,))
     seconds.set_title(f"Seconds per epoch, {duration_text(sum(r.seconds for r in records))} in all", loc="left")
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    write_atomically(png_path, image.getvalue())
+    atomic_write(png_path, to_png(figure))
 
 
-def _curves(axes: Axes, records: Sequence[EpochRecord], colours: dict[str, str]) -> None:
+def _curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], colours: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for name, colour in colours.items():
-        points = [(r.epoch, getattr(r, name)) for r in records if getattr(r, name) is not None]
+    for (name, points), colour in zip(curves.items(), itertools.cycle(colours)):
         marker = "o" if len(points) < 40 else ""
         axes.plot(*zip(*points, strict=True) if points else ((), ()), color=colour, label=name,
                   linewidth=1.8, marker=marker, markersize=3.5)
@@ -214,15 +223,13 @@ def _curves(axes: Axes, records: Sequence[EpochRecord], colours: dict[str, str])
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch", color=GREY)
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(colours) > 1:
+    quiet_axes(axes)
+    if len(curves) > 1:
         axes.legend(frameon=False)
 
 
 def _mark_best(axes: Axes, records: Sequence[EpochRecord]) -> None:
-    evaluated = [(r.AP, r.epoch) for r in records if r.AP is not None]
+    evaluated = [(r.metrics["AP"], r.epoch) for r in records if "AP" in r.metrics]
     if evaluated:
         value, epoch = max(evaluated, key=lambda pair: (pair[0], -pair[1]))
         axes.plot([epoch], [value], "o", color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.8,
@@ -235,3 +242,32 @@ def duration_text(seconds: float) -> str:
     if not seconds < 3600:  # hours, or not a number
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+class Pace:
+    """Wraps the batches of an epoch and measures what lies between them; nothing here waits for the device."""
+
+    def __init__(self, batches: Iterable[Batch], processes: int = 1) -> None:
+        self.batches, self.processes = batches, processes
+        self.images = 0
+        self.waited = 0.0  # seconds
+        self._started = time.perf_counter()
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._started = asked = time.perf_counter()
+        for batch in self.batches:
+            self.waited += time.perf_counter() - asked
+            yield batch
+            self.images += len(batch.images) * self.processes
+            asked = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the first batch was asked for."""
+        return time.perf_counter() - self._started
+
+    def text(self, device: torch.device) -> dict[str, str]:
+        """For a progress bar: images a second of all processes, share of waiting, and this one's memory."""
+        found = {"img/s": f"{self.images / max(self.seconds, 1e-9):.1f}",
+                 "data": f"{100 * self.waited / max(self.seconds, 1e-9):.0f}%"}
+        return {**found, "mem": f"{used_memory(device) / 2**30:.1f}G"}

@@ -11,28 +11,35 @@ from pathlib import Path
 
 import torch
 
-from yolov7.config import InputError, from_mapping, write_atomically
+from yolov7.config import InputError, atomic_write
 from yolov7.data.catalog import DataSource, open_data, open_split
-from yolov7.data.classes import choose_classes, class_names
-from yolov7.data.image_set import ImageSet, report_faults
-from yolov7.engine import checkpoint
+from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
-from yolov7.engine.device import own_device
-from yolov7.engine.distributed import Processes, connected, environment
-from yolov7.engine.elastic import after_restart, forget_run, note_run
 from yolov7.engine.forecast import dry_run, explain_lack_of_memory
-from yolov7.engine.freeze import nodes_to_freeze
-from yolov7.engine.guard import TrainingError
-from yolov7.engine.memory import is_out_of_memory
-from yolov7.engine.setup import DEFAULT_MODEL, RunConfig, check_processes, check_resume, resolve, settings_text
-from yolov7.engine.state import TrainingResult
+from yolov7.engine.nonfinite import TrainingError
+from yolov7.engine.optim import nodes_to_freeze
+from yolov7.engine.restart import after_restart, forget_run, note_run
+from yolov7.engine.run_config import (
+    DEFAULT_MODEL,
+    RunConfig,
+    TrainOptions,
+    check_processes,
+    check_resume,
+    resolve,
+    settings_text,
+    stored_config,
+)
+from yolov7.engine.state import TrainingResult, find_last, read_last
 from yolov7.engine.trainer import Trainer
-from yolov7.model.compiling import check_compiler
 from yolov7.model.detector import Detector
-from yolov7.model.precision import choose_precision
 from yolov7.model.spec import parse_spec, read_spec
 from yolov7.model.weights import initialize_from, spec_of
-from yolov7.options import TrainOptions
+from yolov7.runtime import folders
+from yolov7.runtime.device import check_compiler, own_device
+from yolov7.runtime.distributed import Processes, connected, environment
+from yolov7.runtime.memory import is_out_of_memory
+from yolov7.runtime.precision import choose_precision
+from yolov7.tasks.base import find_task
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +50,14 @@ def train(options: TrainOptions) -> TrainingResult | None:
     device = own_device(options.device, environment().local_rank)
     with connected(device) as processes, ExitStack() as held:
         if not options.dry_run:
-            options = processes.tell(after_restart(options))
-        trainer = (_new_run if options.resume is None else _resumed_run)(options, device, processes, held)
+            options = processes.broadcast_object(after_restart(options))
+        trainer = (build_trainer if options.resume is None else resume_trainer)(options, device, processes, held)
         if options.dry_run:
-            if processes.first:
+            if processes.is_main:
                 dry_run(trainer)
             return None
         result = _fit(trainer)
-        if processes.first:
+        if processes.is_main:
             forget_run(options.project)
             _say_what_comes_next(trainer, result)
     return result
@@ -66,14 +73,20 @@ def _fit(trainer: Trainer) -> TrainingResult:
     raise TrainingError(explain_lack_of_memory(trainer))
 
 
-def _new_run(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
-    """A run from the start; its folder is ``held`` as long as that is open."""
+def build_trainer(options: TrainOptions, device: torch.device | None = None,
+                  processes: Processes = Processes(), held: ExitStack | None = None) -> Trainer:  # noqa: B008  # frozen
+    """A run from the start: everything is opened, checked and built, then the folder is made.
+
+    ``device`` is by default the one that the options name. The folder is for this process alone as long as ``held`` is
+    open (default: as long as the process lives).
+    """
+    device = device or own_device(options.device, processes.local_rank)
     spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or not options.weights else spec_of(options.weights)
-    with processes.first_before_others():
+    with processes.main_first():
         source = open_data(options.data)
     torch.manual_seed(options.seed)
-    model = Detector(spec, len(class_names(source.names, options.classes or (), options.single_cls)))
-    config = resolve(options, spec, source, model.stride)
+    model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
+    config = resolve(options, spec, source, model.stride, find_task(spec.head.block).training().gains())
     config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     check_processes(config, processes, device)
@@ -84,37 +97,38 @@ def _new_run(options: TrainOptions, device: torch.device, processes: Processes, 
     splits = _open_splits(source, config, processes)
     if options.autoanchor:
         improve_anchors(model, splits[0], config)
-        processes.spread([model.head.anchors])
+        processes.broadcast([model.head.anchors])
     folder = Path()
-    if processes.first and not options.dry_run:
-        folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
-        held.enter_context(checkpoint.claimed(folder))
+    if processes.is_main and not options.dry_run:
+        folder = folders.new_folder(options.project, options.name, options.exist_ok)
+        (held or ExitStack()).enter_context(folders.claimed(folder))
         note_run(options.project, folder)
-        write_atomically(folder / "config.yaml", settings_text(config))
+        atomic_write(folder / "config.yaml", settings_text(config))
     logger.info("%s", settings_text(config).rstrip())
-    return _make_trainer(config, model, splits, processes.tell(folder), device, processes, not options.dry_run)
+    folder = processes.broadcast_object(folder)
+    return _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
 
 
-def _resumed_run(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
+def resume_trainer(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
     """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
-    path = processes.tell(checkpoint.find_last(options.resume or "", options.project) if processes.first else Path())
+    path = processes.broadcast_object(find_last(options.resume or "", options.project) if processes.is_main else Path())
     folder = path.parent.parent if path.parent.name else path.absolute().parent.parent
-    with processes.first_before_others():  # a run that ends just now may still write it
-        if processes.first and not options.dry_run:
-            held.enter_context(checkpoint.claimed(folder))
-        content = checkpoint.read_last(path)
-    config = from_mapping(RunConfig, content["config"], str(path))
+    with processes.main_first():  # a run that ends just now may still write it
+        if processes.is_main and not options.dry_run:
+            held.enter_context(folders.claimed(folder))
+        content = read_last(path)
+    config = stored_config(content["config"], str(path))
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
                                  device=options.device or config.device)
     if not options.device:
         device = own_device(config.device, processes.local_rank)
     check_processes(config, processes, device)
-    with processes.first_before_others():
+    with processes.main_first():
         source = open_data(config.data)
     names = class_names(source.names, config.classes, config.single_cls)
     if list(names) != list(content["names"]):
         raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(names)}")
-    model = Detector(parse_spec(content["definition"], str(path)), len(names))
+    model = Detector(parse_spec(content["definition"], str(path), content.get("package", "")), len(names))
     splits = _open_splits(source, config, processes)
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
     trainer.resume(content)
@@ -125,7 +139,7 @@ def _resumed_run(options: TrainOptions, device: torch.device, processes: Process
 
 
 def _open_splits(source: DataSource, config: RunConfig, processes: Processes) -> tuple[ImageSet, ImageSet]:
-    with processes.first_before_others():  # the first one indexes what is new
+    with processes.main_first():  # the first one indexes what is new
         train_set, val_set = open_split(source, "train", training=True), open_split(source, "val")
     return (choose_classes(train_set, config.classes, config.single_cls),
             choose_classes(val_set, config.classes, config.single_cls))
@@ -133,7 +147,7 @@ def _open_splits(source: DataSource, config: RunConfig, processes: Processes) ->
 
 def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,
                   device: torch.device, processes: Processes, report: bool) -> Trainer:
-    if report and processes.first:
+    if report and processes.is_main:
         for split in splits:
             report_faults(split, folder)
     check_anchors(model, splits[0], config)
@@ -144,7 +158,7 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
 
 def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
     folder = trainer.folder
-    best, picture = shlex.quote(str(result.best)), shlex.quote(os.path.relpath(trainer.val_set.paths[0]))
+    best, image = shlex.quote(str(result.best)), shlex.quote(os.path.relpath(trainer.val_set.paths[0]))
     logger.info(
         "best epoch %d: AP %.3f, AP50 %.3f (%s)\n"
         "curves: %s, predictions: %s, TensorBoard: tensorboard --logdir %s\n"
@@ -153,5 +167,4 @@ def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
         "  python detect.py --weights %s --source %s\n"
         "  python export.py --weights %s --format onnx",
         result.epoch + 1, result.AP, result.AP50, best, folder / "results.png", folder / "val_predictions.jpg", folder,
-        best, best, picture, best,
-    )
+        best, best, image, best)

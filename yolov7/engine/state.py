@@ -1,4 +1,8 @@
-"""The state of a run: all that it carries from step to step, saved and restored as a whole."""
+"""The state of a run, all that it carries from step to step, and its checkpoints.
+
+A checkpoint is tensors and plain values that load with ``weights_only=True``, written under a temporary name and
+renamed: after a kill at any moment the previous file is whole.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from yolov7.config import InputError
-from yolov7.engine.ema import ModelEMA
+from yolov7.config import InputError, to_mapping
+from yolov7.engine.optim import ModelEMA
+from yolov7.engine.run_config import RunConfig
+from yolov7.model import weights
 from yolov7.model.detector import Detector
 
 
@@ -24,6 +30,12 @@ class TrainingResult:
     AP: float  # noqa: N815  # the field's name for it
     AP50: float
     best: Path  # weight file
+    fitness: float | None = None  # where it is not that of the boxes
+
+    @property
+    def value(self) -> float:
+        """What makes an epoch the best: mostly AP (docs/reference.md, Fitness)."""
+        return 0.9 * self.AP + 0.1 * self.AP50 if self.fitness is None else self.fitness
 
 
 @dataclass
@@ -38,7 +50,7 @@ class RunState:
     ema: ModelEMA
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    losses: Tensor  # [4], sums over the batches of the epoch: box, objectness, class, and how many were finite
+    losses: Tensor  # [T + 1], sums over the batches of the epoch of each term, and how many were finite
     scores: np.ndarray  # [C], AP of each class in the last evaluation
     epoch: int = 0  # the one in progress; 0 is the first
     batch: int = 0  # batches of it that are done
@@ -48,15 +60,15 @@ class RunState:
 
     def content(self) -> dict[str, Any]:
         """Tensors and plain values, from which `restore` makes the same state."""
-        best = None if self.best is None else [self.best.epoch, self.best.AP, self.best.AP50]
+        best = self.best and [self.best.epoch, self.best.AP, self.best.AP50,
+                              *([] if self.best.fitness is None else [self.best.fitness])]
         return {
             "model": self.model.state_dict(), "ema": self.ema.model.state_dict(),
             "ema_updates": int(self.ema.updates), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "losses": self.losses.cpu(), "scores": self.scores.tolist(),
             "place": {"epoch": self.epoch, "batch": self.batch, "skipped": self.skipped,
                       "skipped_in_a_row": self.skipped_in_a_row},
-            "best": best,
-        }
+            "best": best}
 
     def restore(self, content: dict[str, Any], weights_folder: Path) -> None:
         """Take over what `content` gave; its shapes must be those of this state."""
@@ -71,8 +83,8 @@ class RunState:
         for name, value in content["place"].items():
             setattr(self, name, value)
         if content["best"] is not None:
-            epoch, ap, ap50 = content["best"]
-            self.best = TrainingResult(epoch, ap, ap50, weights_folder / "best.pt")
+            epoch, ap, ap50, *fitness = content["best"]
+            self.best = TrainingResult(epoch, ap, ap50, weights_folder / "best.pt", *fitness)
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing of an epoch is done yet."""
@@ -88,3 +100,41 @@ def check_content(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or any(key not in content for key in KEYS):
         raise InputError(f"--resume {str(path)!r}: holds weights only; accepted: last.pt of a run")
     return content
+
+
+def find_last(run: str, project: str) -> Path:
+    """The ``last.pt`` that ``--resume`` means: a file, a run's folder, or '' for the latest run below ``project``."""
+    if not run:
+        found = sorted(Path(project).rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise InputError(f"--resume: no weights/last.pt below {project!r}; name the run: --resume FOLDER")
+        return found[-1]
+    path = Path(run)
+    for candidate in (path, path / "last.pt", path / "weights" / "last.pt"):
+        if candidate.is_file():
+            if candidate.absolute().parent.name != "weights":
+                raise InputError(f"--resume {run!r}: lies in no run's folder; accepted: RUN/weights/last.pt")
+            return candidate
+    raise InputError(f"--resume {run!r}: neither a checkpoint nor the folder of a run")
+
+
+def save_last(path: Path, state: RunState, config: RunConfig, names: tuple[str, ...]) -> None:
+    """Everything that a run needs to go on."""
+    finished = {"epoch": state.epoch - 1, "config": to_mapping(config)}
+    weights.save(_describe(state.model, config, names) | state.content() | finished, path)
+
+
+def save_best(path: Path, state: RunState, config: RunConfig, names: tuple[str, ...]) -> None:
+    """The averaged weights alone, for evaluation, detection, export and fine-tuning."""
+    content = _describe(state.ema.model, config, names)
+    weights.save(content | {"model": state.ema.model.state_dict(), "epoch": state.epoch}, path)
+
+
+def _describe(model: Detector, config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    merged = config.classes if config.single_cls else ()
+    return weights.describe(model, names, config.test_size, config.data, merged)
+
+
+def read_last(path: Path) -> dict[str, Any]:
+    """A checkpoint to go on from."""
+    return check_content(weights.read(path), path)

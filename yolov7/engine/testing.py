@@ -1,4 +1,4 @@
-"""``test`` from its flags: weights over a split, by one process or several, and everything that is written of it."""
+"""Evaluate weights on a split, by one process or several, and write everything that there is to say of them."""
 
 from __future__ import annotations
 
@@ -7,50 +7,49 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from yolov7.config import InputError, write_atomically
-from yolov7.data.catalog import open_data
-from yolov7.data.image_set import ImageSet, report_faults
+from yolov7.config import InputError, atomic_write
+from yolov7.config.options import TestOptions
+from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.loader import BatchLoader, evaluation_loader, fixed_shape_loader
-from yolov7.engine import checkpoint
-from yolov7.engine.classes import open_for
-from yolov7.engine.device import own_device
-from yolov7.engine.distributed import Processes, connected, environment
-from yolov7.engine.pictures import prediction_sheet, write_picture
-from yolov7.evaluation.coco import write_predictions
+from yolov7.engine.sheets import prediction_sheet, write_image
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
-from yolov7.evaluation.plots import write_plots
-from yolov7.evaluation.worst import worst_sheet
-from yolov7.inference.loading import NetworkOptions, load_network, usual_device
+from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network, check_size
-from yolov7.inference.postprocess import NMSOptions
-from yolov7.options import TestOptions
+from yolov7.inference.nms import NMSOptions
+from yolov7.model.weights import ModelInfo
+from yolov7.runtime import folders
+from yolov7.runtime.device import own_device
+from yolov7.runtime.distributed import Processes, connected, environment
+from yolov7.tasks.base import Task, find_task
 
 logger = logging.getLogger(__name__)
 
 
 def test(options: TestOptions) -> Evaluation:
-    """Evaluate weights on a split by the paper's protocol; prints the numbers, writes tables and pictures.
+    """Evaluate weights on a split by the paper's protocol; prints the numbers, writes tables and images.
 
     Processes that ``torchrun`` starts share the batches; the numbers are those of one process with batches of that
     size.
     """
-    paths = checkpoint.find_weights(options.weights)
+    paths = folders.find_weights(options.weights)
     device = own_device(usual_device(paths, options.device), environment().local_rank)
     with connected(device) as processes:
-        with processes.first_before_others():
+        with processes.main_first():
             subject = open_subject(paths, options, device, options.task)
         folder = Path()
-        if processes.first:
-            folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
+        if processes.is_main:
+            folder = folders.new_folder(options.project, options.name, options.exist_ok)
             report_faults(subject.image_set, folder)
         loader = subject.loader(options.img_size, options.batch_size, options.workers, processes)
-        evaluation = evaluate(subject.network, loader, subject.image_set, subject.nms(options), processes, extras=True)
-        if processes.first:
-            _report(evaluation, subject.image_set, folder, options.metric)
+        evaluation = subject.evaluate(loader, subject.nms(options), processes, complete=True)
+        if processes.is_main:
+            _report(evaluation, subject, folder, options.metric)
     return evaluation
 
 
@@ -62,10 +61,21 @@ class Subject:
     image_set: ImageSet
     scored: tuple[int, ...] | None  # class of the network for each class of the data; None: the same in order
 
+    @cached_property
+    def task(self) -> Task:
+        """What follows the network's NMS, and how it is evaluated and drawn."""
+        return find_task(self.network.info.head)
+
+    def evaluate(self, loader: BatchLoader, nms: NMSOptions, processes: Processes = Processes(),  # noqa: B008  # frozen
+                 complete: bool = False) -> Evaluation:
+        """Run the network over batches; ``complete`` for all that there is to say beside the official scores."""
+        evaluators = self.task.training().evaluators(self.image_set, complete)
+        return evaluate(self.network, loader, self.image_set, nms, evaluators, processes, self.task.finish)
+
     def loader(self, image_size: int | None, batch_size: int, workers: int,
                processes: Processes = Processes()) -> BatchLoader:  # noqa: B008  # frozen
         """Rectangular batches of the size that a flag names; of the one shape that an exported file takes."""
-        network, part = self.network, (processes.rank, processes.count)
+        network, part = self.network, (processes.rank, processes.world_size)
         if network.shape is None:
             return evaluation_loader(self.image_set, image_size or network.info.image_size, batch_size, network.stride,
                                      workers, part=part)
@@ -80,30 +90,65 @@ class Subject:
 
 def open_subject(paths: Sequence[Path], options: TestOptions, device: torch.device, split: str) -> Subject:
     """Load the network of some files, and the data that the flags or the files name."""
-    how = NetworkOptions.of_flags(options)
-    network = load_network(paths, device, how)
+    network = load_network(paths, device, options)
     data = options.data or network.info.data
     if not data:
         raise InputError(f"{paths[0]} does not say what it was trained on; name the data set with --data")
     return Subject(network, *open_for(network.info, open_data(data), options, split))
 
 
-def _report(evaluation: Evaluation, image_set: ImageSet, folder: Path, metric: str) -> None:
-    assert evaluation.extras is not None
-    extras, names = evaluation.extras, image_set.names
-    own = extras.v7.result()
-    logger.info("%s", evaluation.result.text())
-    if metric == "v7":
-        logger.info("\nthe original's own metric:\n%s", own.text(names))
-    logger.info("\n%s", extras.confusion.text(names))
-    logger.info("\n%s\n", evaluation.times.text())
-    write_predictions(folder / "predictions.json", evaluation.predictions)
-    numbers = dataclasses.asdict(evaluation.result) | {
-        "v7": {"precision": own.precision, "recall": own.recall, "AP50": own.AP50, "AP": own.AP},
-        "milliseconds": evaluation.times.summary()}
-    write_atomically(folder / "results.json", json.dumps(numbers, indent=1))
-    write_picture(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set))
-    write_plots(folder, names, own, extras.confusion)
-    if worst := extras.worst.pictures:
-        write_picture(folder / "worst.jpg", worst_sheet(worst, names))
-    logger.info("%d pictures; written to %s", len(image_set), folder)
+def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str) -> None:
+    image_set = subject.image_set
+    for name, result in evaluation.results.items():
+        if (text := result.text(image_set.names)) and (name != "v7" or metric == "v7"):
+            heading = "the reference implementation's own metric:\n" if name == "v7" else ""
+            logger.info("%s%s\n", heading, text)
+        result.write(folder, image_set.names, image_set)
+    logger.info("%s\n", evaluation.times.text())
+    atomic_write(folder / "results.json", json.dumps(evaluation.table(), indent=1))
+    write_image(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set, subject.task.draw))
+    logger.info("%d images; written to %s", len(image_set), folder)
+
+
+def open_for(loaded: ModelInfo, source: DataSource, options: TestOptions,
+             split: str) -> tuple[ImageSet, tuple[int, ...] | None]:
+    """A split with the classes to score, and for each of them the class of the weights (None: the same in order).
+
+    Without ``--classes`` these are the classes that weights and data share by name; weights of ``--single-cls`` say
+    so themselves. Raises `InputError` where they do not fit, with the flag that helps.
+    """
+    single = options.single_cls or bool(loaded.merged)
+    classes = options.classes or ()
+    if not classes:
+        known = loaded.merged if single else loaded.names
+        if set(known) < set(source.names):
+            classes = known
+            logger.info("scoring the %d of the %d classes of %s that the model was trained on: %s", len(classes),
+                        len(source.names), source.name, ", ".join(classes))
+    names = class_names(source.names, classes, single)
+    scored = _counterparts(names, loaded, source, single)
+    return choose_classes(open_split(source, split), classes, single), scored
+
+
+def _counterparts(names: tuple[str, ...], loaded: ModelInfo, source: DataSource,
+                  single: bool) -> tuple[int, ...] | None:
+    known = loaded.names
+    if names != known and set(names) <= set(known):
+        logger.info("%d of the weights' %d classes are scored: %s", len(names), len(known), ", ".join(names))
+        return tuple(known.index(name) for name in names)
+    if len(names) == len(known):  # perhaps under other names
+        return None
+    if single:
+        hint = "--single-cls is for weights that were trained with it"
+    elif len(known) == 1:
+        hint = "weights that were trained with --single-cls need it here too"
+    elif len(known) < len(names):
+        hint = f"trained on other data, unless --classes can name the {len(known)} here"
+    else:
+        hint = "trained on other data"
+    raise InputError(f"--weights: has {_text(known)}, but {source.file or source.name} has {_text(names)}: {hint}")
+
+
+def _text(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{len(names)} class{'es' if len(names) > 1 else ''} ({shown})"

@@ -1,4 +1,4 @@
-"""The run: epochs of steps, evaluation of the averaged weights, checkpoints (spec of training)."""
+"""The run: epochs of steps, evaluation of the averaged weights, checkpoints (docs/reference.md, Training)."""
 
 from __future__ import annotations
 
@@ -18,27 +18,23 @@ from yolov7.config import InputError
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
-from yolov7.engine import checkpoint
-from yolov7.engine.distributed import Processes
-from yolov7.engine.ema import ModelEMA
-from yolov7.engine.freeze import freeze, hold_statistics
-from yolov7.engine.guard import StepGuard, TrainingError
-from yolov7.engine.image_weights import class_scores, image_weights
-from yolov7.engine.log import EpochRecord, RunLog
-from yolov7.engine.optim import make_optimizer
-from yolov7.engine.pace import Pace
-from yolov7.engine.pictures import batch_sheet, prediction_sheet
-from yolov7.engine.schedule import Schedule, StepSettings, apply
-from yolov7.engine.setup import RunConfig
-from yolov7.engine.state import RunState, TrainingResult
+from yolov7.engine.interruption import Interrupted, StopSignal
+from yolov7.engine.log import EpochRecord, Pace, RunLog
+from yolov7.engine.nonfinite import StepGuard, TrainingError
+from yolov7.engine.optim import ModelEMA, Schedule, StepSettings, apply, freeze, hold_statistics, make_optimizer
+from yolov7.engine.run_config import RunConfig
+from yolov7.engine.sheets import batch_sheet, prediction_sheet
+from yolov7.engine.state import RunState, TrainingResult, save_best, save_last
 from yolov7.engine.step import TrainingStep, floating_buffers
-from yolov7.engine.stop import Interrupted, StopSignal
+from yolov7.evaluation.coco import CocoResult
 from yolov7.evaluation.evaluate import Evaluation, evaluate
 from yolov7.inference.network import TorchNetwork
 from yolov7.loss.criterion import Criterion, scale_gains
 from yolov7.model.detector import Detector
-from yolov7.model.precision import gradient_scaler
+from yolov7.runtime.distributed import Processes
+from yolov7.runtime.precision import gradient_scaler
 from yolov7.structures import Batch
+from yolov7.tasks.base import find_task
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +52,22 @@ class Trainer:
         self.train_set, self.val_set = splits
         freeze(model, config.freeze)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.task = find_task(type(model.head).__name__)
+        self.training = self.task.training()
+        self.terms = {term.name: term.short or term.name for term in self.training.terms}
         self.state = RunState(
             model, ModelEMA(model), make_optimizer(model, config.recipe.optimizer, config.batch_size,
                                                    config.nominal_batch),
-            gradient_scaler(config.precision, device), torch.zeros(4, device=device), np.zeros(model.num_classes),
-        )
+            gradient_scaler(config.precision, device), torch.zeros(len(self.terms) + 1, device=device),
+            np.zeros(model.num_classes))
         self.loader, self.sampler = self._training_loader(model.stride)
-        own = -(-config.batch_size // processes.count)
+        own = -(-config.batch_size // processes.world_size)
         self.val_loader = evaluation_loader(self.val_set, config.test_size, 2 * own, model.stride, config.workers,
-                                            cache=config.cache, part=(processes.rank, processes.count))
+                                            cache=config.cache, part=(processes.rank, processes.world_size))
         self.schedule = Schedule(config.recipe.optimizer, config.epochs, self.sampler.epoch_batches, config.batch_size,
                                  config.nominal_batch, config.linear_lr)
-        self.step = TrainingStep(self.state, config, self.make_criterion(processes), device, processes)
+        self.step = TrainingStep(self.state, config, self.make_criterion(processes), device, processes,
+                                 self.training.fields)
         self.guard = StepGuard(self.state, folder, self.train_set.names, processes.rank)
         self.stop = StopSignal()
         self.log: RunLog | None = None  # of the first process, while it runs
@@ -77,7 +77,8 @@ class Trainer:
         config, model, head = self.config, self.state.model, self.state.model.head
         gains = scale_gains(config.recipe.loss, len(head.strides), model.num_classes, config.train_size)
         return Criterion(gains, head.anchors, head.strides, model.num_classes,
-                         processes.sum if processes.count > 1 else None)
+                         processes.all_reduce_sum if processes.world_size > 1 else None, terms=self.training.terms,
+                         channels=head.channels, assigner=self.training.assigner)
 
     def _training_loader(self, stride: int) -> tuple[BatchLoader, EpochSampler]:
         config, train_set = self.config, self.train_set
@@ -86,10 +87,10 @@ class Trainer:
             order, shapes = rectangular_batches(train_set.sizes, config.train_size, config.batch_size, stride, pad=0)
             batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
         sampler = EpochSampler(len(train_set), config.batch_size, config.seed, batches,
-                               (self.processes.rank, self.processes.count))
+                               (self.processes.rank, self.processes.world_size))
         self.train_data = TrainingDataset(train_set, config.train_size, config.recipe.augment, config.seed, shapes,
                                           config.cache, config.epochs - config.close_mosaic)
-        return training_loader(self.train_data, sampler, config.workers), sampler
+        return training_loader(self.train_data, sampler, config.workers, self.training.fields), sampler
 
     @property
     def weights_folder(self) -> Path:
@@ -111,9 +112,9 @@ class Trainer:
         with self._running():
             while state.epoch < self.config.epochs:
                 started = time.perf_counter()
-                losses = self._train_epoch()
+                losses = self.train_epoch()
                 evaluation = self._evaluate()
-                state.scores = class_scores(evaluation.result)
+                state.scores = class_scores(evaluation.boxes)
                 over = self._end_epoch(evaluation, losses, started)
                 if over:
                     break
@@ -125,10 +126,10 @@ class Trainer:
         """The record of the run, and what happens when a signal ends it."""
         with ExitStack() as stack:
             self.stop = stack.enter_context(StopSignal())
-            if self.processes.first:
+            if self.processes.is_main:
                 self.weights_folder.mkdir(parents=True, exist_ok=True)
                 self._announce()
-                self.log = stack.enter_context(RunLog(self.folder, self.state.epoch or None))
+                self.log = stack.enter_context(RunLog(self.folder, self.state.epoch or None, self.terms))
             try:
                 yield
             except Interrupted as interrupted:
@@ -138,16 +139,16 @@ class Trainer:
 
     # --- one epoch ---------------------------------------------------------------------------------------------------
 
-    def _train_epoch(self) -> tuple[float, float, float]:
-        """Every batch that is not done yet; returns the mean box, objectness and class terms."""
+    def train_epoch(self) -> dict[str, float]:
+        """Every batch that is not done yet; returns the mean of each term of the loss."""
         state, config, batches = self.state, self.config, self.schedule.batches
         state.model.train()
         hold_statistics(state.model, config.freeze)
         weights = image_weights(self.train_set, state.scores) if config.image_weights else None
         self.sampler.set_epoch(state.epoch, weights, state.batch)
-        pace = Pace(self.loader, self.processes.count)
+        pace = Pace(self.loader, self.processes.world_size)
         progress = tqdm(pace, desc=f"epoch {state.epoch + 1}/{config.epochs}", total=batches, initial=state.batch,
-                        unit="batch", leave=False, disable=None if self.processes.first else True)
+                        unit="batch", leave=False, disable=None if self.processes.is_main else True)
         group: list[Batch] = []  # the batches of the step, and their terms
         terms: list[Tensor] = []
         for batch in progress:
@@ -165,7 +166,7 @@ class Trainer:
                 self._stop_if_told()
         self.guard.settle()
         losses = self._mean_losses()
-        if not state.losses[3]:
+        if not state.losses[-1]:
             raise TrainingError(f"no batch of epoch {state.epoch + 1} had a finite loss; a smaller learning rate "
                                 "(--set optimizer.lr0=0.001) or --precision fp32 may help")
         return losses
@@ -185,59 +186,63 @@ class Trainer:
             self.guard.settle()
             raise Interrupted("interrupted", self.stop.code)
 
-    def _mean_losses(self) -> tuple[float, float, float]:
-        """Box, objectness and class terms, means over the batches so far; waits for the device."""
-        box, objectness, classification, count = self.processes.sum(self.state.losses.clone()).tolist()
-        count = max(count / self.processes.count, 1)
-        return box / count, objectness / count, classification / count
+    def _mean_losses(self) -> dict[str, float]:
+        """The terms of the loss, means over the batches so far; waits for the device."""
+        *sums, count = self.processes.all_reduce_sum(self.state.losses.clone()).tolist()
+        count = max(count / self.processes.world_size, 1)
+        return {name: value / count for name, value in zip(self.terms, sums, strict=True)}
 
     def _show_progress(self, progress: tqdm[Batch], settings: StepSettings, pace: Pace) -> None:
-        names = ("box", "obj", "cls")  # reading them waits for the device: once in many batches
-        shown = {name: f"{mean:.4f}" for name, mean in zip(names, self._mean_losses(), strict=True)}
+        # reading them waits for the device: once in many batches
+        shown = {self.terms[name]: f"{mean:.4f}" for name, mean in self._mean_losses().items()}
         skipped = {"skipped": self.state.skipped} if self.state.skipped else {}
         progress.set_postfix({**shown, **skipped, "lr": f"{settings.lr:.2g}", **pace.text(self.device)})
 
     def _show_batch(self, batch: Batch) -> None:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
             name = f"train_batch{self.state.epoch + 1}.jpg"
-            self.log.add_picture(name, lambda: batch_sheet(batch, self.train_set.names), "train/batch",
+            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw), "train/batch",
                                  self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 
     def _evaluate(self) -> Evaluation:
         state = self.state
-        self.processes.spread(floating_buffers(state.ema.model))  # the others differ: each has seen its own pictures
+        self.processes.broadcast(floating_buffers(state.ema.model))  # the others differ: each has seen its own images
         network = TorchNetwork(state.ema.model, self.device, self.config.precision)
-        return evaluate(network, self.stop.guard(self.val_loader), self.val_set, processes=self.processes)
+        evaluators = self.training.evaluators(self.val_set, False)
+        return evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
+                        processes=self.processes, finish=self.task.finish)
 
-    def _end_epoch(self, evaluation: Evaluation, losses: tuple[float, float, float], started: float) -> bool:
+    def _end_epoch(self, evaluation: Evaluation, losses: dict[str, float], started: float) -> bool:
         """Keep and record what came out; returns whether the run is over."""
-        state, result = self.state, evaluation.result
-        better = state.best is None or _fitness(result.AP, result.AP50) > _fitness(state.best.AP, state.best.AP50)
+        state, boxes = self.state, evaluation.boxes
+        result = TrainingResult(state.epoch, boxes.AP, boxes.AP50, self.weights_folder / "best.pt",
+                                evaluation.fitness if len(evaluation.results) > 1 else None)
+        better = state.best is None or result.value > state.best.value
         if better:
-            state.best = TrainingResult(state.epoch, result.AP, result.AP50, self.weights_folder / "best.pt")
+            state.best = result
             self._save("best.pt")
         epoch, skipped, lr = state.epoch, state.skipped, state.optimizer.param_groups[0]["lr"]
         state.begin_epoch(epoch + 1)
         over = self._is_over(epoch)
         self._save("last.pt", required=over)
         if self.log:
-            record = EpochRecord(epoch + 1, *losses, result.AP, result.AP50, result.AP75, lr,
-                                 time.perf_counter() - started, skipped)
+            record = EpochRecord(epoch + 1, losses, evaluation.metrics(), lr, time.perf_counter() - started, skipped)
             self.log.add_epoch(record)
-            logger.info("epoch %3d/%d  box %.4f  obj %.4f  cls %.4f  AP %.3f  AP50 %.3f  %.1f s", record.epoch,
-                        self.config.epochs, *losses, result.AP, result.AP50, record.seconds)
+            logger.info("epoch %3d/%d  %s  %.1f s", record.epoch, self.config.epochs, "  ".join([
+                *(f"{self.terms[name]} {value:.4f}" for name, value in losses.items()),
+                *(f"{name} {value:.3f}" for name, value in record.metrics.items() if name != "AP75")]), record.seconds)
             self._show_predictions(evaluation, epoch, better)
         return over
 
     def _save(self, name: str, required: bool = False) -> None:
         """Write a checkpoint; one that cannot be written leaves the one before it and, unless it is ``required``, the
         run goes on."""
-        if not self.processes.first:
+        if not self.processes.is_main:
             return
         path, names = self.weights_folder / name, self.train_set.names
-        save = checkpoint.save_last if name == "last.pt" else checkpoint.save_best
+        save = save_last if name == "last.pt" else save_best
         try:
             save(path, self.state, self.config, names)
         except OSError as error:
@@ -263,16 +268,31 @@ class Trainer:
         tag = "val/predictions" if (epoch + 1) % every == 0 else None
         if better or tag:
             name = "val_predictions.jpg" if better else None
-            self.log.add_picture(name, lambda: prediction_sheet(evaluation.samples, self.val_set), tag, epoch + 1)
+            self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw), tag,
+                               epoch + 1)
 
     def _announce(self) -> None:
         schedule = self.schedule
-        logger.info("%s: %d pictures to train on, %d to evaluate on, %d iterations an epoch", self.config.cfg,
+        logger.info("%s: %d images to train on, %d to evaluate on, %d iterations an epoch", self.config.cfg,
                     len(self.train_set), len(self.val_set), schedule.batches)
         logger.info("warm-up: %d of %d iterations", schedule.warmup, schedule.epochs * schedule.batches)
         logger.info("results go to %s", self.folder)
 
 
-def _fitness(ap: float, ap50: float) -> float:
-    """What makes an epoch the best: mostly AP (spec of training, section 13)."""
-    return 0.9 * ap + 0.1 * ap50
+def image_weights(image_set: ImageSet, scores: np.ndarray) -> np.ndarray:
+    """How likely each image is to be drawn (docs/reference.md, Image weights): float64 ``[I]``, sum 1.
+
+    The sum over its objects of ``(1 - AP)^2 / frequency`` of their classes; ``scores`` ``[C]`` are the APs of the last
+    evaluation, 0 before the first.
+    """
+    labels = image_set.objects.labels
+    counts = np.bincount(labels, minlength=len(image_set.names))
+    of_class = (1 - scores) ** 2 / np.maximum(counts, 1)
+    weights = np.bincount(image_set.image_index, of_class[labels], minlength=len(image_set))
+    total = weights.sum()
+    return weights / total if total > 0 else np.full(len(image_set), 1 / len(image_set))
+
+
+def class_scores(result: CocoResult) -> np.ndarray:
+    """AP of each class ``[C]``; the mean over all where a class has no objects."""
+    return np.array([row.AP if row.AP >= 0 else result.AP for row in result.per_class])

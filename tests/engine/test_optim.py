@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from yolov7.engine.ema import DECAY, RAMP, ModelEMA
-from yolov7.engine.optim import make_optimizer, parameter_groups
-from yolov7.engine.schedule import Schedule, apply
+from yolov7.config.recipe import OptimizerConfig
+from yolov7.engine.optim import EMA_DECAY, EMA_RAMP, ModelEMA, Schedule, apply, make_optimizer, parameter_groups
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
-from yolov7.options import OptimizerConfig
 
 CONFIG = OptimizerConfig()
 
@@ -98,11 +96,11 @@ def test_ema_follows_the_closed_form(tiny: Detector) -> None:
     kept = 1.0
     for update in range(1, 6):
         ema.update()
-        kept *= DECAY * (1 - math.exp(-update / RAMP))
+        kept *= EMA_DECAY * (1 - math.exp(-update / EMA_RAMP))
     assert ema.updates == 5
-    wanted = tiny.state_dict()
+    expected = tiny.state_dict()
     for key, value in ema.model.state_dict().items():
         if value.is_floating_point():
-            torch.testing.assert_close(value, kept * start[key] + (1 - kept) * wanted[key], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(value, kept * start[key] + (1 - kept) * expected[key], rtol=1e-4, atol=1e-6)
         else:
             assert torch.equal(value, start[key]), key

@@ -7,8 +7,8 @@ import os
 import platform
 from pathlib import Path
 
-from yolov7.config import write_atomically
-from yolov7.options import TrainOptions
+from yolov7.config import atomic_write
+from yolov7.engine.run_config import TrainOptions
 
 
 def marker(project: str) -> Path | None:
@@ -27,7 +27,7 @@ def _agent() -> str:
 def note_run(project: str, folder: Path) -> None:
     """Remember the run of this launch."""
     if path := marker(project):
-        write_atomically(path, f"{_agent()}\n{folder}")
+        atomic_write(path, f"{_agent()}\n{folder}")
 
 
 def forget_run(project: str) -> None:

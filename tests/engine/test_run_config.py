@@ -6,14 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import torch
 
 from yolov7.config import InputError
-from yolov7.data.catalog import DataSource
-from yolov7.engine.device import select_device
-from yolov7.engine.setup import resolve
+from yolov7.data.catalog import DataSource, RunSettings, read_data_config
+from yolov7.engine.run_config import TrainOptions, resolve
 from yolov7.model.spec import parse_spec, read_spec
-from yolov7.options import RunSettings, TrainOptions, read_data_config
 
 ROOT = Path(__file__).parents[2]
 SHAPES = DataSource("shapes", ("a", "b"), settings=read_data_config(ROOT / "data" / "shapes.yaml").settings)
@@ -66,10 +63,3 @@ def test_sizes_are_rounded_up_aloud(caplog: pytest.LogCaptureFixture) -> None:
     config = resolve(TrainOptions(img_size=(100,)), read_spec("yolov7-tiny"), PLAIN, 32)
     assert (config.train_size, config.test_size) == (128, 128)
     assert "--img-size 100 is rounded up to 128" in caplog.text
-
-
-def test_devices() -> None:
-    assert select_device("cpu") == torch.device("cpu")
-    assert select_device().type in ("cpu", "cuda", "mps")
-    with pytest.raises(InputError, match="--device '99': not on this machine; accepted: cpu"):
-        select_device("99")

@@ -13,20 +13,19 @@ from typing import Any, Literal
 
 import torch
 
-from yolov7.config import InputError, write_atomically
+from yolov7.config import InputError, atomic_write
+from yolov7.config.options import TestOptions
 from yolov7.data.loader import BatchLoader, batch_shapes
-from yolov7.engine import checkpoint
-from yolov7.engine.device import own_device
-from yolov7.engine.distributed import environment
 from yolov7.engine.testing import Subject, open_subject
-from yolov7.evaluation.evaluate import PROTOCOL, evaluate
+from yolov7.evaluation.evaluate import NETWORK, PROTOCOL
 from yolov7.evaluation.plots import plot_study
-from yolov7.evaluation.times import NETWORK
 from yolov7.inference.loading import usual_device
 from yolov7.inference.network import Network
-from yolov7.inference.postprocess import NMSOptions
-from yolov7.model.precision import is_native
-from yolov7.options import TestOptions
+from yolov7.inference.nms import NMSOptions
+from yolov7.runtime import folders
+from yolov7.runtime.device import own_device
+from yolov7.runtime.distributed import environment
+from yolov7.runtime.precision import is_native
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ TABLE_10_IOUS = (0.65, 0.70)
 
 
 def speed(options: TestOptions) -> None:
-    """Times per stage of each weight file, picture by picture and in batches, from the file on the disk to the boxes.
+    """Times per stage of each weight file, image by image and in batches, from the file on the disk to the boxes.
 
     With detection's thresholds instead of the score's, unless flags say otherwise, and without loader processes, so
     that the stages add up. Writes ``speed.json``.
@@ -48,12 +47,11 @@ def speed(options: TestOptions) -> None:
         for batch_size in sorted({1, options.batch_size}):
             loader = subject.loader(options.img_size, batch_size, workers=0)
             warm_up(subject.network, loader)
-            times = evaluate(subject.network, loader, subject.image_set,
-                             dataclasses.replace(nms, classes=subject.scored)).times
-            logger.info("%s, batch %d, %d pictures\n%s\n", path, batch_size, len(subject.image_set), times.text())
+            times = subject.evaluate(loader, dataclasses.replace(nms, classes=subject.scored)).times
+            logger.info("%s, batch %d, %d images\n%s\n", path, batch_size, len(subject.image_set), times.text())
             rows.append({"weights": str(path), "batch": batch_size, "milliseconds": times.summary()})
-    folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
-    write_atomically(folder / "speed.json", json.dumps(rows, indent=1))
+    folder = folders.new_folder(options.project, options.name, options.exist_ok)
+    atomic_write(folder / "speed.json", json.dumps(rows, indent=1))
     logger.info("written to %s", folder / "speed.json")
 
 
@@ -66,16 +64,16 @@ def study(options: TestOptions) -> None:
         for size in options.sizes:
             loader = subject.loader(size, options.batch_size, options.workers)
             warm_up(subject.network, loader)
-            evaluation = evaluate(subject.network, loader, subject.image_set, subject.nms(options))
-            result, times = evaluation.result, evaluation.times.summary()
+            evaluation = subject.evaluate(loader, subject.nms(options))
+            result, times = evaluation.boxes, evaluation.times.summary()
             rows.append({"weights": str(path), "size": size, "batch": options.batch_size, "AP": result.AP,
                          "AP50": result.AP50, "AP75": result.AP75, "network_ms": times[NETWORK]["mean"],
                          "nms_ms": times["nms"]["mean"]})
-            logger.info("%s at %d px: AP %.3f, AP50 %.3f, network %.2f ms, nms %.2f ms a picture", path, size,
+            logger.info("%s at %d px: AP %.3f, AP50 %.3f, network %.2f ms, nms %.2f ms an image", path, size,
                         result.AP, result.AP50, rows[-1]["network_ms"], rows[-1]["nms_ms"])
-    folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
-    write_atomically(folder / "study.csv", _csv(rows))
-    write_atomically(folder / "study.png", plot_study(rows))
+    folder = folders.new_folder(options.project, options.name, options.exist_ok)
+    atomic_write(folder / "study.csv", _csv(rows))
+    atomic_write(folder / "study.png", plot_study(rows))
     logger.info("written to %s", folder)
 
 
@@ -84,7 +82,7 @@ def table10(options: TestOptions) -> None:
 
     Half is fp16 on a GPU, as in the paper, else bf16. Writes ``table10.json``.
     """
-    paths = checkpoint.find_weights(options.weights)
+    paths = folders.find_weights(options.weights)
     device = _device(options, paths)
     half: Literal["bf16", "fp16"] = "bf16" if device.type == "cpu" else "fp16"
     if device.type == "cpu" and not is_native("bf16", device):
@@ -93,17 +91,17 @@ def table10(options: TestOptions) -> None:
     settings: tuple[Literal["bf16", "fp16", "fp32"], ...] = (half, "fp32")
     for precision in settings:
         decoding = options.half_decode and precision == "fp16"
-        wanted = dataclasses.replace(options, precision=precision, half_decode=decoding)
-        subject = open_subject(paths, wanted, device, "val")
+        changed = dataclasses.replace(options, precision=precision, half_decode=decoding)
+        subject = open_subject(paths, changed, device, "val")
         for iou in TABLE_10_IOUS:
             nms = dataclasses.replace(subject.nms(options), iou=iou)
             loader = subject.loader(options.img_size, options.batch_size, options.workers)
-            result = evaluate(subject.network, loader, subject.image_set, nms).result
+            result = subject.evaluate(loader, nms).boxes
             rows.append({"precision": precision, "iou": iou, "AP": result.AP, "AP50": result.AP50, "AP75": result.AP75})
     logger.info("%s", "\n".join(["precision   IoU      AP    AP50    AP75", *(
         f"{row['precision']:9}{row['iou']:6.2f}{row['AP']:8.4f}{row['AP50']:8.4f}{row['AP75']:8.4f}" for row in rows)]))
-    folder = checkpoint.new_folder(options.project, options.name, options.exist_ok)
-    write_atomically(folder / "table10.json", json.dumps(rows, indent=1))
+    folder = folders.new_folder(options.project, options.name, options.exist_ok)
+    atomic_write(folder / "table10.json", json.dumps(rows, indent=1))
     logger.info("written to %s", folder / "table10.json")
 
 
@@ -120,14 +118,14 @@ TASKS: dict[str, Callable[[TestOptions], object]] = {"speed": speed, "study": st
 
 
 def _subjects(options: TestOptions) -> list[tuple[Path, Subject]]:
-    paths = checkpoint.find_weights(options.weights)
+    paths = folders.find_weights(options.weights)
     device = _device(options, paths)
     return [(path, open_subject([path], options, device, "val")) for path in paths]
 
 
 def _device(options: TestOptions, paths: Sequence[Path]) -> torch.device:
-    if environment().count > 1:
-        raise InputError(f"--task {options.task} is for one process; found {environment().count} ($WORLD_SIZE)")
+    if environment().world_size > 1:
+        raise InputError(f"--task {options.task} is for one process; found {environment().world_size} ($WORLD_SIZE)")
     return own_device(usual_device(paths, options.device))
 
 

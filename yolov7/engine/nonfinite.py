@@ -9,19 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from yolov7.engine.pictures import batch_sheet, write_picture
+from yolov7.config import RunError
+from yolov7.engine.sheets import batch_sheet, write_image
 from yolov7.engine.state import RunState
 from yolov7.model.weights import save
 from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
 
-MOST_IN_A_ROW = 20
-MOST_FILES = 3  # of one process
+MAX_IN_A_ROW = 20
+MAX_FILES = 3  # of one process
 
 
-class TrainingError(RuntimeError):
-    """The run itself failed (exit code 1)."""
+class TrainingError(RunError):
+    """A training that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class StepGuard:
         host, event = flags, None
         if flags.device.type == "cuda":
             host = torch.empty(flags.shape, pin_memory=True).copy_(flags, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         first = self.state.batch - len(batches)
         record = StepRecord(host, event, self.state.epoch, first, tuple(batches), torch.stack(terms))
@@ -73,20 +74,20 @@ class StepGuard:
         self.state.skipped += 1
         self.state.skipped_in_a_row += 1
         if in_loss or not self.state.scaler.is_enabled():  # infinite gradients are how the scale of fp16 is found
-            self._tell(record, in_loss)
-        if self.state.skipped_in_a_row >= MOST_IN_A_ROW:
+            self._report(record, in_loss)
+        if self.state.skipped_in_a_row >= MAX_IN_A_ROW:
             raise TrainingError(
-                f"the loss or its gradient was not finite in {MOST_IN_A_ROW} steps in a row, up to epoch "
+                f"the loss or its gradient was not finite in {MAX_IN_A_ROW} steps in a row, up to epoch "
                 f"{record.epoch + 1}, batch {record.first_batch + len(record.batches)}; the weights are those before "
                 "the first of them. A smaller learning rate (--set optimizer.lr0=0.001) or --precision fp32 may help")
 
-    def _tell(self, record: StepRecord, in_loss: bool) -> None:
+    def _report(self, record: StepRecord, in_loss: bool) -> None:
         """Warn, and write the batches whose loss is not finite, or all of the step if only the gradient is not."""
         logger.warning("epoch %d, batch %d: the %s is not finite, the step is left out (%d in this epoch)",
                        record.epoch + 1, record.first_batch + 1, "loss" if in_loss else "gradient", self.state.skipped)
         finite = record.terms.isfinite().all(dim=1).tolist()
         for index, batch in enumerate(record.batches):
-            if self._files < MOST_FILES and not (in_loss and finite[index]):
+            if self._files < MAX_FILES and not (in_loss and finite[index]):
                 self._files += 1
                 place = f"{record.epoch + 1}_{record.first_batch + index + 1}"
                 self._write(batch, record.terms[index], f"nonfinite_{place}")
@@ -99,7 +100,7 @@ class StepGuard:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save(content, path)
-            write_picture(path.with_suffix(".jpg"), batch_sheet(batch, self.names))
-            logger.warning("its batch stands in %s, as a picture beside it", path)
+            write_image(path.with_suffix(".jpg"), batch_sheet(batch, self.names))
+            logger.warning("its batch stands in %s, as an image beside it", path)
         except OSError as error:
             logger.warning("%s: cannot be written: %s", path, error.strerror)

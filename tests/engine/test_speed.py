@@ -14,8 +14,8 @@ from yolov7 import cli
 from yolov7.data.images import cv2
 from yolov7.data.loader import batch_shapes, evaluation_loader
 from yolov7.data.synthetic import generate
-from yolov7.engine import timing
-from yolov7.evaluation.times import END_TO_END, NETWORK, WHOLE
+from yolov7.engine import speed
+from yolov7.evaluation.evaluate import END_TO_END, NETWORK, WHOLE
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.scaling import Scale
@@ -81,8 +81,8 @@ def test_study_of_sizes(files: list[str], tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert [(row["weights"], row["size"]) for row in rows] == [(file, size) for file in files for size in ("64", "96")]
     assert all(float(row["network_ms"]) > 0 and 0 <= float(row["AP"]) <= float(row["AP50"]) <= 1 for row in rows)
-    picture = cv2.imread(str(tmp_path / "exp" / "study.png"))
-    assert picture.shape == (720, 1080, 3)
+    image = cv2.imread(str(tmp_path / "exp" / "study.png"))
+    assert image.shape == (720, 1080, 3)
     assert test(files[:1], tmp_path, "--img-size", "96", "--name", "one") == 0
     stats = json.loads((tmp_path / "one" / "results.json").read_text())["stats"]
     assert float(rows[1]["AP"]) == pytest.approx(max(stats[0], 0))
@@ -153,7 +153,7 @@ def test_every_shape_is_warmed_up_before_it_is_timed(shapes: Path, monkeypatch: 
             seen.append(tuple(images.shape[i] for i in (0, 2, 3)))
             return []
 
-    timing.warm_up(Network(), loader)  # type: ignore[arg-type]
+    speed.warm_up(Network(), loader)  # type: ignore[arg-type]
     assert sorted(seen) == sorted([*expected, *expected])
 
 

@@ -1,0 +1,115 @@
+"""The commands and their flags: all of them explained, none of them twice, the settings of a run among train's."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from yolov7 import __version__, cli
+from yolov7.config.options import SpeedOptions, TestOptions
+from yolov7.engine.run_config import RunConfig, TrainOptions
+
+CAPTURE = pytest.CaptureFixture[str]
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def help_of(command: str, capsys: CAPTURE) -> str:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.split(), "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def flags_in(text: str) -> list[str]:
+    return re.findall(r"^  (--[a-z0-9-]+)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_flag_has_help(command: str, capsys: CAPTURE) -> None:
+    options = cli.COMMANDS[command][0]
+    shown = [field for field in dataclasses.fields(options) if field.metadata.get("flag", True)]
+    text = help_of(command, capsys)
+    assert flags_in(text) == [flag_of(field.name) for field in shown]
+    for field in shown:
+        assert len(field.metadata["help"]) > 5, field.name
+        assert field.metadata["help"].split()[0] in text, field.name
+    assert str(cli.COMMANDS[command][1].__doc__).split()[0] in text
+
+
+def test_every_setting_of_a_run_is_a_flag_or_says_that_it_is_none(capsys: CAPTURE) -> None:
+    flags = flags_in(help_of("train", capsys))
+    settings = dataclasses.fields(RunConfig)
+    hidden = {field.name for field in settings if not field.metadata.get("flag", True)}
+    assert hidden == {"recipe", "train_size", "test_size"}  # --hyp and --set, --img-size
+    assert {field.name for field in settings} - {flag[2:].replace("-", "_") for flag in flags} == hidden
+    assert issubclass(TrainOptions, RunConfig)
+    assert all(field.metadata["help"] for field in settings)
+
+
+def test_the_list_of_commands(capsys: CAPTURE) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command, (_, function) in cli.COMMANDS.items():
+        assert f"  {command:13} {function.__doc__}\n" in text
+    assert cli.main(["data", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "data convert" in text and "data anchors" in text and "detect" not in text
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"yolov7 {__version__}\n"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["data"], "'data' is an incomplete command; accepted: data convert, data anchors"),
+    (["data", "convret"], "unknown command 'data convret'; accepted: data convert, data anchors; did you mean 'data "
+     "convert'?"),
+    (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, data; did you mean "
+     "'speed'?"),
+    (["train", "--batchsize", "4"], "unknown flag '--batchsize'; did you mean '--batch-size'?"),
+    (["train", "four"], "unknown argument 'four'"),
+    (["train", "--batch-size", "four"], "argument --batch-size: invalid whole-number value: 'four'"),
+    (["speed", "--task", "val"], "argument --task: invalid choice: 'val'"),
+])  # fmt: skip
+def test_bad_flags_are_one_sentence(arguments: list[str], message: str, capsys: CAPTURE) -> None:
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_speed_has_the_flags_of_test() -> None:
+    names = [[field.name for field in dataclasses.fields(options)] for options in (SpeedOptions, TestOptions)]
+    assert names[0] == names[1]
+    assert SpeedOptions().task == "speed" and TestOptions().task == "val"
+
+
+@pytest.mark.parametrize(("error", "code", "message"), [
+    ("InputError('--x: bad')", 2, "error: --x: bad\n"),
+    ("RunError('it broke')", 1, "error: it broke\n"),
+    ("OSError('no disk')", 1, "error: OSError: no disk (--verbose shows where)\n"),
+    ("KeyboardInterrupt()", 130, "error: interrupted\n"),
+])
+def test_faults_have_an_exit_code(error: str, code: int, message: str, capsys: CAPTURE,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolov7.config import InputError, RunError
+
+    kinds = {"InputError": InputError, "RunError": RunError, "OSError": OSError, "KeyboardInterrupt": KeyboardInterrupt}
+    name, _, text = error.removesuffix(")").partition("(")
+
+    def fail(options: object) -> int:
+        """Fail."""
+        raise kinds[name](*([text.strip("'")] if text else []))
+
+    monkeypatch.setitem(cli.COMMANDS, "train", (TrainOptions, fail))
+    assert cli.main(["train"]) == code
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("script", ["train", "test", "detect", "export"])
+def test_each_script_is_its_command(script: str) -> None:
+    text = (Path(__file__).parents[1] / f"{script}.py").read_text(encoding="utf-8")
+    assert f'run_command("{script}", sys.argv[1:], "{script}.py")' in text

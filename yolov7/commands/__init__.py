@@ -1,0 +1,1 @@
+"""The commands, one file each: they parse flags, call what Python programs call, and print."""

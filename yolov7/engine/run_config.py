@@ -1,0 +1,189 @@
+"""The settings of a run: one definition, from which the flags of ``train``, the stored configuration and resume follow.
+
+A field of `RunConfig` is a flag; ``None`` means that nobody has decided yet, which `resolve` does. This module imports
+nothing heavy, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import yaml
+
+from yolov7.config import InputError, from_mapping, option, override, to_mapping, unknown
+from yolov7.config.options import OutputFolder, Precision
+from yolov7.config.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from yolov7.data.catalog import DataSource
+    from yolov7.model.spec import ModelSpec
+    from yolov7.runtime.distributed import Processes
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "yolov7-tiny"
+PAPER_EPOCHS = 300
+PAPER_BATCH = 16  # of the reference implementation's command line
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run; once `resolve` has decided all of it, it travels in the checkpoint."""
+
+    cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny")
+    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
+    weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch")
+    hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names")
+    recipe: Recipe = option(None, "what the recipe says, with the changes of --set", flag=False)
+    epochs: int = option(None, "epochs; default: the data set's settings for the model, else 300", low=1,
+                         resumable=True)
+    batch_size: int = option(None, "images in a batch, over all processes; default: the data set's settings for the "
+                             "model, else 16", low=1)
+    nominal_batch: int = option(None, "images in an optimizer step (gradients are accumulated); default: the data "
+                                "set's settings for the model, else the recipe's", low=1)
+    train_size: int = option(None, "side of the network input in training, pixels", flag=False)
+    test_size: int = option(None, "side of the network input in evaluation, pixels", flag=False)
+    linear_lr: bool = option(False, "linear instead of cosine decay")
+    seed: int = option(0, "seed of weights, order and augmentation", low=0)
+    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, resumable=True)
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU", resumable=True)
+    multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each")
+    freeze: tuple[str, ...] = option((), "layers to freeze: names of the model's nodes, or N for the first N",
+                                     metavar="NODE")
+    image_weights: bool = option(False, "draw images with rare or badly found classes more often")
+    patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0)
+    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0)
+    precision: Precision = option(
+        "auto", "number format of the network; auto: half precision where the device has it natively")
+    rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
+    cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized images in memory or on the disk, "
+                                                  "shared by all loader processes")
+    classes: tuple[str, ...] = option((), "train on these classes only (numbers or names)")
+    single_cls: bool = option(False, "take all classes as one, 'object'")
+    sync_bn: bool = option(False, "norms over the images of all processes (CUDA, several processes)")
+    compile: bool = option(False, "compile network and loss: minutes at the start, faster steps then")
+
+
+@dataclass(frozen=True)
+class TrainOptions(OutputFolder, RunConfig):
+    """Flags of ``train``: those of the run, and how this start of it goes."""
+
+    img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
+                                              "numbers); default: the data set's settings, then the model's", low=32)
+    set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
+    autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
+    resume: str | None = option(None, "resume an interrupted run: its last.pt, its folder, or nothing for the latest "
+                                "run below --project", nargs="?", const="", metavar="RUN", resumable=True)
+    project: str = option("runs/train", "runs are folders below this one", resumable=True)
+    dry_run: bool = option(False, "one batch through everything, then say what memory and time the run would take",
+                           resumable=True)
+    verbose: bool = option(False, "tracebacks and debug messages", resumable=True)
+
+
+def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int,
+            gains: Mapping[str, float] | None = None) -> RunConfig:
+    """Settle every flag that was not given: the data set's settings for this model, then the model's config.
+
+    The rule is the same for every combination of flags. Sizes are rounded up to a multiple of ``stride``; ``gains`` are
+    those of a task's own terms.
+    """
+    from yolov7.data.catalog import RunSettings
+    from yolov7.data.pipeline import check_pipeline
+
+    suggested = source.settings.get(spec.name, RunSettings())
+    hyp = options.hyp or suggested.hyp or spec.recipe
+    changes = options.set if options.hyp else (*suggested.set, *options.set)
+    sizes = options.img_size or suggested.img_size or (spec.image_size,)
+    train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
+    _check_combinations(options)
+    recipe = override(_with_gains(read_recipe(hyp), gains or {}), changes)
+    check_pipeline(recipe.augment.pipeline)
+    decided = {
+        "cfg": options.cfg or spec.name, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
+        "epochs": options.epochs or suggested.epochs or PAPER_EPOCHS,
+        "batch_size": options.batch_size or suggested.batch_size or PAPER_BATCH,
+        "nominal_batch": options.nominal_batch or suggested.nominal_batch or recipe.optimizer.nominal_batch,
+        "classes": _classes(options, source)}
+    return RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
+
+
+def _with_gains(recipe: Recipe, gains: Mapping[str, float]) -> Recipe:
+    """A task's gains, where the recipe does not say otherwise. Raises `InputError` for terms that are not there."""
+    for name in recipe.loss.gains:
+        if name not in gains:
+            raise InputError(f"loss.gains: {unknown('term', name, gains)}")
+    return dataclasses.replace(recipe, loss=dataclasses.replace(recipe.loss, gains={**gains, **recipe.loss.gains}))
+
+
+def stored_config(mapping: Any, where: str) -> RunConfig:
+    """The configuration of a checkpoint. Raises `InputError` where something in it is not decided."""
+    config = from_mapping(RunConfig, mapping, where)
+    if missing := [name for name in _names(RunConfig) if getattr(config, name) is None]:
+        raise InputError(f"{where}, config: the key {missing[0]!r} is missing")
+    return config
+
+
+def check_resume(options: TrainOptions) -> None:
+    """Raise `InputError` for flags that a resumed run takes from its checkpoint."""
+    if options.resume is None:
+        return
+    fields = dataclasses.fields(options)
+    fixed = [_flag(field.name) for field in fields
+             if getattr(options, field.name) != field.default and not field.metadata.get("resumable")]
+    if fixed:
+        free = [_flag(field.name) for field in fields if field.metadata.get("resumable") and field.name != "resume"]
+        raise InputError(f"--resume uses the run's own settings; {', '.join(fixed)} cannot be changed. You can change: "
+                         f"{', '.join(free)}")
+
+
+def _check_combinations(options: TrainOptions) -> None:
+    if options.rect and options.image_weights:
+        raise InputError("--image-weights: draws images one by one, --rect whole batches; accepted: one of them")
+    for name in ("rect", "multi_scale"):
+        if options.compile and getattr(options, name):
+            raise InputError(f"--compile: is for batches of one shape, {_flag(name)} makes many; accepted: one of them")
+
+
+def _names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def check_processes(config: RunConfig, processes: Processes, device: torch.device) -> None:
+    """Raise `InputError` for what so many processes, or a single one, cannot do on this device."""
+    if config.batch_size < processes.world_size:
+        raise InputError(f"--batch-size {config.batch_size}: is shared by {processes.world_size} processes; accepted: "
+                         f"at least {processes.world_size}")
+    if config.sync_bn and (device.type != "cuda" or processes.world_size == 1):
+        where = f"one process on {device}" if processes.world_size == 1 else str(device)
+        raise InputError(f"--sync-bn: found {where}; accepted: several processes on CUDA (torchrun)")
+
+
+def _classes(options: TrainOptions, source: DataSource) -> tuple[str, ...]:
+    from yolov7.data.image_set import class_names
+
+    if not (options.classes or options.single_cls):
+        return ()
+    return class_names(source.names, options.classes, False)  # those that are one are known by name, too
+
+
+def _round_up(size: int, stride: int) -> int:
+    rounded = -(-size // stride) * stride
+    if rounded != size:
+        logger.warning("--img-size %d is rounded up to %d, a multiple of the model's stride %d", size, rounded, stride)
+    return rounded
+
+
+def settings_text(config: RunConfig) -> str:
+    """The effective configuration as YAML."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False)

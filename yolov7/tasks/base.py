@@ -1,0 +1,67 @@
+"""A task: what it adds to the network, to training, evaluation, detection and export; and the registry of tasks.
+
+A module of this folder registers one with `register_task`; another package does so in a module that its entry point
+``yolov7.tasks`` names (docs: CONTRIBUTING.md, How to add a task).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from yolov7.inference.draw import Overlay, draw_instances
+from yolov7.inference.nms import Finish, to_native
+from yolov7.model.heads.base import Head, find_head
+from yolov7.runtime.plugins import import_all
+
+if TYPE_CHECKING:
+    from yolov7.data.image_set import ImageSet
+    from yolov7.data.loader import Field
+    from yolov7.evaluation.evaluate import Evaluator
+    from yolov7.loss.criterion import Assigner, Term
+
+
+@dataclass(frozen=True)
+class Training:
+    """The half of a task that learns and is evaluated; imported when it is needed."""
+
+    terms: tuple[Term, ...]  # of the loss
+    assigner: Assigner
+    evaluators: Callable[[ImageSet, bool], list[Evaluator]]  # of a split; complete, or what an epoch needs
+    fields: tuple[Field, ...] = ()  # what collate stacks beside boxes and labels
+
+    def gains(self) -> dict[str, float]:
+        """The gains of the task's own terms, which a recipe may change under ``loss.gains``."""
+        return {term.name: term.gain for term in self.terms if isinstance(term.gain, (int, float))}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task by its head: what follows NMS and how it is drawn, and behind ``training`` all else."""
+
+    name: str
+    head: type[Head]  # owns its channels and maps
+    training: Callable[[], Training]
+    finish: Finish = to_native  # network input -> pixels of the native image
+    draw: Overlay = draw_instances  # on an image
+
+
+TASKS: dict[str, Task] = {}  # by the name of the head
+
+
+def register_task(task: Task) -> Task:
+    """Make a task known under its head."""
+    TASKS[task.head.__name__] = task
+    return task
+
+
+def find_task(head: str) -> Task:
+    """The task of a head. Raises `InputError` for a head that is not known, `LookupError` for one without a task."""
+    if head not in TASKS:
+        find_head(head, "task")  # loads what other packages register
+        import_all(importlib.import_module("yolov7.tasks"))
+    if head not in TASKS:
+        raise LookupError(f"the head {head!r} has no task: its package must call register_task")
+    return TASKS[head]
