@@ -14,7 +14,7 @@ from pathlib import Path
 
 from machine import describe_machine
 
-from yolov7.config import shipped_files, write_atomically
+from yolov7.config import atomic_write, shipped_files
 
 RESULTS = Path(__file__).parent / "results" / "build.json"
 REPEATS = 3
@@ -59,7 +59,7 @@ def main() -> None:
         sys.stdout.write(f"{name:24} {rows[name]['seconds']:6.2f} s  {rows[name]['weights_MiB']:7.1f} MiB  "
                          f"peak {peak:.2f} x the weights\n")
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(RESULTS, json.dumps({"machine": describe_machine(), "models": rows}, indent=1) + "\n")
+    atomic_write(RESULTS, json.dumps({"machine": describe_machine(), "models": rows}, indent=1) + "\n")
     sys.stdout.write(f"ratio {max(row['peak_over_weights'] for row in rows.values()):.3f}\n")
 
 

@@ -1,4 +1,4 @@
-"""Training batches: the pipeline beside the simple way (the oracle of the tests), cold and with cached pictures.
+"""Training batches: the pipeline beside the simple way (the oracle of the tests), cold and with cached images.
 
 From the files to batches of 16, p5 recipe, 640 px, coco-mini, one core, the same decoder for both, in turn within one
 run; milliseconds a sample. Writes
@@ -19,16 +19,17 @@ import torch
 from machine import describe_machine
 from sample_statistics import open_with_txt
 
-from yolov7.config import write_atomically
-from yolov7.data.catalog import open_data, open_split
-from yolov7.data.dataset import TrainingDataset
-from yolov7.data.image_set import ImageSet
-from yolov7.data.images import cv2, load_image
-from yolov7.data.loader import collate, keep_freed_memory
-from yolov7.options import read_recipe
-from yolov7.structures import Sample
+from yolov7.config import atomic_write  # noqa: E402
+from yolov7.config.recipe import read_recipe  # noqa: E402
+from yolov7.data.catalog import open_data, open_split  # noqa: E402
+from yolov7.data.dataset import TrainingDataset  # noqa: E402
+from yolov7.data.image_set import ImageSet  # noqa: E402
+from yolov7.data.images import cv2, load_image  # noqa: E402
+from yolov7.data.loader import collate
+from yolov7.data.objects import Sample
+from yolov7.runtime.memory import keep_freed_memory
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "data"), str(Path(__file__).parents[1] / "tests")]
 from simple_augment import SimpleDataset, simple_collate  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
@@ -63,7 +64,7 @@ def compare(image_set: ImageSet, cached: bool, samples: int, rounds: int) -> dic
 
 
 def decoders(image_set: ImageSet, rounds: int) -> dict[str, float]:
-    """Milliseconds a picture of the decoders at hand: ours (OpenCV with checks), OpenCV's and torchvision's alone."""
+    """Milliseconds an image of the decoders at hand: ours (OpenCV with checks), OpenCV's and torchvision's alone."""
     import numpy as np
     from torchvision.io import decode_jpeg
 
@@ -105,7 +106,7 @@ def main() -> None:
     decoding = decoders(sets["boxes"], options.rounds)
     sys.stdout.write("decoding           " + "  ".join(f"{kind} {ms:.2f} ms" for kind, ms in decoding.items()) + "\n")
     content = {"machine": describe_machine(), "samples": options.samples, "rows": rows, "decoding_ms": decoding}
-    write_atomically(RESULTS, json.dumps(content, indent=1))
+    atomic_write(RESULTS, json.dumps(content, indent=1))
     sys.stdout.write(f"ratio {rows['boxes, cold']['ratio']:.2f}\n")
 
 

@@ -1,6 +1,6 @@
 """Detection in a long video: memory from the first frame to the last, and the pace beside that of each stage alone.
 
-A video of 10,000 frames (numbered, made from real pictures) goes through ``detect.py`` with a small model of random
+A video of 10,000 frames (numbered, made from real images) goes through ``detect.py`` with a small model of random
 weights, every output switched on. Frames in must be frames out, in their order, and the memory of the second half must
 stay within 16 MiB of that of the first. Then 300 frames with reading, network and writing one after the other, beside
 the overlapped run. Writes ``scripts/results/detect.json``.
@@ -22,25 +22,25 @@ import numpy as np
 import torch
 from machine import describe_machine
 
-from yolov7.config import write_atomically
-from yolov7.data.sources import Files, open_source
-from yolov7.data.video import VideoWriter
-from yolov7.inference import detect as detection
-from yolov7.inference.network import TorchNetwork
-from yolov7.inference.postprocess import NMSOptions
-from yolov7.inference.predictor import Predictor
-from yolov7.inference.writers import Result, open_writers
-from yolov7.model.detector import Detector
-from yolov7.model.scaling import Scale
-from yolov7.model.spec import read_spec, scaled_spec
-from yolov7.model.weights import ModelInfo
-from yolov7.options import DetectOptions
+from yolov7.config import atomic_write  # noqa: E402
+from yolov7.config.options import DetectOptions  # noqa: E402
+from yolov7.data.sources import Files, open_source  # noqa: E402
+from yolov7.data.video import VideoWriter  # noqa: E402
+from yolov7.inference import detect as detection  # noqa: E402
+from yolov7.inference.network import TorchNetwork  # noqa: E402
+from yolov7.inference.nms import NMSOptions  # noqa: E402
+from yolov7.inference.predictor import Predictor  # noqa: E402
+from yolov7.inference.writers import Result, open_writers  # noqa: E402
+from yolov7.model.detector import Detector  # noqa: E402
+from yolov7.model.scaling import Scale  # noqa: E402
+from yolov7.model.spec import read_spec, scaled_spec  # noqa: E402
+from yolov7.model.weights import ModelInfo  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from numbered import BITS, number_of, numbered, real_pictures  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "detect.json"
-PICTURES = Path(__file__).parents[2] / "shared" / "data" / "coco-mini" / "images" / "val2017"
+IMAGES = Path(__file__).parents[2] / "shared" / "data" / "coco-mini" / "images" / "val2017"
 NAMES = ("a", "b", "c")
 
 
@@ -51,12 +51,12 @@ def small_model(width: float) -> TorchNetwork:
     return TorchNetwork(Detector(spec, len(NAMES)), torch.device("cpu"), info=ModelInfo(NAMES, 96))
 
 
-def make_video(path: Path, frames: int, pictures: list[np.ndarray]) -> None:
+def make_video(path: Path, frames: int, images: list[np.ndarray]) -> None:
     """A numbered video."""
-    height, width = pictures[0].shape[:2]
+    height, width = images[0].shape[:2]
     with VideoWriter(path, 25.0, width, height) as writer:
         for number in range(frames):
-            writer.write(numbered(pictures[number // 25 % len(pictures)], number % 2**BITS))
+            writer.write(numbered(images[number // 25 % len(images)], number % 2**BITS))
 
 
 def memory() -> float:
@@ -101,7 +101,7 @@ def one_after_the_other(options: DetectOptions, network: TorchNetwork, folder: P
 
 def run_long_video(folder: Path, frames: int, side: int) -> dict[str, Any]:
     """Frames in and out, pace and memory of a video of ``side`` pixels' width."""
-    make_video(folder / "long.mp4", frames, real_pictures(PICTURES, 40, side * 3 // 4, side))
+    make_video(folder / "long.mp4", frames, real_pictures(IMAGES, 40, side * 3 // 4, side))
     flags = DetectOptions(source=str(folder / "long.mp4"), img_size=64, conf_thres=0.02, save_json=True,
                           save_jsonl=True, save_csv=True, save_coco=True)
     (folder / "long").mkdir()
@@ -119,12 +119,12 @@ def run_long_video(folder: Path, frames: int, side: int) -> dict[str, Any]:
 
 def run_both_ways(folder: Path) -> dict[str, float]:
     """Seconds of 300 frames of 1280 x 720 pixels, one stage after the other and overlapped."""
-    make_video(folder / "hd.mp4", 300, real_pictures(PICTURES, 12, 720, 1280))
+    make_video(folder / "hd.mp4", 300, real_pictures(IMAGES, 12, 720, 1280))
     flags = DetectOptions(source=str(folder / "hd.mp4"), img_size=320, conf_thres=0.02, save_txt=True)
     (folder / "hd").mkdir()
     times = one_after_the_other(flags, small_model(0.5), folder / "hd", 300)
     started = time.perf_counter()
-    detection.detect(flags, small_model(0.5), torch.device("cpu"), lambda: folder / "hd")
+    detection.detect(flags, small_model(0.5), lambda: folder / "hd")
     return times | {"overlapped": time.perf_counter() - started}
 
 
@@ -145,7 +145,7 @@ def main() -> int:
         sys.stdout.write("300 frames of 1280 x 720, seconds: "
                          + ", ".join(f"{stage} {spent:.1f}" for stage, spent in times.items()) + "\n")
     content = {"machine": describe_machine()} | row | {"seconds_of_300_frames": times}
-    write_atomically(RESULTS, json.dumps(content, indent=1))
+    atomic_write(RESULTS, json.dumps(content, indent=1))
     return 0 if row["in_order"] and row["frames"] == options.frames and row["grown_mib"] < 16 else 1
 
 

@@ -1,11 +1,11 @@
-"""Everything of an evaluation but the network: suppression, scoring, and its share of ``test.py``'s time.
+"""Everything of an evaluation but the network: NMS, scoring, and its share of ``test.py``'s time.
 
-Suppression: 8 pictures of 25,200 boxes and 80 classes, built as the golden cases are, at confidence 0.001, against the
-simple loop over pictures that shifts the classes apart by 4096 px. Scoring: 5,000 pictures with 100 detections each,
-against pycocotools, with equal numbers. Share: ``test.py`` with yolov7 and weights for which every picture keeps at
-least 100 detections, in a process of its own; all that is not the network counts, start and pictures written included.
+Suppression: 8 images of 25,200 boxes and 80 classes, built as the golden cases are, at confidence 0.001, against the
+simple loop over images that shifts the classes apart by 4096 px. Scoring: 5,000 images with 100 detections each,
+against pycocotools, with equal numbers. Share: ``test.py`` with yolov7 and weights for which every image keeps at
+least 100 detections, in a process of its own; all that is not the network counts, start and images written included.
 
-Writes ``scripts/results/eval.json``. The last line is the ratio of the suppression.
+Writes ``scripts/results/eval.json``. The last line is the ratio of NMS.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from torchvision.ops import nms
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "inference"))
 
-from test_postprocess import build, split  # noqa: E402  # as the golden cases are built
+from test_nms import build, split  # noqa: E402  # as the golden cases are built
 
 from yolov7.boxes import cxcywh_to_xyxy  # noqa: E402
-from yolov7.config import write_atomically  # noqa: E402
+from yolov7.config import atomic_write  # noqa: E402
 from yolov7.data.catalog import open_data, open_split  # noqa: E402
 from yolov7.data.loader import evaluation_loader  # noqa: E402
 from yolov7.evaluation.coco import score_detections  # noqa: E402
 from yolov7.evaluation.evaluate import PROTOCOL  # noqa: E402
-from yolov7.inference.network import TorchNetwork, network_input  # noqa: E402
-from yolov7.inference.postprocess import non_maximum_suppression, suppress  # noqa: E402
+from yolov7.inference.network import TorchNetwork  # noqa: E402
+from yolov7.inference.nms import nms_image, non_maximum_suppression  # noqa: E402
 from yolov7.model import weights  # noqa: E402
-from yolov7.model.detector import Detector  # noqa: E402
+from yolov7.model.detector import Detector, network_input  # noqa: E402
 from yolov7.model.spec import read_spec  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "eval.json"
-LEAST_CANDIDATES, LEAST_DETECTIONS = 1000, 100
+MIN_CANDIDATES, MIN_DETECTIONS = 1000, 100
 
 
-# --- suppression -----------------------------------------------------------------------------------------------
+# --- NMS -------------------------------------------------------------------------------------------------------
 
 
-def simple_suppression(predictions: Tensor, confidence: float, iou: float) -> list[Tensor]:
-    """Picture by picture, classes shifted apart: ``[n, 6]`` xyxy, score, class."""
+def simple_nms(predictions: Tensor, confidence: float, iou: float) -> list[Tensor]:
+    """Image by image, classes shifted apart: ``[n, 6]`` xyxy, score, class."""
     found = []
     for rows in predictions:
         kept = rows[rows[:, 4] > confidence]
@@ -66,7 +66,7 @@ def simple_suppression(predictions: Tensor, confidence: float, iou: float) -> li
         row, label = (scores > confidence).nonzero(as_tuple=True)
         boxes = cxcywh_to_xyxy(kept[:, :4])
         candidates = torch.cat((boxes[row], scores[row, label, None], label[:, None].float()), dim=1)
-        assert len(candidates) >= LEAST_CANDIDATES
+        assert len(candidates) >= MIN_CANDIDATES
         if len(candidates) > PROTOCOL.max_candidates:
             candidates = candidates[candidates[:, 4].argsort(descending=True)[: PROTOCOL.max_candidates]]
         shifted = candidates[:, :4] + candidates[:, 5:] * 4096
@@ -74,12 +74,12 @@ def simple_suppression(predictions: Tensor, confidence: float, iou: float) -> li
     return found
 
 
-def compare_suppression(rounds: int) -> dict[str, Any]:
+def compare_nms(rounds: int) -> dict[str, Any]:
     """Milliseconds of both for a batch, in turn."""
     predictions = build(0, 8, 25200, 80)
     parts = split(predictions)
     ways: dict[str, Callable[[], Any]] = {
-        "simple": lambda: simple_suppression(predictions, PROTOCOL.confidence, PROTOCOL.iou),
+        "simple": lambda: simple_nms(predictions, PROTOCOL.confidence, PROTOCOL.iou),
         "ours": lambda: non_maximum_suppression(*parts, PROTOCOL)}
     for simple, own in zip(ways["simple"](), ways["ours"](), strict=True):
         assert torch.allclose(simple[:, 4], own.scores) and len(own) == PROTOCOL.max_detections
@@ -89,14 +89,14 @@ def compare_suppression(rounds: int) -> dict[str, Any]:
 # --- scoring ---------------------------------------------------------------------------------------------------
 
 
-def compare_scoring(rounds: int, pictures: int = 5000, detections: int = 100) -> dict[str, Any]:
+def compare_scoring(rounds: int, count: int = 5000, detections: int = 100) -> dict[str, Any]:
     """Milliseconds of our scorer and of pycocotools on the same detections, in turn."""
     rng = np.random.default_rng(0)
     categories = [{"id": number, "name": str(number)} for number in range(1, 81)]
-    truth: dict[str, Any] = {"images": [{"id": n, "width": 640, "height": 640} for n in range(1, pictures + 1)],
+    truth: dict[str, Any] = {"images": [{"id": n, "width": 640, "height": 640} for n in range(1, count + 1)],
                              "categories": categories, "annotations": []}
     found = []
-    for image in range(1, pictures + 1):
+    for image in range(1, count + 1):
         boxes = np.concatenate([rng.uniform(0, 500, (7, 2)), rng.uniform(8, 140, (7, 2))], 1).round(2)
         kinds = rng.integers(1, 81, 7).tolist()
         for box, kind in zip(boxes.tolist(), kinds, strict=True):
@@ -109,7 +109,7 @@ def compare_scoring(rounds: int, pictures: int = 5000, detections: int = 100) ->
             kind = kinds[place] if rng.random() < 0.7 else int(rng.integers(1, 81))
             found.append({"image_id": image, "category_id": kind, "bbox": box, "score": score})
     ways: dict[str, Callable[[], Any]] = {"pycocotools": lambda: score_by_pycocotools(truth, found),
-                                          "ours": lambda: score_detections(truth, found, range(1, pictures + 1)).stats}
+                                          "ours": lambda: score_detections(truth, found, range(1, count + 1)).stats}
     assert ways["ours"]() == ways["pycocotools"](), "the numbers differ"
     return in_turn(ways, rounds)
 
@@ -131,7 +131,7 @@ def score_by_pycocotools(truth: dict[str, Any], found: list[dict[str, Any]]) -> 
 
 
 def busy_weights(path: Path, data: str) -> int:
-    """yolov7 of random weights whose objectness is raised until each of some pictures keeps 100 detections."""
+    """yolov7 of random weights whose objectness is raised until each of some images keeps 100 detections."""
     torch.manual_seed(0)
     image_set = open_split(open_data(data), "val")
     model = Detector(read_spec("yolov7"), len(image_set.names)).eval()
@@ -139,8 +139,8 @@ def busy_weights(path: Path, data: str) -> int:
     for _ in range(30):
         network = TorchNetwork(model, torch.device("cpu"))
         rows = network(network_input(batch.images, network.device), PROTOCOL.confidence)
-        least = min(len(suppress(part, PROTOCOL)) for part in rows)
-        if least > 2 * LEAST_DETECTIONS:  # other pictures may have fewer
+        least = min(len(nms_image(part, PROTOCOL)) for part in rows)
+        if least > 2 * MIN_DETECTIONS:  # other images may have fewer
             break
         with torch.no_grad():
             for conv in model.head.convs:
@@ -152,7 +152,7 @@ def busy_weights(path: Path, data: str) -> int:
 
 
 def copies_of(data: str, copies: int, folder: Path) -> str:
-    """A data set with the validation pictures of another so many times: the start of a process counts less then, as
+    """A data set with the validation images of another so many times: the start of a process counts less then, as
     it does in a set of COCO's size."""
     image_set = open_split(open_data(data), "val")
     truth = image_set.ground_truth()
@@ -186,10 +186,10 @@ def measure_share(source: str, precision: str, copies: int) -> dict[str, Any]:
         counts: dict[int, int] = {}
         for row in json.loads((Path(folder) / "exp" / "predictions.json").read_text()):
             counts[row["image_id"]] = counts.get(row["image_id"], 0) + 1
-    pictures = results["images"]
-    assert len(counts) == pictures and min(counts.values()) >= LEAST_DETECTIONS, min(counts.values())
-    network = pictures * results["milliseconds"]["network"]["mean"] / 1000
-    return {"precision": precision, "pictures": pictures, "least_detections": min(counts.values()), "wall_s": wall,
+    count = results["images"]
+    assert len(counts) == count and min(counts.values()) >= MIN_DETECTIONS, min(counts.values())
+    network = count * results["milliseconds"]["network"]["mean"] / 1000
+    return {"precision": precision, "images": count, "least_detections": min(counts.values()), "wall_s": wall,
             "network_s": network, "other_share": 1 - network / wall, "milliseconds": results["milliseconds"]}
 
 
@@ -214,10 +214,10 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=5, help="of the data set, for the share of test.py")
     parser.add_argument("--precisions", nargs="+", default=["auto"])
     options = parser.parse_args()
-    content: dict[str, Any] = {"machine": describe_machine(), "suppression": compare_suppression(options.rounds)}
+    content: dict[str, Any] = {"machine": describe_machine(), "suppression": compare_nms(options.rounds)}
     content["scoring"] = compare_scoring(options.rounds)
     content["test.py"] = [measure_share(options.data, precision, options.copies) for precision in options.precisions]
-    write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
+    atomic_write(RESULTS, json.dumps(content, indent=1) + "\n")
     shown = [{key: row[key] for key in ("precision", "wall_s", "other_share")} for row in content["test.py"]]
     sys.stdout.write(f"suppression {content['suppression']}\nscoring {content['scoring']}\ntest.py {shown}\n"
                      f"ratio {content['suppression']['ratio']:.2f}\n")

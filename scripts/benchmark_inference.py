@@ -1,11 +1,11 @@
-"""What a picture costs: every paper model and format, one picture and several; and the paper's AP over measured time.
+"""What an image costs: every paper model and format, one image and several; and the paper's AP over measured time.
 
 On the CPU: PyTorch as it was trained (unfused, float32), re-parameterized in float32 and in bfloat16 (where it is
 native), compiled, TorchScript, ONNX Runtime and OpenVINO, with one thread and with two. On a GPU (``--device cuda``):
 unfused, re-parameterized in float32, bfloat16 and float16, in contiguous memory, compiled, and with CUDA graphs.
 
 Each run goes from square JPEG files of the network's size to boxes ("end to end"); "network" is the part of it from the
-batch in memory to decoded rows, of which about 300 a picture pass the threshold. Settings of a model take turns of
+batch in memory to decoded rows, of which about 300 an image pass the threshold. Settings of a model take turns of
 half a second, so that the noise of the machine meets all of them (the first run of a turn does not count: threads of
 the one before may still spin); those of models above 50 million parameters one after another, for
 want of memory, where a first run of more than 15 seconds counts. "limit" is the rate of a large matrix product in the
@@ -13,7 +13,7 @@ setting's format, on as many threads.
 
 Writes ``scripts/results/inference_<device>.json`` after every model (what it holds of other models and numbers of
 threads stays, if it is of the same machine) and ``inference_<device>.png``; ``--table`` measures nothing. The
-last line is the ratio of the main comparison: yolov7-tiny, one picture, all threads: the unfused network's median over
+last line is the ratio of the main comparison: yolov7-tiny, one image, all threads: the unfused network's median over
 that of the best setting.
 """
 
@@ -37,28 +37,26 @@ import torch
 from machine import describe_machine
 from torch import Tensor
 
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
 from yolov7.data.images import letterbox, load_image
-from yolov7.engine.device import own_device
 from yolov7.evaluation.plots import plot_study
 from yolov7.export.writers import WRITERS, Request
-from yolov7.inference.exported import ExportFacts
-from yolov7.inference.network import Network, TorchNetwork, network_input
-from yolov7.inference.postprocess import NMSOptions
+from yolov7.inference.exported import OPENERS, ExportFacts
+from yolov7.inference.network import Network, TorchNetwork, compile_frozen
+from yolov7.inference.nms import NMSOptions
 from yolov7.inference.predictor import Predictor
-from yolov7.inference.runtimes import OPENERS
-from yolov7.model.anchors import Predictions
-from yolov7.model.compiling import compile_frozen
-from yolov7.model.detector import Detector
-from yolov7.model.precision import FORMATS, is_native
+from yolov7.model.detector import Detector, network_input
+from yolov7.model.heads.base import Predictions
 from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import ModelSpec, read_spec
 from yolov7.model.summary import model_cost
 from yolov7.model.weights import ModelInfo
+from yolov7.runtime.device import own_device
+from yolov7.runtime.precision import FORMATS, is_native
 
 RESULTS = Path(__file__).parent / "results"
-PICTURES = Path(__file__).parents[2] / "shared" / "data" / "coco-mini" / "images" / "val2017"
-PAPER_FPS = {  # one picture on a V100, float16; of yolov7-tiny there is none at 640 px
+IMAGES = Path(__file__).parents[2] / "shared" / "data" / "coco-mini" / "images" / "val2017"
+PAPER_FPS = {  # one image on a V100, float16; of yolov7-tiny there is none at 640 px
     "yolov7-tiny": None, "yolov7-tiny-silu": 286, "yolov7": 161, "yolov7x": 114, "yolov7-w6": 84, "yolov7-e6": 56,
     "yolov7-d6": 44, "yolov7-e6e": 36}
 FILES = ["torchscript", "onnx", "openvino"]
@@ -70,6 +68,7 @@ class Plain:
     """A model in contiguous memory, with everything decoded: what one writes first."""
 
     shape = None
+    task_outputs = ()
 
     def __init__(self, model: Detector, device: torch.device, precision: str = "fp32") -> None:
         self.device, self.stride, self.dtype = device, model.stride, FORMATS[precision]
@@ -79,7 +78,7 @@ class Plain:
     @torch.inference_mode()
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         decoded = self.model.decode(self.model(images.to(self.dtype).contiguous()))
-        return [Predictions(*picture) for picture in zip(*decoded, strict=True)]
+        return decoded.images()
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Case:
 
 
 def make_case(name: str, device: torch.device, most: int, folder: Path) -> Case:
-    """A fresh model; real pictures as square JPEG files; the objectness that 300 rows of the first one exceed.
+    """A fresh model; real images as square JPEG files; the objectness that 300 rows of the first one exceed.
 
     Its class scores are close to 1, as those of a trained model are where objectness is high.
     """
@@ -113,7 +112,7 @@ def make_case(name: str, device: torch.device, most: int, folder: Path) -> Case:
     model = Detector(spec, 80).eval()
     for conv in model.head.convs:
         conv.bias.data.view(model.head.num_anchors, -1)[:, 5:] += CERTAIN
-    sources, files = sorted(PICTURES.glob("*.jpg")), []
+    sources, files = sorted(IMAGES.glob("*.jpg")), []
     for index in range(most):
         files.append(folder / f"{index}.jpg")
         cv2.imwrite(str(files[-1]), cv2.resize(cv2.imread(str(sources[index % len(sources)])), (spec.image_size,) * 2))
@@ -204,7 +203,7 @@ class Subject:
             self.total.append(total)
 
     def row(self) -> dict[str, Any]:
-        """Milliseconds a picture, pictures a second."""
+        """Milliseconds an image, images a second."""
         batch = len(self.files)
         found: dict[str, Any] = {"runs": len(self.total)}
         for stage, times in (("network", self.network), ("end_to_end", self.total)):
@@ -265,7 +264,7 @@ def rows_of(case: Case, options: argparse.Namespace, folder: Path) -> Iterable[d
 
 
 def tables(content: dict[str, Any]) -> str:
-    """Markdown: for each number of threads and pictures a table of models by settings, milliseconds a picture.
+    """Markdown: for each number of threads and images a table of models by settings, milliseconds an image.
 
     Medians of the network; of the fastest setting also the 99th percentile, where there were many runs, and the median
     from file to boxes.
@@ -274,7 +273,7 @@ def tables(content: dict[str, Any]) -> str:
     for threads, batch in dict.fromkeys((row["threads"], row["batch"]) for row in rows):
         chosen = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
         names = list(dict.fromkeys(row["setting"] for row in chosen))
-        header = ["model", *names, "fastest: p99", "end to end", "pictures/s", "of the limit", "paper: FPS"]
+        header = ["model", *names, "fastest: p99", "end to end", "images/s", "of the limit", "paper: FPS"]
         lines = [header, ["---"] * len(header)]
         for model in dict.fromkeys(row["model"] for row in chosen):
             of_model = {row["setting"]: row for row in chosen if row["model"] == model}
@@ -296,7 +295,7 @@ def speedup(content: dict[str, Any]) -> float:
 
 
 def plot(content: dict[str, Any]) -> bytes:
-    """The paper's AP over the time of the network, one picture, all threads."""
+    """The paper's AP over the time of the network, one image, all threads."""
     most = max(row["threads"] for row in content["rows"])
     points = []
     for row in content["rows"]:
@@ -306,7 +305,7 @@ def plot(content: dict[str, Any]) -> bytes:
             shown = label if row["setting"] == UNFUSED else ""  # the slowest one: free space at its right
             points.append({"weights": row["setting"], "size": shown, "AP": (paper.AP or 0) / 100,
                            "network_ms": row["network_median"]})
-    return plot_study(points, "The paper's AP over measured time, one picture", logarithmic=True)
+    return plot_study(points, "The paper's AP over measured time, one image", logarithmic=True)
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -314,8 +313,8 @@ def save(content: dict[str, Any], path: Path) -> None:
     order = {name: index for index, name in enumerate(PAPER_FPS)}
     content["rows"].sort(key=lambda row: (-row["threads"], row["batch"], order[row["model"]]))
     content["ratio"] = round(speedup(content), 2)
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-    write_atomically(path.with_suffix(".png"), plot(content))
+    atomic_write(path, json.dumps(content, indent=1) + "\n")
+    atomic_write(path.with_suffix(".png"), plot(content))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Memory of the loader: private bytes (USS) of every process over thousands of batches, and with COCO's labels.
 
 First 5,000 batches of coco-mini with 2 workers: the memory must stay flat. Then the labels of a set as large as COCO
-(118,287 pictures, 860,000 objects, polygons of 23 points): what each worker has for itself. Writes
+(118,287 images, 860,000 objects, polygons of 23 points): what each worker has for itself. Writes
 ``scripts/results/loader.json``. The last line is the ratio of all memory at the end to that after a fifth.
 """
 
@@ -20,12 +20,13 @@ from machine import describe_machine, private_mib
 from PIL import Image
 from tqdm import tqdm
 
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
+from yolov7.config.recipe import read_recipe
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.loader import EpochSampler, training_loader
-from yolov7.options import read_recipe
+from yolov7.data.objects import Ragged, no_objects
 from yolov7.structures import Batch
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
@@ -68,7 +69,7 @@ def over_time(data: Path, count: int) -> list[dict[str, float]]:
 
 
 def coco_sized(folder: Path) -> ImageSet:
-    """Labels like COCO's; the pictures are 50 files named again and again."""
+    """Labels like COCO's; the images are 50 files named again and again."""
     rng, images = np.random.default_rng(0), 118_287
     files = []
     for number in range(50):
@@ -81,11 +82,11 @@ def coco_sized(folder: Path) -> ImageSet:
     counts = rng.integers(8, 39, total)
     share = rng.uniform(0, 1, (int(counts.sum()), 2)).astype(np.float32)
     low, high = (np.repeat(boxes[:, part], counts, axis=0) for part in (slice(0, 2), slice(2, 4)))
+    polygons = Ragged(low + share * (high - low), counts)
     return ImageSet(
         paths=tuple(files[i % 50] for i in range(images)), image_ids=tuple(range(images)),
         sizes=np.tile(np.array((48, 64), np.int32), (images, 1)), offsets=np.concatenate(([0], np.cumsum(per_image))),
-        boxes=boxes, labels=rng.integers(0, 80, total), points=low + share * (high - low),
-        point_offsets=np.concatenate(([0], np.cumsum(counts))), keypoints=np.zeros((total, 0, 3), np.float32),
+        objects=no_objects().like(boxes, rng.integers(0, 80, total), polygons=polygons),
         names=tuple(map(str, range(80))), category_ids=tuple(range(80)),
     )
 
@@ -98,7 +99,8 @@ def with_coco_labels() -> dict[str, float]:
         for number, _ in enumerate(batches(image_set, 64, 16, 300), 1):
             if number == 299:
                 found = memory()
-        labels = sum(value.nbytes for value in vars(image_set).values() if isinstance(value, np.ndarray)) / MIB
+        arrays = image_set.sizes, image_set.offsets, *image_set.objects.arrays().values()
+        labels = sum(array.nbytes for array in arrays) / MIB
         return {"labels": labels, **found}
 
 
@@ -114,7 +116,7 @@ def main() -> None:
     for row in rows:
         sys.stdout.write(f"batch {row['batch']:5}: main {row['main']:.0f} MiB, worker {row['worker']:.0f} MiB, "
                          f"all {row['all']:.0f} MiB\n")
-    write_atomically(RESULTS, json.dumps({"machine": describe_machine(), "coco": coco, "rows": rows}, indent=1))
+    atomic_write(RESULTS, json.dumps({"machine": describe_machine(), "coco": coco, "rows": rows}, indent=1))
     sys.stdout.write(f"ratio {rows[-1]['all'] / rows[1]['all']:.3f}\n")
 
 

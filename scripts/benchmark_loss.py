@@ -1,7 +1,7 @@
 """The loss, forward and backward: batched against simple, side by side in one run.
 
-Batch 16, 640 px, 80 classes, 20 and 100 objects a picture, P5 and P6 with auxiliary head (1280 px would only make the
-dense part larger). The simple form is the oracle of the tests: vectorised inside a picture, with the class axis.
+Batch 16, 640 px, 80 classes, 20 and 100 objects an image, P5 and P6 with auxiliary head (1280 px would only make the
+dense part larger). The simple form is the oracle of the tests: vectorised inside an image, with the class axis.
 Time is the median of alternating runs; memory what torch has allocated at the peak, above predictions and gradients.
 Writes ``scripts/results/loss[-gpu].json``. On a GPU the share of a training step of yolov7 (batch 32, 640 px) too.
 The last line is the ratio of the times, simple over batched, of P5 at 100 objects.
@@ -27,15 +27,15 @@ sys.path[:0] = [str(ROOT / "tests" / "loss"), str(ROOT / "tests")]
 
 from simple_loss import SimpleCriterion  # noqa: E402
 
-from yolov7.config import write_atomically  # noqa: E402
-from yolov7.loss.criterion import Criterion  # noqa: E402
+from yolov7.config import atomic_write  # noqa: E402
+from yolov7.config.recipe import LossConfig  # noqa: E402
+from yolov7.loss.criterion import Criterion, Losses, total_loss  # noqa: E402
 from yolov7.model.spec import read_spec  # noqa: E402
-from yolov7.options import LossConfig  # noqa: E402
-from yolov7.structures import HeadOutput, LossTerms, Targets  # noqa: E402
+from yolov7.structures import HeadOutput, Targets  # noqa: E402
 
 BATCH, SIZE, CLASSES = 16, 640, 80
 CASES = {"P5": ("yolov7", (8, 16, 32), False), "P6 auxiliary": ("yolov7-w6", (8, 16, 32, 64), True)}
-Loss = Callable[[HeadOutput, Targets], LossTerms]
+Loss = Callable[[HeadOutput, Targets], Losses]
 
 
 def make_output(strides: tuple[int, ...], auxiliary: bool, device: str) -> HeadOutput:
@@ -72,7 +72,7 @@ def make_loss(kind: str, case: str, device: str) -> Loss:
 def step(loss: Loss, output: HeadOutput, targets: Targets) -> None:
     """Forward and backward, gradients thrown away."""
     levels = [level for head in (output, *output.auxiliary) for level in head.levels]
-    torch.autograd.grad(loss(output, targets).total, levels)
+    torch.autograd.grad(total_loss(loss(output, targets)), levels)
 
 
 def seconds(kinds: tuple[str, ...], case: str, objects: int, device: str, repeats: int) -> dict[str, list[float]]:
@@ -128,7 +128,7 @@ def share_of_training_step(device: str) -> float:
             started = time.perf_counter()
             with torch.autocast("cuda", torch.bfloat16):
                 output = model(images)
-            total = criterion(output, targets).total if with_loss else sum(
+            total = total_loss(criterion(output, targets)) if with_loss else sum(
                 level.float().mean() for level in output.levels)
             total.backward()
             optimizer.step()
@@ -168,7 +168,7 @@ def main() -> None:
         sys.stdout.write(f"share of the training step: {content['share_of_training_step']:.3f}\n")
     name = "loss.json" if options.device == "cpu" else "loss-gpu.json"
     (Path(__file__).parent / "results").mkdir(exist_ok=True)
-    write_atomically(Path(__file__).parent / "results" / name, json.dumps(content, indent=1) + "\n")
+    atomic_write(Path(__file__).parent / "results" / name, json.dumps(content, indent=1) + "\n")
     ratio = next(row["time_ratio"] for row in rows if row["case"] == "P5" and row["objects"] == 100)
     sys.stdout.write(f"ratio {ratio:.3f}\n")
 

@@ -1,6 +1,6 @@
 """Opening a data set of COCO's size: seconds of the first scan and of the second start, as YOLO txt and as COCO JSON.
 
-Tiny pictures (64 x 48) with as many objects and outline points as COCO's, in a temporary folder; each start is a
+Tiny images (64 x 48) with as many objects and outline points as COCO's, in a temporary folder; each start is a
 fresh process, and what it imports is not counted. Writes ``scripts/results/scan.json``. The last line is the first
 scan of YOLO txt over its second start.
 """
@@ -22,13 +22,13 @@ import numpy as np
 from machine import describe_machine
 from tqdm import tqdm
 
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "scan.json"
-PICTURES = 118_287  # of COCO's training split
+IMAGES = 118_287  # of COCO's training split
 DISTINCT = 50
 WIDTH, HEIGHT = 64, 48
-OBJECTS, POINTS = 7.3, 23  # of a picture and of an outline, on average
+OBJECTS, POINTS = 7.3, 23  # of an image and of an outline, on average
 CLASSES = 80
 CHILD = """
 import json, sys, time
@@ -38,13 +38,13 @@ found = open_split(open_data(sys.argv[1]), "train")
 seconds = time.perf_counter() - started
 lines = open("/proc/self/status", encoding="utf-8").read().splitlines()
 peak = next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
-print(json.dumps({"seconds": seconds, "peak_MiB": peak, "pictures": len(found), "objects": len(found.labels),
-                  "points": len(found.points), "faults": len(found.faults)}))
+print(json.dumps({"seconds": seconds, "peak_MiB": peak, "images": len(found), "objects": len(found.objects),
+                  "points": len(found.objects.polygons.points), "faults": len(found.faults)}))
 """
 
 
 def outlines(rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """Objects of one picture: a class and float64 ``[K, 2]``, normalised."""
+    """Objects of one image: a class and float64 ``[K, 2]``, normalised."""
     for _ in range(rng.poisson(OBJECTS)):
         count = max(int(rng.gamma(2, POINTS / 2)), 3)
         turn = np.sort(rng.uniform(0, 2 * np.pi, count))
@@ -67,7 +67,7 @@ def as_annotation(image_id: int, label: int, points: np.ndarray) -> dict[str, An
 
 
 def write_data(root: Path, count: int) -> None:
-    """Pictures, label files, a JSON file, and the YAML files of both forms."""
+    """Images, label files, a JSON file, and the YAML files of both forms."""
     rng = np.random.default_rng(0)
     pictures, labels = root / "images" / "train", root / "labels" / "train"
     for folder in (pictures, labels):
@@ -79,7 +79,7 @@ def write_data(root: Path, count: int) -> None:
     rows = ["".join(f"{as_row(*item)}\n" for item in items) for items in objects]
     annotations = [[json.dumps(as_annotation(-1, *item)) for item in items] for items in objects]
     images, written = [], []
-    for image_id in tqdm(range(1, count + 1), desc="writing", unit="picture", disable=None, leave=False):
+    for image_id in tqdm(range(1, count + 1), desc="writing", unit="image", disable=None, leave=False):
         kind = int(rng.integers(len(objects)))
         name = f"{image_id:012d}"
         os.link(root / f"{image_id % DISTINCT}.bytes", pictures / f"{name}.jpg")
@@ -105,7 +105,7 @@ def measure(yaml: Path) -> dict[str, float]:
 def main() -> None:
     """Write the data, measure both forms twice and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=PICTURES)
+    parser.add_argument("--pictures", type=int, default=IMAGES)
     count = parser.parse_args().pictures
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -115,10 +115,10 @@ def main() -> None:
             for start in ("first", "second"):
                 row = rows[f"{form}, {start}"] = measure(Path(folder) / f"{form}.yaml")
                 sys.stdout.write(f"{form:5} {start:7} {row['seconds']:7.2f} s  {row['peak_MiB']:7.0f} MiB  "
-                                 f"{row['pictures']} pictures, {row['objects']} objects, {row['points']} points\n")
+                                 f"{row['pictures']} images, {row['objects']} objects, {row['points']} points\n")
                 sys.stdout.flush()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(RESULTS, json.dumps({"machine": describe_machine(), "pictures": count, "starts": rows}, indent=1)
+    atomic_write(RESULTS, json.dumps({"machine": describe_machine(), "images": count, "starts": rows}, indent=1)
                      + "\n")
     sys.stdout.write(f"ratio {rows['txt, first']['seconds'] / rows['txt, second']['seconds']:.1f}\n")
 

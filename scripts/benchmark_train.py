@@ -1,9 +1,9 @@
 """A training step: ours against a plain loop, side by side in one run, with the share of each of its stages.
 
-The plain loop is what one writes first: assigner picture by picture, average tensor by tensor, memory in the order of
-the pictures (no channels_last), an optimizer without one kernel for all. On a CPU yolov7-tiny at 320 px, batch 16; on a
+The plain loop is what one writes first: assigner image by image, average tensor by tensor, memory in the order of
+the images (no channels_last), an optimizer without one kernel for all. On a CPU yolov7-tiny at 320 px, batch 16; on a
 GPU yolov7 at 640 px, batches 32, 64 and 128, fp16 and bf16, with and without compiling. Batches come from the loader,
-from pictures that are made for it. Modes run in turn, so that the noise of the machine meets all of them; figures are
+from images that are made for it. Modes run in turn, so that the noise of the machine meets all of them; figures are
 medians. Shares come from passes of their own, in which every stage is waited for.
 
 Writes ``scripts/results/train[-gpu].json``. The last line is the ratio of the main comparison: on a CPU the time of a
@@ -35,17 +35,17 @@ sys.path[:0] = [str(ROOT / "tests" / "loss"), str(ROOT / "tests")]
 
 from simple_loss import SimpleCriterion  # noqa: E402
 
-from yolov7.config import write_atomically  # noqa: E402
+from yolov7.config import atomic_write  # noqa: E402
 from yolov7.data.synthetic import generate  # noqa: E402
 from yolov7.engine import run  # noqa: E402
-from yolov7.engine.distributed import Processes  # noqa: E402
-from yolov7.engine.memory import needed_memory  # noqa: E402
 from yolov7.engine.optim import parameter_groups  # noqa: E402
+from yolov7.engine.run_config import TrainOptions  # noqa: E402
 from yolov7.engine.trainer import Trainer  # noqa: E402
-from yolov7.model.precision import autocast, choose_precision, gradient_scaler  # noqa: E402
 from yolov7.model.spec import read_spec  # noqa: E402
 from yolov7.model.summary import node_costs  # noqa: E402
-from yolov7.options import TrainOptions  # noqa: E402
+from yolov7.runtime.distributed import Processes  # noqa: E402
+from yolov7.runtime.memory import needed_memory  # noqa: E402
+from yolov7.runtime.precision import autocast, choose_precision, gradient_scaler  # noqa: E402
 from yolov7.structures import Batch, HeadOutput  # noqa: E402
 
 STAGES = ("data", "forward", "loss", "backward", "optimizer", "average")
@@ -74,7 +74,7 @@ class Runner:
                                nominal_batch=mode.batch, epochs=1, device=str(device), precision=mode.precision,
                                compile=mode.compile, dry_run=True)
         self.mode, self.device = mode, device
-        self.trainer: Trainer = run._new_run(options, device, Processes(), ExitStack())
+        self.trainer: Trainer = run.build_trainer(options, device, Processes(), ExitStack())
         self.batches = self._endless()
         self.step = self._plain_step() if mode.plain else self._our_step()
         self.seconds: list[float] = []
@@ -258,7 +258,7 @@ def main() -> None:
     if gpu:
         content["machine"] += f", {torch.cuda.get_device_name()}"
     name = "train-gpu.json" if gpu else "train.json"
-    write_atomically(ROOT / "scripts" / "results" / name, json.dumps(content, indent=1) + "\n")
+    atomic_write(ROOT / "scripts" / "results" / name, json.dumps(content, indent=1) + "\n")
     sys.stdout.write(f"{json.dumps(facts)}\nratio {ratio:.2f}\n")
 
 

@@ -1,7 +1,7 @@
-"""Which recipe to fine-tune a small data set with: yolov7-tiny, 60 pictures, weights from other data, by recipe.
+"""Which recipe to fine-tune a small data set with: yolov7-tiny, 60 images, weights from other data, by recipe.
 
-Two transfers, so that no recipe fits one set only: weights of the built-in shapes to 60 pictures of blood cells (BCCD),
-and weights of blood cells to 60 pictures of shapes, both at 256 px. Each recipe runs with the same seeds; figures are
+Two transfers, so that no recipe fits one set only: weights of the built-in shapes to 60 images of blood cells (BCCD),
+and weights of blood cells to 60 images of shapes, both at 256 px. Each recipe runs with the same seeds; figures are
 AP at the best epoch, and at the last. Writes ``scripts/results/recipes.json``.
 """
 
@@ -18,11 +18,11 @@ import yaml
 from machine import describe_machine
 
 from yolov7 import cli
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
 from yolov7.data.catalog import open_data, open_split
 from yolov7.engine.log import read_results
 
-PICTURES, SIZE = 60, 256
+IMAGES, SIZE = 60, 256
 RECIPES: dict[str, list[str]] = {  # name -> flags
     "custom": ["--hyp", "custom"],
     "custom, nominal 16": ["--hyp", "custom", "--nominal-batch", "16"],
@@ -35,8 +35,8 @@ RECIPES: dict[str, list[str]] = {  # name -> flags
 
 
 def small_set(data: str, folder: Path) -> str:
-    """A data-set file of the first pictures of a split for training, and the whole split for validation."""
-    path = folder / f"{data}{PICTURES}.yaml"
+    """A data-set file of the first images of a split for training, and the whole split for validation."""
+    path = folder / f"{data}{IMAGES}.yaml"
     if path.exists():
         return str(path)
     source = open_data(data)
@@ -44,7 +44,7 @@ def small_set(data: str, folder: Path) -> str:
     for name, part in parts.items():
         truth = part.ground_truth()
         names = {image_id: path for image_id, path in zip(part.image_ids, part.paths, strict=True)}
-        images = truth["images"][: PICTURES if name == "train" else None]
+        images = truth["images"][: IMAGES if name == "train" else None]
         kept = {image["id"] for image in images}
         content = {"categories": truth["categories"],
                    "images": [{"id": image["id"], "file_name": str(Path(names[image["id"]]).absolute()),
@@ -100,10 +100,10 @@ def main() -> None:
         means = {transfer: round(table[name][transfer]["best_AP"], 3) for transfer in transfers}
         sys.stdout.write(f"{name}: {means}\n")
         sys.stdout.flush()
-    content = {"machine": describe_machine(), "pictures": PICTURES, "size": SIZE, "epochs": options.epochs,
+    content = {"machine": describe_machine(), "images": IMAGES, "size": SIZE, "epochs": options.epochs,
                "recipes": table}
     path = Path(__file__).parent / "results" / "recipes.json"
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    atomic_write(path, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

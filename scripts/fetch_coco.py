@@ -279,7 +279,7 @@ def unpack(archive: Path, output: Path) -> dict[str, int]:
 def check_space(sources: Sequence[Source], base_url: str, output: Path, keep_archives: bool) -> None:
     """State what is to be fetched, and refuse at once where it cannot fit.
 
-    Pictures are packed but not made smaller, so that an archive's size is also about that of its files.
+    Images are packed but not made smaller, so that an archive's size is also about that of its files.
     """
     sizes, kept = [], 0
     for source in sources:

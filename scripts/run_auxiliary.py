@@ -1,4 +1,4 @@
-"""Coarse-to-fine with an auxiliary head: yolov7-w6 at a quarter of its width, on the built-in pictures at 256 px.
+"""Coarse-to-fine with an auxiliary head: yolov7-w6 at a quarter of its width, on the built-in images at 256 px.
 
 Trains, then evaluates the averaged weights in training form and re-parameterized (without the auxiliary head).
 Writes ``scripts/results/auxiliary.json``.
@@ -16,7 +16,7 @@ import torch
 from machine import describe_machine
 
 from yolov7 import cli
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.loader import evaluation_loader
 from yolov7.evaluation.evaluate import evaluate
@@ -52,11 +52,11 @@ def main() -> None:
     training_form.model = loaded.model.eval()
     for form, network in (("training form", training_form), ("re-parameterized", reparameterized)):
         loader = evaluation_loader(image_set, 256, 8, network.stride, 2)
-        result = evaluate(network, loader, image_set).result
+        result = evaluate(network, loader, image_set).boxes
         found[form] = {"AP": result.AP, "AP50": result.AP50}
     content = {"machine": describe_machine(), "flags": flags, "seconds": seconds, "results": found}
     path = Path(__file__).parent / "results" / "auxiliary.json"
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    atomic_write(path, json.dumps(content, indent=1) + "\n")
     sys.stdout.write(f"{json.dumps(found, indent=1)}\n")
 
 

@@ -17,11 +17,12 @@ import torch
 from machine import describe_machine
 
 from yolov7 import cli
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.loader import evaluation_loader
 from yolov7.engine.log import read_results
 from yolov7.evaluation.evaluate import PROTOCOL, evaluate
+from yolov7.evaluation.v7_metric import V7Metric
 from yolov7.inference.network import TorchNetwork
 from yolov7.model.weights import load_model
 
@@ -53,14 +54,12 @@ def score(best: Path) -> dict[str, float]:
     for split in ("val", "test"):
         image_set = open_split(open_data("bccd.yaml"), split)
         loader = evaluation_loader(image_set, loaded.image_size, 32, network.stride, 2)
-        evaluation = evaluate(network, loader, image_set)
-        found |= {f"{split}_AP": evaluation.result.AP, f"{split}_AP50": evaluation.result.AP50}
+        official = evaluate(network, loader, image_set).boxes
+        found |= {f"{split}_AP": official.AP, f"{split}_AP50": official.AP50}
         for iou in NMS_IOUS:
-            extras = evaluate(network, loader, image_set, replace(PROTOCOL, iou=iou), extras=True).extras
-            assert extras
-            own = extras.v7.result()
-            found |= {f"{split}_v7_{iou}_AP": own.AP, f"{split}_v7_{iou}_AP50": own.AP50}
-        found[f"{split}_AP_bf16_minus_fp32"] = evaluate(half, loader, image_set).result.AP - evaluation.result.AP
+            own = evaluate(network, loader, image_set, replace(PROTOCOL, iou=iou), [V7Metric()]).results["v7"].metrics()
+            found |= {f"{split}_v7_{iou}_{name}": own[name] for name in ("AP", "AP50")}
+        found[f"{split}_AP_bf16_minus_fp32"] = evaluate(half, loader, image_set).boxes.AP - official.AP
     return found
 
 
@@ -78,7 +77,7 @@ def main() -> None:
     mean = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key not in ("seed", "epoch")}
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"machine": describe_machine(), "flags": [*FLAGS, *more], "runs": rows, "mean": mean}
-    write_atomically(RESULTS / f"bccd{suffix}.json", json.dumps(content, indent=1) + "\n")
+    atomic_write(RESULTS / f"bccd{suffix}.json", json.dumps(content, indent=1) + "\n")
     sys.stdout.write(json.dumps(content["runs"], indent=1) + f"\nmean {mean}\n")
 
 

@@ -19,11 +19,11 @@ from machine import describe_machine
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
+from yolov7.config.recipe import read_recipe
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
-from yolov7.options import read_recipe
 
 RESULTS = Path(__file__).parent / "results" / "samples.json"
 ORIGINAL = {
@@ -45,11 +45,11 @@ class Reduced(Dataset[tuple[np.ndarray, np.ndarray]]):
     def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
         length = len(self.samples)
         sample = self.samples[position // length, position, position % length]
-        return sample.boxes, sample.image.reshape(-1, 3).mean(0)
+        return sample.objects.boxes, sample.image.reshape(-1, 3).mean(0)
 
 
 def open_with_txt(folder: Path) -> ImageSet:
-    """The training pictures with their txt labels, which are boxes only."""
+    """The training images with their txt labels, which are boxes only."""
     names = list(open_data("coco").names)
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "txt.yaml"
@@ -95,7 +95,7 @@ def main() -> None:
     for name, row in rows.items():
         sys.stdout.write(f"{name:16} " + "  ".join(f"{key} {value:g}" for key, value in row.items()) + "\n")
     content = {"machine": describe_machine(), "samples": options.samples, "rows": rows}
-    write_atomically(RESULTS, json.dumps(content, indent=1))
+    atomic_write(RESULTS, json.dumps(content, indent=1))
     sys.stdout.write(f"ratio {worst:.3f}\n")
 
 

@@ -17,12 +17,12 @@ import torch
 from machine import describe_machine, private_mib
 from torch import Tensor
 
-from yolov7.config import write_atomically
+from yolov7.config import atomic_write
 from yolov7.data.synthetic import generate
 from yolov7.engine import run
-from yolov7.engine.distributed import Processes
-from yolov7.engine.memory import used_memory
-from yolov7.options import TrainOptions
+from yolov7.engine.run_config import TrainOptions
+from yolov7.runtime.distributed import Processes
+from yolov7.runtime.memory import used_memory
 
 EVERY = 100  # steps
 DEVICE = torch.device("cpu")
@@ -39,7 +39,7 @@ def main() -> None:
         generate(data, train=400, val=8)
         train = TrainOptions(data=str(data), img_size=(64,), batch_size=4, nominal_batch=4, workers=2, device="cpu",
                              epochs=-(-options.steps // 100), project=folder)
-        trainer = run._new_run(train, DEVICE, Processes(), ExitStack())
+        trainer = run.build_trainer(train, DEVICE, Processes(), ExitStack())
         update, done = trainer.step.update, 0
 
         def counted(stop: bool = False) -> Tensor:
@@ -60,7 +60,7 @@ def main() -> None:
     settled = rows[len(rows) // 4]
     ratio = rows[-1]["memory_mib"] / settled["memory_mib"]
     content = {"machine": describe_machine(), "rows": rows, "ratio": ratio}
-    write_atomically(Path(__file__).parent / "results" / "soak.json", json.dumps(content, indent=1) + "\n")
+    atomic_write(Path(__file__).parent / "results" / "soak.json", json.dumps(content, indent=1) + "\n")
     sys.stdout.write(f"open files {settled['open_files']} -> {rows[-1]['open_files']}\nratio {ratio:.3f}\n")
 
 
