@@ -38,22 +38,22 @@ from yolov7.model.heads.base import Head, register_head
 
 @register_head
 class AngleHead(Head):
-    """Also predicts an angle and two points of each object, and one map of an image."""
+    """Also predicts an angle and two points of each object, and one map; two are called as tensors inside NMS are."""
 
-    map_names = ("depth",)
+    map_names = ("image",)
 
     def __init__(self, in_channels, strides, num_classes, anchors, implicit=True, auxiliary_channels=()):
         super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels,
-                         {"zeta": 1, "points": 4})
-        self.depth = nn.Conv2d(in_channels[0], 2, 1)
+                         {"zeta": 1, "place": 4})
+        self.image = nn.Conv2d(in_channels[0], 2, 1)
 
     @staticmethod
     def decode_columns(logits, cells, anchors, stride):
-        points = logits["points"].float().unflatten(-1, (2, 2)) * stride + cells[..., None, :] * stride
-        return {"angle": logits["zeta"].float().tanh()[..., 0], "points": points}
+        points = logits["place"].float().unflatten(-1, (2, 2)) * stride + cells[..., None, :] * stride
+        return {"angle": logits["zeta"].float().tanh()[..., 0], "place": points}
 
     def make_maps(self, features):
-        return {"depth": self.depth(features[0])}
+        return {"image": self.image(features[0])}
 '''
 
 
@@ -137,17 +137,17 @@ def test_files_give_what_pytorch_gives(small: Path, images: Path, tmp_path: Path
     own = Predictor(TorchNetwork(loaded.model, torch.device("cpu"), info=loaded.info), NMSOptions(0.3, 0.45, 40), 96)
     image = load_image(images / "0.png")
     (expected,) = own([image])
-    assert len(expected) == 40 and list(expected.extra) == ["angle", "points"]
+    assert len(expected) == 40 and list(expected.extra) == ["angle", "place"]
     for head, form in (("decoded", "torchscript"), ("raw", "torchscript"), ("end2end", "onnx")):
         kept = ("--conf-thres", "0.3", "--max-det", "40") if head == "end2end" else ()
         assert export(small, images, tmp_path / head, "--format", form, "--head", head, "--dynamic", *kept) == 0
         network = load_network([tmp_path / head / f"small.{form}"], torch.device("cpu"), NetworkOptions())
-        assert network.info.head == "AngleHead" and network.task_outputs == ("angle", "points", "depth")
+        assert network.info.head == "AngleHead" and network.task_outputs == ("angle", "place", "image")
         (found,) = Predictor(network, own.options, 96)([image])
         for a, b in ((found.boxes, expected.boxes), (found.scores, expected.scores), (found.labels, expected.labels),
                      *((found.extra[name], column) for name, column in expected.extra.items())):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-        maps = [net(torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)), 0.3)[0].maps["depth"]
+        maps = [net(torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)), 0.3)[0].maps["image"]
                 for net in (network, own.network)]
         torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-3)
     with pytest.raises(InputError, match="--augment is for networks that predict boxes alone; AngleHead also predicts"):
@@ -168,7 +168,7 @@ def test_columns_that_differ_are_a_failure(small: Path, images: Path, tmp_path: 
     assert not row.passed and row.boxes == row.scores == 0 and row.values == pytest.approx(0.01 / 1.01, rel=0.05)
     assert row.unlike > 0
     for rows in again["1x64x64"]:
-        rows["map/depth"] = facts["1x64x64"][0]["map/depth"] + 0.5
+        rows["map/image"] = facts["1x64x64"][0]["map/image"] + 0.5
         rows |= {key: value for key, value in facts["1x64x64"][0].items() if key.startswith("column/")}
     (row,) = parity.compare(facts, again, parity.FULL)
     assert not row.passed and row.unlike == 0 and row.values == pytest.approx(0.5, rel=0.05)
@@ -176,8 +176,8 @@ def test_columns_that_differ_are_a_failure(small: Path, images: Path, tmp_path: 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (("--format", "tensorrt", "--head", "end2end"), "--format tensorrt: its NMS does not tell which rows it keeps: "
-     "angle, points of AngleHead would be lost; accepted: onnx, openvino"),
-    (("--format", "original"), "--format original: the reference implementation has no layout for angle, points, depth "
+     "angle, place of AngleHead would be lost; accepted: onnx, openvino"),
+    (("--format", "original"), "--format original: the reference implementation has no layout for angle, place, image "
      "of AngleHead; accepted: weights, torchscript"),
 ])
 def test_formats_that_cannot_hold_a_task(flags: tuple[str, ...], message: str, small: Path, images: Path,
@@ -191,8 +191,8 @@ def test_metadata_of_a_task_and_of_a_detector(package: Path) -> None:
     detector = ExportFacts("m", NAMES, 96, 32, "raw", (), (8, 16, 32))
     assert not {"block", "channels", "columns", "maps", "task_package"} & set(json.loads(facts_text(detector)))
     assert read_facts(facts_text(detector), Path("a.onnx")) == detector
-    channels = {"box": 4, "objectness": 1, "classes": 3, "zeta": 1, "points": 4}
-    task = replace(detector, block="AngleHead", channels=channels, columns=("angle", "points"), maps=("depth",),
+    channels = {"box": 4, "objectness": 1, "classes": 3, "zeta": 1, "place": 4}
+    task = replace(detector, block="AngleHead", channels=channels, columns=("angle", "place"), maps=("image",),
                    task_package="angle-task")
     found = read_facts(facts_text(task), Path("a.onnx"))
     assert found == task and list(found.channels) == list(channels)  # their order says where each stands
@@ -207,4 +207,4 @@ def test_files_name_the_package_of_their_head(small: Path, images: Path, tmp_pat
     assert (network.facts.block, network.facts.task_package) == ("AngleHead", "angle-task")
     rows = rows_of(network(torch.rand(1, 3, 64, 64), -1.0)[0])
     assert {key: value.shape[1:] for key, value in rows.items()} == {
-        "boxes": (4,), "scores": (3,), "column/angle": (), "column/points": (2, 2), "map/depth": (8, 8)}
+        "boxes": (4,), "scores": (3,), "column/angle": (), "column/place": (2, 2), "map/image": (8, 8)}

@@ -165,6 +165,18 @@ def test_only_objectness_and_classes_have_a_prior(registered: None) -> None:
         assert bias[:, :4].abs().max() < 1 and (width == 10 or bias[:, 10:].abs().max() < 1)
 
 
+@pytest.mark.parametrize(("names", "message"), [
+    (("angle", "scores"), "AngleHead: its output cannot be called 'scores'; accepted: a word of letters, digits and _"),
+    (("level0",), "AngleHead: its output cannot be called 'level0'; .* neither levelN nor one of bbox, box, "),
+    (("an angle",), "AngleHead: its output cannot be called 'an angle'"),
+    (("angle", "depth", "angle"), "AngleHead: two of its outputs are called angle"),
+])
+def test_names_that_an_output_cannot_have(names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        base.check_names(names, AngleHead)
+    assert base.check_names(("angle", "place"), AngleHead) == ("angle", "place")
+
+
 # --- registry --------------------------------------------------------------------------------------------------------
 
 

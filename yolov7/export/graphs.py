@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yolov7.inference.exported import ExportFacts
 from yolov7.model.detector import Detector
-from yolov7.model.heads.base import Head, Predictions
+from yolov7.model.heads.base import Head, Predictions, check_names
 from yolov7.structures import HeadOutput
 
 
@@ -75,4 +75,6 @@ def column_names(head: Head) -> tuple[str, ...]:
     if not head.channels.extra:
         return ()
     logits = {name: torch.zeros(1, head.channels.widths[name]) for name in head.channels.extra}
-    return tuple(head.decode_columns(logits, torch.zeros(1, 2), torch.ones(1, 2), 1.0))
+    columns = tuple(head.decode_columns(logits, torch.zeros(1, 2), torch.ones(1, 2), 1.0))
+    check_names((*columns, *head.map_names), type(head))
+    return columns

@@ -12,6 +12,7 @@ from typing import Any
 from yolov7.inference.exported import ExportFacts
 
 PREFIX = "network/"  # of all names of the network, the tensors between it and NMS among them
+OWN = "nms/"  # of the names inside NMS, where a task has outputs that could be called the same
 ROWS = (f"{PREFIX}boxes", f"{PREFIX}scores")  # those that NMS is given
 
 STANDARD = (Path(__file__).parent / "nms.onnxtxt").read_text(encoding="utf-8")
@@ -51,7 +52,11 @@ def append(graph: Any, text: str, facts: ExportFacts) -> Any:
         class_list=", ".join(map(str, range(len(facts.names)))), iou=repr(float(thresholds.iou)),
         confidence=repr(float(thresholds.confidence)), inputs=inputs, outputs=added, nodes=nodes))
     head = onnx.compose.add_prefix(graph, PREFIX, rename_inputs=False)
-    merged = onnx.compose.merge_models(head, tail, [(f"{PREFIX}{name}", f"all_{name}") for name in outputs])
+    entrances = [entrance.name for entrance in tail.graph.input]
+    if added:
+        tail, entrances = _with_names(tail, outputs[len(ROWS):]), [f"{OWN}{name}" for name in entrances]
+    merged = onnx.compose.merge_models(head, tail, [(f"{PREFIX}{name}", entrance)
+                                                    for name, entrance in zip(outputs, entrances, strict=True)])
     versions = {entry.domain: entry.version for entry in merged.opset_import}  # the standard's stands there twice
     del merged.opset_import[:]
     merged.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
@@ -59,14 +64,30 @@ def append(graph: Any, text: str, facts: ExportFacts) -> Any:
 
 
 def _task_parts(graph: Any, columns: Sequence[str], limit: int) -> tuple[str, str, str]:
-    """Inputs, outputs and nodes that a task adds to the text of a graph; nothing for a detector."""
+    """Inputs, outputs and nodes that a task adds to the text of a graph; nothing for a detector.
+
+    They are called ``task0``, ``task1``, ... until `_with_names`.
+    """
     inputs, outputs, nodes = "", "", KEPT_ROWS if columns else ""
-    for output in graph.graph.output[len(ROWS):]:
-        name = output.name
+    for place, output in enumerate(graph.graph.output[len(ROWS):]):
+        name, is_column = f"task{place}", output.name in columns
         sizes = [str(dim.dim_value or f"{name}_{axis}") for axis, dim in enumerate(output.type.tensor_type.shape.dim)]
-        before, after = (["batch", "rows"], ["batch", str(limit)]) if name in columns else (["batch"], ["batch"])
+        before, after = (["batch", "rows"], ["batch", str(limit)]) if is_column else (["batch"], ["batch"])
         own = sizes[len(before):]
         inputs += f", float[{', '.join([*before, *own])}] all_{name}"
         outputs += f", float[{', '.join([*after, *own])}] {name}"
-        nodes += (COLUMN if name in columns else MAP).format(name=name)
+        nodes += (COLUMN if is_column else MAP).format(name=name)
     return inputs, outputs, nodes
+
+
+def _with_names(tail: Any, names: Sequence[str]) -> Any:
+    """NMS whose outputs of a task bear their own names, and whose inner names begin with `OWN`."""
+    import onnx
+
+    tail = onnx.compose.add_prefix(tail, OWN, rename_outputs=False)
+    own = {f"task{place}": name for place, name in enumerate(names)}
+    for node in tail.graph.node:
+        node.output[:] = [own.get(name, name) for name in node.output]
+    for output in tail.graph.output:
+        output.name = own.get(output.name, output.name)
+    return tail

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
@@ -25,6 +27,9 @@ from yolov7.structures import HeadOutput
 NOMINAL_SIZE = 640  # the objectness prior counts on 8 objects in an image of this side
 CONSTRAINED, FREE = 0.5, 1.0  # cells outside its own that a centre may reach; FREE is of table 7 alone
 Anchors = Sequence[Sequence[Sequence[float]]]  # [L, A, 2] width, height in pixels
+RESERVED = frozenset((  # what a detector's own values are called, in results, files and graphs
+    "images", "box", "boxes", "bbox", "objectness", "score", "scores", "label", "labels", "class", "classes", "name",
+    "names", "count", "path", "frame", "x1", "y1", "x2", "y2", "image_id", "category_id"))
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,8 @@ class Head(nn.Module):
         self.strides = tuple(strides)
         self.num_classes = num_classes
         self.num_anchors = len(anchors[0])
-        self.channels = Channels.of(num_classes, extra or {})
+        self.channels = Channels.of(num_classes, check_names(extra or {}, type(self)))
+        check_names(self.map_names, type(self))
         outputs = self.num_anchors * self.channels.size
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32))
         self.convs = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in in_channels)
@@ -240,6 +246,23 @@ class Head(nn.Module):
         """``[B, A * X, h, w]`` -> ``[B, A, h, w, X]``."""
         batch, _, height, width = y.shape
         return y.view(batch, self.num_anchors, self.channels.size, height, width).permute(0, 1, 3, 4, 2)
+
+
+NamesType = TypeVar("NamesType", bound=Collection[str])
+
+
+def check_names(names: NamesType, head: type[Head]) -> NamesType:
+    """The names of a task's channels, columns or maps, where results and files can tell them from a detector's.
+
+    Raises `InputError`.
+    """
+    for name in names:
+        if not name.isidentifier() or name in RESERVED or re.fullmatch(r"level\d+", name):
+            raise InputError(f"{head.__name__}: its output cannot be called {name!r}; accepted: a word of letters, "
+                             f"digits and _ that is neither levelN nor one of {', '.join(sorted(RESERVED))}")
+    if twice := sorted(name for name, count in Counter(list(names)).items() if count > 1):
+        raise InputError(f"{head.__name__}: two of its outputs are called {', '.join(twice)}")
+    return names
 
 
 def _in_format_of(conv: nn.Module, x: Tensor) -> Tensor:
