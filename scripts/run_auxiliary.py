@@ -49,7 +49,7 @@ def main() -> None:
     found = {}
     reparameterized = TorchNetwork(loaded.model, torch.device("cpu"))
     training_form = TorchNetwork(loaded.model, torch.device("cpu"))
-    training_form.model = loaded.model.eval()
+    training_form.model = training_form.forward = loaded.model.eval()
     for form, network in (("training form", training_form), ("re-parameterized", reparameterized)):
         loader = evaluation_loader(image_set, 256, 8, network.stride, 2)
         result = evaluate(network, loader, image_set).boxes
