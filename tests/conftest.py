@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # test processes share the cores: before torch counts them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from forks import Forks  # noqa: E402
+
+# pytest hangs its handlers on loggers that do not propagate; on this one, torch would print all that it traces for them
+logging.getLogger("torch.__trace").propagate = True
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -42,6 +50,20 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 
 
 @pytest.fixture
+def forked_comparisons(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported files are compared in forks of a process that has imported torch, not in one that imports it anew.
+
+    Exports that tests start as processes of their own (two with the same bytes, the toy task's) compare as they are.
+    """
+    from yolov7.export import parity
+
+    def run(command: Sequence[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        return forks.run(command, env)
+
+    monkeypatch.setattr(parity, "subprocess", SimpleNamespace(run=run))
+
+
+@pytest.fixture
 def bccd() -> Path:
     return shared_data("bccd")
 
@@ -52,7 +74,22 @@ def coco_mini() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Coverage does not count the lines of slow tests: it would double their time, and faster ones run the same."""
+    tracer = sys.gettrace()
+    if "slow" in item.keywords:
+        sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays; without looking through it again and again

@@ -19,8 +19,7 @@ from yolov7.config import InputError
 from yolov7.data.images import cv2, load_image
 from yolov7.model import weights
 from yolov7.model.detector import Detector
-from yolov7.model.scaling import Scale
-from yolov7.model.spec import read_spec, scaled_spec
+from yolov7.model.spec import read_spec
 
 NAMES = ("cat", "dog", "person")
 CONF = 0.02
@@ -30,7 +29,7 @@ CONF = 0.02
 def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "best.pt"
     torch.manual_seed(5)
-    model = Detector(scaled_spec(read_spec("yolov7-tiny"), Scale(width=0.25, hidden_width=0.25))[0], len(NAMES))
+    model = Detector(read_spec(str(Path(__file__).parents[0] / "micro.yaml")), len(NAMES))
     for conv in model.head.convs:  # it finds a lot
         conv.bias.data.view(3, -1)[:, 4:] += 4 + torch.randn(3, 1 + len(NAMES))
     weights.save(weights.describe(model, NAMES, 96) | {"model": model.state_dict(), "epoch": 0}, path)
@@ -140,6 +139,7 @@ def test_options_that_do_not_fit_are_explained(model: yolov7.Model, image: Path)
         yolov7.load("nowhere.pt")
 
 
+@pytest.mark.usefixtures("forked_comparisons")
 def test_an_exported_file_is_a_model_too(best: Path, image: Path, model: yolov7.Model, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     assert cli.main(["export", "--weights", str(best), "--format", "onnx", "--source", str(image), "--output",

@@ -10,20 +10,12 @@ import torch
 import yaml
 
 from yolov7 import cli
-from yolov7.data.synthetic import generate
 from yolov7.engine import state as checkpoint
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 
 BASE = ["--img-size", "64", "--device", "cpu", "--workers", "0"]
 CAPTURE = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    generate(folder, train=8, val=4)
-    return folder
 
 
 def names_of(shapes: Path) -> list[str]:

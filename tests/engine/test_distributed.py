@@ -25,7 +25,7 @@ from yolov7.engine.run_config import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-BASE = ["--cfg", str(Path(__file__).with_name("tiny-quarter.yaml")), "--img-size", "64", "--batch-size", "4",
+BASE = ["--cfg", str(Path(__file__).parents[1] / "micro.yaml"), "--img-size", "64", "--batch-size", "4",
         "--nominal-batch", "8", "--device", "cpu", "--workers", "0", "--precision", "fp32"]
 
 
@@ -67,7 +67,7 @@ def results(folder: Path) -> list[dict[str, str]]:
 
 
 MODELS = {
-    "tiny": Path(__file__).with_name("tiny-quarter.yaml").read_text(encoding="utf-8"),
+    "tiny": (Path(__file__).parents[1] / "micro.yaml").read_text(encoding="utf-8"),
     "auxiliary": "scale_of: yolov7-w6\nname: w6-eighth\nscale: {width: 0.125, hidden_width: 0.125}\n",
 }
 

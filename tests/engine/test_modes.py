@@ -17,7 +17,6 @@ from yolov7.config.recipe import AugmentConfig, OptimizerConfig
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.loader import EpochSampler
-from yolov7.data.synthetic import generate
 from yolov7.engine.log import Pace
 from yolov7.engine.optim import Schedule, apply, make_optimizer, nodes_to_freeze
 from yolov7.engine.step import draw_size, resize_batch
@@ -26,16 +25,9 @@ from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 from yolov7.structures import Batch, Targets
 
-QUARTER = str(Path(__file__).with_name("tiny-quarter.yaml"))
-BASE = ["--cfg", QUARTER, "--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu",
+MICRO = str(Path(__file__).parents[1] / "micro.yaml")
+BASE = ["--cfg", MICRO, "--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu",
         "--workers", "0", "--precision", "fp32"]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    generate(folder, train=12, val=4)
-    return folder
 
 
 def train(shapes: Path, project: Path, *flags: str, epochs: int = 2) -> Path:
@@ -86,11 +78,11 @@ def test_a_run_of_many_sizes_resumes_as_it_was(shapes: Path, tmp_path: Path) -> 
 
 
 def test_frozen_nodes_stay_as_they_are(shapes: Path, tmp_path: Path) -> None:
-    model = Detector(read_spec(QUARTER), 3)
+    model = Detector(read_spec(MICRO), 3)
     names = list(model.nodes)
     folder = train(shapes, tmp_path, "--freeze", names[0], names[2])
     torch.manual_seed(0)
-    start = Detector(read_spec(QUARTER), len(last(folder)["names"])).state_dict()  # type: ignore[arg-type]
+    start = Detector(read_spec(MICRO), len(last(folder)["names"])).state_dict()  # type: ignore[arg-type]
     end: dict[str, torch.Tensor] = last(folder)["model"]  # type: ignore[assignment]
     moved = {key.split(".")[1] for key, value in start.items() if key.startswith("nodes.")
              and value.is_floating_point() and not torch.equal(end[key], value)}  # statistics of batch norm too

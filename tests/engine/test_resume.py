@@ -23,7 +23,7 @@ from yolov7.engine import state
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 9
-MODEL = str(Path(__file__).with_name("tiny-quarter.yaml"))
+MODEL = str(Path(__file__).parents[1] / "micro.yaml")
 NAMES = {"T": "training", "E": "evaluation", "C": "checkpoint", "-": "start or between"}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

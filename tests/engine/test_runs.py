@@ -16,38 +16,17 @@ import pytest
 import torch
 from forks import Fork, Forks
 from golden_numbers import golden_state_dict
+from small_run import BASE, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from yolov7 import cli
 from yolov7.data.images import cv2
-from yolov7.data.synthetic import generate
 from yolov7.engine import state as checkpoint
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 from yolov7.runtime import folders
 
 ROOT = Path(__file__).parents[2]
-BASE = ["--img-size", "64", "--batch-size", "4", "--nominal-batch", "8", "--device", "cpu", "--workers", "0",
-        "--precision", "fp32"]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "small shapes"  # a space in the name
-    generate(folder, train=12, val=4)
-    return folder
-
-
-def train(shapes: Path, project: Path, *flags: str) -> int:
-    arguments = ["train", "--data", str(shapes), "--project", str(project), *BASE, "--epochs", "2", *flags]
-    return cli.main(arguments)
-
-
-@pytest.fixture(scope="module")
-def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = tmp_path_factory.mktemp("runs")
-    assert train(shapes, project, "--name", "first") == 0
-    return project / "first"
 
 
 def results(folder: Path) -> list[dict[str, str]]:

@@ -32,7 +32,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_trainer(shapes: Path, folder: Path, **changes: object) -> Trainer:
     options = TrainOptions(data=str(shapes), img_size=(64,), batch_size=4, nominal_batch=4, epochs=3, device="cpu",
                            workers=0, project=str(folder), seed=1,
-                           cfg=str(Path(__file__).with_name("tiny-quarter.yaml")))
+                           cfg=str(Path(__file__).parents[1] / "micro.yaml"))
     changed = dataclasses.replace(options, **changes)  # type: ignore[arg-type]
     return run.build_trainer(changed, torch.device("cpu"), Processes(), ExitStack())
 
@@ -184,6 +184,7 @@ def test_a_scaler_takes_its_scale_back_and_the_step_with_it(shapes: Path, tmp_pa
 # --- compiled --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and direction: a fresh network multiplies the rounding of another order of sums."""

@@ -29,8 +29,9 @@ from yolov7.inference.loading import load_network
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused
-from yolov7.model.scaling import Scale
-from yolov7.model.spec import read_spec, scaled_spec
+from yolov7.model.spec import read_spec
+
+pytestmark = pytest.mark.usefixtures("forked_comparisons")
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "coco-mini" / "images" / "val2017"
@@ -58,7 +59,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model that finds a lot, with scores all over their range."""
     path = tmp_path_factory.mktemp("weights") / "small.pt"
     torch.manual_seed(5)
-    model = Detector(scaled_spec(read_spec("yolov7-tiny"), Scale(width=0.25, hidden_width=0.25))[0], len(NAMES))
+    model = Detector(read_spec(str(ROOT / "tests" / "micro.yaml")), len(NAMES))
     for weight in model.parameters():
         if weight.ndim == 4:
             torch.nn.init.kaiming_normal_(weight, nonlinearity="leaky_relu")
@@ -106,6 +107,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[
     yield Exports(tmp_path_factory.mktemp("models"), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("model", MODELS)
 def test_export_parity(model: str, form: str, exports: Exports) -> None:
@@ -175,6 +177,7 @@ def test_export_weights_and_the_reference_layout_parity(images: Path, tmp_path: 
     assert export(tmp_path / "out" / "golden-deploy.pt", images, again, "--format", "weights", *flags) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forms", [("weights", "original", "onnx")], ids=" ".join)
 def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], small: Path, images: Path,
                                                        tmp_path: Path) -> None:
@@ -193,10 +196,11 @@ def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], s
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     assert export(small, images, tmp_path, "--format", "onnx", "--head", "end2end", "--with-preprocess", "--dynamic",
-                  "--conf-thres", "0.5") == 0
+                  "--conf-thres", "0.3") == 0
     source = sorted(images.iterdir())[0]
     np.save(tmp_path / "image.npy", load_image(source))
     code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
@@ -206,7 +210,7 @@ def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, images: Pat
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [ast.literal_eval(line) for line in done.stdout.splitlines()]
-    expected = yolov7.load(tmp_path / "small.onnx")(source, conf=0.5, iou=1.0)
+    expected = yolov7.load(tmp_path / "small.onnx")(source, conf=0.3, iou=1.0)
     assert len(found) > 5 and abs(len(found) - len(expected)) <= 2  # its pixels differ by rounding
     near = 0
     for name, score, box in found:

@@ -27,9 +27,10 @@ from yolov7.inference.predictor import Predictor
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.heads.base import HEADS
-from yolov7.model.scaling import Scale
-from yolov7.model.spec import parse_spec, read_spec, scaled_spec
+from yolov7.model.spec import parse_spec, read_spec
 from yolov7.runtime import plugins
+
+pytestmark = pytest.mark.usefixtures("forked_comparisons")
 
 NAMES = ("cat", "dog", "person")
 PACKAGE = '''
@@ -79,7 +80,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def small(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model that finds a lot, with scores all over their range."""
     path = tmp_path_factory.mktemp("weights") / "small.pt"
-    definition = scaled_spec(read_spec("yolov7-tiny"), Scale(width=0.25, hidden_width=0.25))[0].definition
+    definition = read_spec(str(Path(__file__).parents[1] / "micro.yaml")).definition
     spec = parse_spec({**definition, "head": {**definition["head"], "block": "AngleHead"}}, "small")
     torch.manual_seed(5)
     model = Detector(spec, len(NAMES))
@@ -108,6 +109,7 @@ def comparison(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [
     ("--format", "weights", "torchscript", "openvino"),
     ("--format", "torchscript", "onnx", "--head", "raw", "--dynamic-batch", "--with-preprocess"),
@@ -130,6 +132,7 @@ def test_parity_of_columns_and_maps(flags: tuple[str, ...], small: Path, images:
                             "unlike"]
 
 
+@pytest.mark.slow
 def test_files_give_what_pytorch_gives(small: Path, images: Path, tmp_path: Path) -> None:
     """Detections with their columns and maps, from every form of graph; of an end-to-end one, too."""
     pytest.importorskip("onnxruntime")

@@ -30,8 +30,7 @@ from yolov7.inference import detect as display
 from yolov7.inference.predictor import Predictor
 from yolov7.model import weights
 from yolov7.model.detector import Detector
-from yolov7.model.scaling import Scale
-from yolov7.model.spec import read_spec, scaled_spec
+from yolov7.model.spec import read_spec
 from yolov7.structures import Instances
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +42,7 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small model of random weights that finds a lot."""
     path = tmp_path_factory.mktemp("weights") / "best.pt"
     torch.manual_seed(5)
-    model = Detector(scaled_spec(read_spec("yolov7-tiny"), Scale(width=0.25, hidden_width=0.25))[0], len(NAMES))
+    model = Detector(read_spec(str(Path(__file__).parents[1] / "micro.yaml")), len(NAMES))
     weights.save(weights.describe(model, NAMES, 96) | {"model": model.state_dict(), "epoch": 0}, path)
     return str(path)
 

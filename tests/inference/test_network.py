@@ -169,6 +169,7 @@ def test_a_compiled_network_finds_the_same_at_every_size(tmp_path: Path, caplog:
                 torch.testing.assert_close(fields(part), fields(expected), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs g++")
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own parts
 def test_compiled_weights_are_frozen() -> None:

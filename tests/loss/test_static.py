@@ -73,6 +73,7 @@ def test_fake_tensors_do_raise_on_values() -> None:
             simple(HeadOutput(levels), own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ota", "auxiliary"])
 def test_compiled_with_a_dynamic_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, also where the eager form would match in groups that follow from the counts of objects."""

@@ -180,8 +180,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Place:
     folder = tmp_path_factory.mktemp("colour")
     install(folder / "site")
     write_set(folder / "data")
-    quarter = yaml.safe_load((ROOT / "tests" / "engine" / "tiny-quarter.yaml").read_text(encoding="utf-8"))
-    definition = {**quarter, "name": "colour-tiny", "head": {**quarter.get("head", {}), "block": "ColourHead"}}
+    micro = yaml.safe_load((ROOT / "tests" / "micro.yaml").read_text(encoding="utf-8"))
+    definition = {**micro, "name": "colour-micro", "head": {**micro["head"], "block": "ColourHead"}}
     (folder / "model.yaml").write_text(yaml.safe_dump(definition, sort_keys=False), encoding="utf-8")
     path = os.pathsep.join(map(str, (ROOT, Path(__file__).parent, folder / "site")))
     place = Place(folder, os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, forks)
