@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test processes share the cores: befor
 
 import subprocess  # noqa: E402
 import sys  # noqa: E402
+from collections import Counter  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
@@ -77,13 +78,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    long = Counter(item.path for item in items if "slow" in item.keywords)
+    items.sort(key=lambda item: -long[item.path])  # files with long tests first: no process waits for one at the end
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Coverage does not count the lines of slow tests: it would double their time, and faster ones run the same."""
+    """Coverage does not look at tests that spend their time in libraries: it would double it."""
     tracer = sys.gettrace()
-    if "slow" in item.keywords:
+    if "slow" in item.keywords or "untraced" in item.keywords:
         sys.settrace(None)
     try:
         return (yield)

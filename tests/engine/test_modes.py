@@ -67,6 +67,7 @@ def test_targets_follow_the_size() -> None:
     assert same_targets is targets
 
 
+@pytest.mark.untraced
 def test_a_run_of_many_sizes_resumes_as_it_was(shapes: Path, tmp_path: Path) -> None:
     whole = train(shapes, tmp_path / "whole", "--multi-scale", epochs=3)
     plain = train(shapes, tmp_path / "plain", epochs=3)
@@ -125,6 +126,7 @@ def test_rare_and_badly_found_classes_are_drawn_more_often(shapes: Path) -> None
     assert image_weights(image_set, np.ones(len(scores))).tolist() == [1 / 12] * 12  # nothing left to improve
 
 
+@pytest.mark.untraced
 def test_image_weights_resume_as_they_were(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(shapes, tmp_path / "whole", "--image-weights", epochs=3)
     assert not same(whole, train(shapes, tmp_path / "plain", epochs=3))

@@ -44,7 +44,7 @@ def test_overfit_eight_images(coco_mini: Path) -> None:
     image_set = first_images(open_split(open_data(str(coco_mini)), "train"), 8)
     assert len(image_set) == 8
     model = Detector(read_spec("yolov7-tiny"), len(image_set.names)).to(memory_format=torch.channels_last)
-    loader = evaluation_loader(image_set, 192, 8, None, workers=0)
+    loader = evaluation_loader(image_set, 160, 8, None, workers=0)
     batch = next(iter(loader))
     images = network_input(batch.images, torch.device("cpu"))
     optimizer = make_optimizer(model, OptimizerConfig(lr0=0.02), 8, 8)

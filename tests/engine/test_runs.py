@@ -57,6 +57,7 @@ def test_a_run_of_the_same_name_gets_a_number(shapes: Path, run: Path) -> None:
     assert folders.new_folder(str(run.parent), "first", exist_ok=True) == run
 
 
+@pytest.mark.untraced
 def test_same_seed_same_run(shapes: Path, run: Path, tmp_path: Path) -> None:
     assert train(shapes, tmp_path, "--name", "again", "--workers", "2") == 0
     files = (folder / "weights" / "last.pt" for folder in (run, tmp_path / "again"))
@@ -85,6 +86,7 @@ def test_resumed_run_equals_the_uninterrupted_one(shapes: Path, run: Path, tmp_p
     assert [row["epoch"] for row in results(part)] == ["1", "2"]
 
 
+@pytest.mark.untraced
 def test_finished_run_can_be_extended(shapes: Path, run: Path, tmp_path: Path,
                                       capsys: pytest.CaptureFixture[str]) -> None:
     assert train(shapes, tmp_path, "--name", "done", "--epochs", "1") == 0

@@ -139,6 +139,7 @@ def part_of(ground_truth: Json, seed: int) -> tuple[Json, list[Json]]:
     return part, [] if seed % 20 == 13 else around(whole, seed)[:: r.randint(1, 4)]
 
 
+@pytest.mark.untraced
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs ../shared/data/coco-mini")
 @pytest.mark.parametrize("tens", range(20))
 def test_two_hundred_random_sets_equal_pycocotools(tens: int) -> None:

@@ -86,6 +86,7 @@ def tinted(image: Drawn, hue: str) -> np.ndarray:
 # --- curves ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("classes", [1, 3, 20, 80])
 @pytest.mark.parametrize("plot", [plot_precision_recall, plot_confidence])
 def test_curves(plot: Plot, classes: int) -> None:
@@ -121,6 +122,7 @@ def test_precision_falls_where_recall_ends() -> None:
     assert np.ptp(falling) <= 3  # flat before
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("labels", "found"), [([], []), ([0], []), ([0, 1], [1]), ([2], [0])],
                          ids=["no_objects", "nothing_found", "one_class_missed", "classes_without_objects"])
 def test_little_to_draw(labels: list[int], found: list[int]) -> None:
@@ -133,6 +135,7 @@ def test_little_to_draw(labels: list[int], found: list[int]) -> None:
 # --- confusion matrix ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("classes", "side"), [(1, 570), (3, 570), (10, 1110), (20, 1200), (80, 1758), (200, 1800)])
 def test_confusion(classes: int, side: int) -> None:
     _, confusion = collected(classes)

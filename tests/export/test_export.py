@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from golden_numbers import golden_state_dict
 
 import yolov7
@@ -180,16 +181,15 @@ def test_export_weights_and_the_reference_layout_parity(images: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("forms", [("weights", "original", "onnx")], ids=" ".join)
 def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], small: Path, images: Path,
-                                                       tmp_path: Path) -> None:
+                                                       tmp_path: Path, forks: Forks) -> None:
     pytest.importorskip("onnxruntime")
     made = []
     for name in ("here", "there"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "w.pt").write_bytes(small.read_bytes())
-        done = subprocess.run([sys.executable, str(ROOT / "export.py"), "--weights", "w.pt", "--source", str(images),
-                               "--format", *forms, "--img-size", "64"], cwd=folder, capture_output=True, text=True,
-                              env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+        done = forks.run([sys.executable, str(ROOT / "export.py"), "--weights", "w.pt", "--source", str(images),
+                          "--format", *forms, "--img-size", "64"], os.environ | {"PYTHONPATH": str(ROOT)}, folder)
         assert done.returncode == 0, done.stdout + done.stderr
         made.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".pt", ".onnx")})
     assert set(made[0]) == {"w.pt", "w-deploy.pt", "w-original.pt", "w.onnx"}

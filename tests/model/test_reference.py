@@ -264,6 +264,7 @@ def test_a_network_inside_itself(their: Callable[[str], Any], tmp_path: Path) ->
 # --- identification and the way back ---------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("form", ["yolov7.training", "yolov7.deploy", "yolov7-w6.training", "yolov7-w6.deploy",
                                   "yolor-p6.baseline", "yolov4-csp.baseline", "yolov3-spp.baseline"])
 def test_models_are_found_by_their_layers(form: str) -> None:

@@ -43,6 +43,7 @@ def test_identity_needs_equal_widths() -> None:
         RepConv(8, 16, identity=True)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", shipped_files("cfg"))
 def test_outputs_stay_the_same(name: str) -> None:
     """Every config, narrow; the published widths are in the golden tests."""

@@ -31,6 +31,7 @@ def cost_of(name: str) -> ModelCost:
     return compute_cost(read_spec(name))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_costs_are_those_of_the_reference_implementation_and_the_paper(name: str) -> None:
     manifest = read_manifest(MANIFESTS[name])

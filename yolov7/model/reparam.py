@@ -28,15 +28,19 @@ def reparameterize(model: Detector) -> Detector:
 
     The model itself does not change. Raises ``ValueError`` for a model that is fused already.
     """
+    return reparameterize_in_place(copy.deepcopy(model))
+
+
+def reparameterize_in_place(model: Detector) -> Detector:
+    """`reparameterize` without the copy: this model becomes the deployed one."""
     if is_fused(model):
         raise ValueError(f"{model.spec.name} is re-parameterized already")
-    fused = copy.deepcopy(model).eval()
-    fused.drop_auxiliary()
-    for module in list(fused.modules()):
+    model.eval().drop_auxiliary()
+    for module in list(model.modules()):
         for name, child in list(module.named_children()):
             setattr(module, name, _fuse(child))
-    _fold_implicit(fused.head)
-    return fused.requires_grad_(False)
+    _fold_implicit(model.head)
+    return model.requires_grad_(False)
 
 
 def _fuse(module: nn.Module) -> nn.Module:

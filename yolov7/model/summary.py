@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from yolov7.config import atomic_write
 from yolov7.model.detector import Detector
-from yolov7.model.reparam import reparameterize
+from yolov7.model.reparam import reparameterize_in_place
 from yolov7.model.spec import ModelSpec
 
 COLOURS = {"ELAN": "#bcd9f2", "EELA": "#9cc4ea", "CSPA": "#bcd9f2", "CSPB": "#bcd9f2", "CSPC": "#bcd9f2",
@@ -59,7 +59,7 @@ def node_costs(spec: ModelSpec, height: int, width: int, fused: bool, num_classe
         import thop
     with torch.device("meta"):
         model = Detector(spec, num_classes)
-        model = reparameterize(model) if fused else model.eval()
+        model = reparameterize_in_place(model) if fused else model.eval()
         images = torch.empty(1, 3, height, width)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, node in model.nodes.items():
