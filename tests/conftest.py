@@ -95,4 +95,5 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # what is imported stays; without looking through it again and again
+    gc.freeze()  # what is imported stays: it is not looked through again and again,
+    gc.set_threshold(20_000, 50, 50)  # nor what tracing a network makes

@@ -14,6 +14,7 @@ from yolov7.engine import state as checkpoint
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 
+MICRO = str(Path(__file__).parents[1] / "micro.yaml")
 BASE = ["--img-size", "64", "--device", "cpu", "--workers", "0"]
 CAPTURE = pytest.CaptureFixture[str]
 
@@ -24,8 +25,8 @@ def names_of(shapes: Path) -> list[str]:
 
 
 def train(shapes: Path, project: Path, *flags: str) -> int:
-    return cli.main(["train", "--data", str(shapes), "--project", str(project), "--batch-size", "4", "--epochs", "1",
-                     *BASE, *flags])
+    return cli.main(["train", "--data", str(shapes), "--project", str(project), "--cfg", MICRO, "--batch-size", "4",
+                     "--epochs", "1", *BASE, *flags])
 
 
 def evaluate(weights: Path, project: Path, *flags: str) -> int:
@@ -51,7 +52,7 @@ def all_classes(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of all classes, untrained."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("all") / "all.pt"
-    model = Detector(read_spec("yolov7-tiny"), 6)
+    model = Detector(read_spec(MICRO), 6)
     description = checkpoint.weights.describe(model, tuple(names_of(shapes)), 64, str(shapes))
     checkpoint.weights.save({**description, "model": model.state_dict()}, path)
     return path

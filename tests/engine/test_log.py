@@ -231,6 +231,7 @@ def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path) -> None:
     assert run.plot_path.exists()
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "records",
     [
