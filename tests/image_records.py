@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from yolov7.data.image_set import Fault, ImageSet
 from yolov7.data.objects import Ragged, no_objects, starts_of
@@ -76,3 +78,10 @@ def content_of(split: Any) -> dict[str, Any]:
 def polygons_of(polygons: Sequence[np.ndarray]) -> Ragged:
     """Polygons ``[K, 2]``, one for each object, as a column."""
     return Ragged(np.concatenate([NO_POLYGON, *polygons]), np.array([len(points) for points in polygons], np.int64))
+
+
+def write_image(path: Path, width: int = 64, height: int = 48, **options: Any) -> Path:
+    """A grey image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (90, 100, 110)).save(path, **options)
+    return path

@@ -9,20 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
+from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set, write_image
 from PIL import Image
 
 from yolov7.data.image_set import ImageSet
 
 COLOURS = ((220, 30, 30), (30, 200, 40), (40, 60, 230))  # one by class: told apart in any mosaic
 BACKGROUND = (0, 0, 0)
-
-
-def write_image(path: Path, width: int = 64, height: int = 48, **options: Any) -> Path:
-    """A grey image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), (90, 100, 110)).save(path, **options)
-    return path
 
 
 @pytest.fixture

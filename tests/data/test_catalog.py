@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_image
-from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
+from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set, write_image
 
 from yolov7.config import InputError, shipped_files
 from yolov7.data.catalog import open_data, open_split

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_image
-from image_records import content_of
+from image_records import content_of, write_image
 
 from yolov7.config import InputError
 from yolov7.data import coco, label_cache, yolo_txt

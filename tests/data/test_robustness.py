@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_image
+from image_records import write_image
 from PIL import Image
 
 from yolov7.data import images
