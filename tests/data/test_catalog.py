@@ -88,7 +88,7 @@ def test_missing_paths_name_the_key_the_places_and_the_download(
         open_split(open_data(str(file)), "train")
     assert str(caught.value) == (
         f"{file}, train: 'images/train' was not found; looked for {tmp_path}/sets/images/train, "
-        f"{tmp_path}/work/images/train; to be had from (never fetched by itself): touch executed"
+        f"{tmp_path}/work/images/train; its download script, which is never run, would make the folder"
     )
     assert not (tmp_path / "work" / "executed").exists()
     file.write_text("path: [x, y]\ntrain: t\nnames: [a]\n")

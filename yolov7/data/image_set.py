@@ -53,6 +53,7 @@ class ImageSet:
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""
+    unlabelled: str = ""  # where label files were looked for, if not one image has one
     merged_ids: tuple[int, ...] = ()  # categories of the JSON that are one class here (see `merge_classes`)
 
     def __len__(self) -> int:
