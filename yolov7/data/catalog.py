@@ -11,7 +11,7 @@ from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_
 from yolov7.data.coco import CocoJson
 from yolov7.data.data_yaml import DataConfig, RunSettings, read_data_config
 from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
-from yolov7.data.image_set import ImageSet
+from yolov7.data.image_set import ImageSet, rename_classes
 from yolov7.data.yolo_txt import YoloTxt
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,27 @@ def _names_in_files(splits: dict[str, SplitSource], nc: int | None) -> tuple[tup
     return tuple(map(str, range(nc))), ""
 
 
+def _with_names_of(source: DataSource, image_set: ImageSet) -> ImageSet:
+    """The one place where the classes of a split become those of its data set (see `rename_classes`).
+
+    Names that come from the file of one split are kept by all; other names of the YAML need the same categories in
+    every split.
+    """
+    own = image_set.names
+    same = set(own) == set(source.names)
+    file = image_set.annotation_file or source.file
+    if source.names_file and not same:
+        raise InputError(f"{file}: has the categories {', '.join(own)}, but {source.names_file} has "
+                         f"{', '.join(source.names)}; accepted: the same in both, in any order")
+    renamed = rename_classes(image_set, source.names, source.names_file or source.file)
+    for split, other in source.splits.items() if not same else ():
+        found = format_of(other).class_names(other) if split != image_set.split else None
+        if found and found[0] != own:
+            raise InputError(f"{file}: has the categories {', '.join(own)}, but {found[1]} has {', '.join(found[0])}: "
+                             f"the names in {source.file} ({', '.join(source.names)}) would not mean the same in both")
+    return renamed
+
+
 def open_split(source: DataSource, split: str, training: bool = False, crowds: bool = False,
                labelled: bool = False) -> ImageSet:
     """Read and check the images and objects of ``train``, ``val`` or ``test``.
@@ -152,18 +173,18 @@ def open_split(source: DataSource, split: str, training: bool = False, crowds: b
     if split not in source.splits:
         raise InputError(f"--data {source.file}: has no split {split!r}; accepted: {', '.join(source.splits)}")
     found = source.splits[split]
-    image_set = format_of(found).read(found, None if source.names_file else source.names)
-    if image_set.names != source.names:
-        file = image_set.annotation_file or found.where
-        raise InputError(f"{file}: has the categories {', '.join(image_set.names)}, but {source.names_file} has "
-                         f"{', '.join(source.names)}; accepted: the same in both")
-    if not crowds:
+    image_set = _with_names_of(source, format_of(found).read(found, None if source.names_file else source.names))
+    left_out = 0 if crowds else int(image_set.objects.crowd.sum())
+    if left_out:
+        logger.info("%s: %d crowds (iscrowd=1) are no objects; the score ignores what is found in them", found.where,
+                    left_out)
         image_set = image_set.only(~image_set.objects.crowd)
     if image_set.unlabelled and (training or labelled):
         raise InputError(f"{found.where}: none of the {len(image_set)} images has a label file; that of the first was "
                          f"looked for as {image_set.unlabelled}")
     if training and not len(image_set.objects):
-        reasons = "".join(f"; {fault}" for fault in image_set.faults[:3])
+        reasons = f" ({left_out} crowds are none)" if left_out else ""
+        reasons += "".join(f"; {fault}" for fault in image_set.faults[:3])
         raise InputError(f"{found.where}: none of the {len(image_set)} images has an object: there is nothing to train "
                          f"on{reasons}")
     return image_set

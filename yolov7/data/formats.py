@@ -109,4 +109,5 @@ def format_of(source: SplitSource) -> Format:
         if kind.claims(source.entry):
             return kind
     accepted = ", or ".join(kind.entries for kind in _FORMATS)
-    raise InputError(f"{source.where}: found {source.entry!r}; accepted: {accepted}")
+    found = f"the keys {', '.join(source.entry)}" if isinstance(source.entry, dict) else repr(source.entry)
+    raise InputError(f"{source.where}: found {found}; accepted: {accepted}")

@@ -137,6 +137,9 @@ def _images_in_folder(folder: Path) -> list[str]:
 
 
 def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
+    if file.suffix.lower() == ".json":
+        raise InputError(f"{file}: is JSON, not a list of images; COCO JSON is named with the folder of its images: "
+                         f"{{images: FOLDER, annotations: {file.name}}}")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
