@@ -13,6 +13,7 @@ from PIL import Image
 from yolov7.data.image_set import Fault, ImageSet
 from yolov7.data.objects import Ragged, no_objects, starts_of
 
+SHARED = Path(__file__).parents[2] / "shared"
 NO_POLYGON = np.zeros((0, 2), np.float32)  # of an object of which only the box is known
 
 

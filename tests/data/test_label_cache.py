@@ -385,5 +385,5 @@ def test_a_moved_json_keeps_its_cache(
     tmp_path.rename(moved)
     found, names = reread(read, moved)
     assert names == []
-    assert str(moved / "annotations" / "train.json") in found.faults[0].reason
+    assert str(moved / "annotations" / "train.json") in found.faults[0].path
     moved.rename(tmp_path)

@@ -214,15 +214,15 @@ def test_ids_that_are_lists(coco_folder: Write, key: str) -> None:
     if key == "image_id":
         assert "annotation 2: image_id [1] is not in `images`" in str(train_set(folder).faults[0])
         return
-    with pytest.raises(ValueError, match=r"train.json, annotation 2: found category_id \[1\]; accepted: .*: 3, 7$"):
-        train_set(folder)
+    (fault,) = train_set(folder).faults
+    assert "train.json: annotation 2: found the category_id [1]; accepted: a whole number; the object is" in str(fault)
 
 
 def test_numbers_beyond_all_bounds(coco_folder: Write) -> None:
     polygon = [10**400, 2, 3, 4, 5, 6]
     folder = coco_folder([[{"bbox": [1, 2, 3, 4], "segmentation": [polygon]}], [{"bbox": [1, 2, 3, 10**400]}]])
     found = train_set(folder)
-    assert found.image_ids == (1,)
+    assert found.image_ids == (1, 2) and len(found.objects) == 1
     assert found.objects.polygons.points.shape == (0, 2)
     assert "annotation 2: bbox is [1, 2, 3, 1000" in str(found.faults[0])
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from yolov7.config import InputError
-from yolov7.data.catalog import DataSource, RunSettings, read_data_config
+from yolov7.data.catalog import DataSource
+from yolov7.data.data_yaml import RunSettings, read_data_config
 from yolov7.engine.run_config import TrainOptions, resolve
 from yolov7.model.spec import parse_spec, read_spec
 

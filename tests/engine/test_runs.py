@@ -323,6 +323,11 @@ def test_nothing_to_train_on_leaves_no_folder(shapes: Path, tmp_path: Path, caps
         cv2.imwrite(str(data / "images" / split / "a.png"), np.zeros((64, 64, 3), np.uint8))
     (data / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
     assert train(data / "data.yaml", tmp_path / "runs") == 2
+    assert "none of the 1 images has a label file" in capsys.readouterr().err
+    for split in ("train", "val"):
+        (data / "labels" / split).mkdir(parents=True)
+        (data / "labels" / split / "a.txt").touch()
+    assert train(data / "data.yaml", tmp_path / "runs") == 2
     assert "nothing to train on" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 

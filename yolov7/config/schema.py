@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Sequence
@@ -15,13 +16,26 @@ from yolov7.config.errors import InputError, nearest, unknown
 
 T = TypeVar("T")
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 6
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
 
 def describe_value(value: object) -> str:
     """A value with its type, in the words of the messages: ``a number (0.5)``."""
     if value is None:
         return "nothing"
     names = {bool: "a switch", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "keys"}
-    return f"{names.get(type(value), type(value).__name__)} ({value!r})"
+    return f"{names.get(type(value), type(value).__name__)} ({shown(value)})"
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: a few dozen characters, whatever its size and depth."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number of too many digits"
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:

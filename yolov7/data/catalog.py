@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from yolov7.config import InputError, from_mapping, nearest, read_yaml, shipped_file, shipped_files
+from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_files
 from yolov7.data.coco import CocoJson
-from yolov7.data.formats import Entry, SplitSource, format_of, formats, register
-from yolov7.data.image_set import ImageSet
+from yolov7.data.data_yaml import DataConfig, RunSettings, read_data_config
+from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
+from yolov7.data.image_set import ImageSet, rename_classes
 from yolov7.data.yolo_txt import YoloTxt
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 register(YoloTxt())
 register(CocoJson())
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a data set suggests for one model, where no flag says otherwise."""
-
-    epochs: int | None = None
-    img_size: tuple[int, ...] | None = None
-    batch_size: int | None = None
-    nominal_batch: int | None = None
-    hyp: str | None = None
-    set: tuple[str, ...] = ()  # overrides of the recipe, unless --hyp names another one
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """A data-set YAML: the keys of the reference implementation, with an entry of any format for each split."""
-
-    train: Entry | None = None
-    val: Entry | None = None
-    test: Entry | None = None
-    nc: int | None = None
-    names: tuple[str, ...] | dict[int, str] | None = None
-    path: str | tuple[str, ...] | None = None  # root of relative paths; of several, the first that exists
-    download: str | None = None  # a key of the reference implementation: shown when images are missing, never executed
-    generate: Literal["shapes"] | None = None  # built-in set, made on first use in `path` below the working directory
-    settings: dict[str, RunSettings] = field(default_factory=dict)
-
-
-def read_data_config(path: str | Path) -> DataConfig:
-    """Read a data-set YAML strictly; paths stay as written (see `yolov7.data`)."""
-    return from_mapping(DataConfig, read_yaml(path), str(path))
 
 
 @dataclass(frozen=True)
@@ -89,10 +60,23 @@ def _open_folder(root: Path) -> DataSource:
     root = Path(os.path.abspath(root))
     splits = {split: SplitSource(split, entry, str(root), (root,))  # of several formats the first counts
               for split in SPLITS for kind in reversed(formats()) if (entry := kind.entry_of_folder(root, split))}
+    if not splits and (file := _yaml_of_folder(root)):
+        logger.info("--data %s: taken is its %s", root, file.name)
+        return _open_yaml(file)
     if not splits:
         patterns = ", ".join(pattern for split in SPLITS for kind in formats() for pattern in kind.layouts(split))
         raise InputError(f"--data {root}: no annotations in this folder; looked for {patterns}; a YAML file works too")
     return DataSource(root.name, *_names_in_files(splits, None), str(root), splits)
+
+
+def _yaml_of_folder(root: Path) -> Path | None:
+    """The one YAML file in a folder that names a split; several are an `InputError`."""
+    found = [file for file in sorted(root.iterdir()) if file.suffix.lower() in (".yaml", ".yml") and file.is_file()]
+    found = [file for file in found if not found[1:] or set(SPLITS) & set(read_yaml(file))]
+    if len(found) > 1:
+        raise InputError(f"--data {root}: several files of this folder are data sets; name one of them: "
+                         f"{', '.join(str(file) for file in found)}")
+    return found[0] if found else None
 
 
 def _open_yaml(file: Path) -> DataSource:
@@ -108,7 +92,7 @@ def _open_yaml(file: Path) -> DataSource:
         raise InputError(f"{file}: has none of the keys {', '.join(SPLITS)}; accepted: at least one")
     for source in splits.values():
         format_of(source)  # an entry that none claims is an error now, not when its split is opened
-    listed = _listed_names(config, file)
+    listed = config.names
     names, names_file = _names_in_files(splits, config.nc) if listed is None else (listed, "")
     return DataSource(file.stem, names, names_file, str(file), splits, config.settings)
 
@@ -120,21 +104,22 @@ def _bases(config: DataConfig, file: Path) -> tuple[Path, ...]:
     if config.path is None:
         return tuple(Path(os.path.abspath(place)) for place in places)
     paths = (config.path,) if isinstance(config.path, str) else config.path
-    roots = [Path(os.path.abspath(place / path)) for path in paths for place in places]
-    existing = [root for root in roots if root.is_dir()]
-    return (existing[0],) if existing else tuple(dict.fromkeys(roots))
+    roots = [Path(os.path.abspath(place / way)) for path in paths for way in ways_of_writing(path) for place in places]
+    if existing := [root for root in roots if root.is_dir()]:
+        return (existing[0],)
+    if not config.generate and _holds_a_split(config, file.parent):
+        logger.warning("%s, path: the folder %r was not found%s; relative paths start from %s", file,
+                       paths[0] if paths else "", f" ({config.download})" if config.download else "", file.parent)
+        return (Path(os.path.abspath(file.parent)),)
+    return tuple(dict.fromkeys(roots))
 
 
-def _listed_names(config: DataConfig, file: Path) -> tuple[str, ...] | None:
-    """The class names that the YAML lists."""
-    names = config.names
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise InputError(f"{file}, names: found the numbers {sorted(names)}; accepted: 0 to {len(names) - 1}")
-        names = tuple(names[i] for i in range(len(names)))
-    if names is not None and config.nc is not None and config.nc != len(names):
-        raise InputError(f"{file}: nc is {config.nc}, but names has {len(names)} entries")
-    return names
+def _holds_a_split(config: DataConfig, folder: Path) -> bool:
+    """Whether what a split names is in this folder."""
+    entries = [entry for split in SPLITS if (entry := getattr(config, split)) is not None]
+    paths = [path for entry in entries
+             for path in ((entry,) if isinstance(entry, str) else entry.values() if isinstance(entry, dict) else entry)]
+    return any((folder / way).exists() for path in paths for way in ways_of_writing(path))
 
 
 def _names_in_files(splits: dict[str, SplitSource], nc: int | None) -> tuple[tuple[str, ...], str]:
@@ -155,27 +140,51 @@ def _names_in_files(splits: dict[str, SplitSource], nc: int | None) -> tuple[tup
     return tuple(map(str, range(nc))), ""
 
 
-def open_split(source: DataSource, split: str, training: bool = False, crowds: bool = False) -> ImageSet:
+def _with_names_of(source: DataSource, image_set: ImageSet) -> ImageSet:
+    """The one place where the classes of a split become those of its data set (see `rename_classes`).
+
+    Names that come from the file of one split are kept by all; other names of the YAML need the same categories in
+    every split.
+    """
+    own = image_set.names
+    same = set(own) == set(source.names)
+    file = image_set.annotation_file or source.file
+    if source.names_file and not same:
+        raise InputError(f"{file}: has the categories {', '.join(own)}, but {source.names_file} has "
+                         f"{', '.join(source.names)}; accepted: the same in both, in any order")
+    renamed = rename_classes(image_set, source.names, source.names_file or source.file)
+    for split, other in source.splits.items() if not same else ():
+        found = format_of(other).class_names(other) if split != image_set.split else None
+        if found and found[0] != own:
+            raise InputError(f"{file}: has the categories {', '.join(own)}, but {found[1]} has {', '.join(found[0])}: "
+                             f"the names in {source.file} ({', '.join(source.names)}) would not mean the same in both")
+    return renamed
+
+
+def open_split(source: DataSource, split: str, training: bool = False, crowds: bool = False,
+               labelled: bool = False) -> ImageSet:
     """Read and check the images and objects of ``train``, ``val`` or ``test``.
 
     Faulty ones are skipped and listed (see `report_faults`); crowds (``iscrowd=1``) are left out, unless asked for.
     What was read before and has not changed comes from a cache (see `label_cache`). Raises `InputError` for a split
-    that the data set does not have or that is not where it should be, without any usable image, and for ``training``
-    without any object.
+    that the data set does not have or that is not where it should be, without any usable image, for ``training``
+    without any object, and where it must be ``labelled`` and not one image has a label file.
     """
     if split not in source.splits:
         raise InputError(f"--data {source.file}: has no split {split!r}; accepted: {', '.join(source.splits)}")
     found = source.splits[split]
-    image_set = format_of(found).read(found, None if source.names_file else source.names)
-    if image_set.names != source.names:
-        file = image_set.annotation_file or found.where
-        raise InputError(f"{file}: has the categories {', '.join(image_set.names)}, but {source.names_file} has "
-                         f"{', '.join(source.names)}; accepted: the same in both")
-    if not crowds:
+    image_set = _with_names_of(source, format_of(found).read(found, None if source.names_file else source.names))
+    left_out = 0 if crowds else int(image_set.objects.crowd.sum())
+    if left_out:
+        logger.info("%s: %d crowds (iscrowd=1) are no objects; the score ignores what is found in them", found.where,
+                    left_out)
         image_set = image_set.only(~image_set.objects.crowd)
+    if image_set.unlabelled and (training or labelled):
+        raise InputError(f"{found.where}: none of the {len(image_set)} images has a label file; that of the first was "
+                         f"looked for as {image_set.unlabelled}")
     if training and not len(image_set.objects):
-        reasons = "".join(f"; {fault}" for fault in image_set.faults[:3])
+        reasons = f" ({left_out} crowds are none)" if left_out else ""
+        reasons += "".join(f"; {fault}" for fault in image_set.faults[:3])
         raise InputError(f"{found.where}: none of the {len(image_set)} images has an object: there is nothing to train "
-                         "on (label files are looked for as images/x.jpg -> labels/x.txt, or named as COCO JSON)"
-                         f"{reasons}")
+                         f"on{reasons}")
     return image_set

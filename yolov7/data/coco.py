@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -12,23 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from yolov7.config import InputError, nearest
+from yolov7.config import InputError
 from yolov7.data.coco_annotations import keypoint_names, read_objects
-from yolov7.data.formats import Entry, Format, SplitSource
+from yolov7.data.coco_content import FAULTS, read_annotations
+from yolov7.data.formats import Entry, Format, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet
 from yolov7.data.label_cache import Cached, check_labels, read_changed
 from yolov7.data.scan import (
     Entries,
+    Finding,
     empty_entries,
     fingerprints,
     image_set_of,
     read_headers,
-    without_collector,
 )
+from yolov7.runtime.memory import without_collector
 
 logger = logging.getLogger(__name__)
-
-_LARGE = 50_000_000  # bytes: about a second
 
 
 class CocoJson(Format):
@@ -67,15 +66,13 @@ class CocoJson(Format):
         return read_categories(read_annotations(file), file)[1], str(file)
 
     def read(self, source: SplitSource, names: tuple[str, ...] | None) -> ImageSet:
-        """``names`` replace the file's own and must match them in number."""
+        """With the classes of the file, whatever the YAML calls them."""
         file = _annotation_file(source)
         with without_collector():
             table, images, entries = _read(source, file)
-        if names is not None and len(names) != len(table.names):
-            raise InputError(f"{file}: has {len(table.names)} categories, but the data set names {len(names)} classes")
         ids = [table.ids[row] for row in np.flatnonzero(entries.usable).tolist()]
         return image_set_of(
-            entries, images, ids, str(file), str(file), names=names or table.names, category_ids=table.category_ids,
+            entries, images, ids, str(file), str(file), names=table.names, category_ids=table.category_ids,
             keypoint_names=table.keypoint_names, annotation_file=str(file), split=source.split)
 
 
@@ -84,55 +81,17 @@ def _annotation_file(source: SplitSource) -> Path:
     return source.find(source.entry["annotations"], "annotations")
 
 
-# --- the file --------------------------------------------------------------------------------------------------
-
-
-def read_annotations(file: Path) -> dict[str, Any]:
-    """A COCO JSON file whose ``images`` and ``categories`` have what is needed of them."""
-    try:
-        if (size := file.stat().st_size) > _LARGE:
-            logger.info("reading %s (%d MB)", file, size / 1e6)
-        with without_collector():
-            content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: holds a {type(content).__name__}; accepted: COCO's keys images, categories, ...")
-    _check_rows(content, "images", ("id", "file_name"), file)
-    _check_rows(content, "categories", ("id", "name"), file)
-    content.setdefault("annotations", [])  # COCO's test splits have none
-    _check_rows(content, "annotations", ("id", "image_id", "category_id", "bbox"), file)
-    if not content["categories"]:
-        raise InputError(f"{file}: `categories` is empty; accepted: at least one class")
-    return content
-
-
-def _check_rows(content: dict[str, Any], key: str, needed: tuple[str, ...], file: Path) -> None:
-    if key not in content:
-        raise InputError(f"{file}: the key {key!r} is missing{nearest(key, content)}")
-    rows = content[key]
-    if not isinstance(rows, list):
-        raise InputError(f"{file}, {key}: holds a {type(rows).__name__}; accepted: a list")
-    for number, row in enumerate(rows):
-        for name in needed:
-            if not isinstance(row, dict) or name not in row:
-                raise InputError(f"{file}, {key}[{number}]: the key {name!r} is missing")
+# --- the classes -------------------------------------------------------------------------------------------------
 
 
 def read_categories(content: dict[str, Any], file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Ids and names of the classes, sorted by id: label ``i`` is the i-th of them."""
-    categories = content["categories"]
-    for category in categories:
-        if not isinstance(category["id"], int) or isinstance(category["id"], bool):
-            raise InputError(f"{file}, categories: found the id {category['id']!r}; accepted: whole numbers")
-    categories = sorted(categories, key=lambda category: category["id"])
+    categories = sorted(content["categories"], key=lambda category: category["id"])
     ids = tuple(category["id"] for category in categories)
     if len(set(ids)) < len(ids):
         twice = next(a for a, b in zip(ids[:-1], ids[1:], strict=True) if a == b)
         raise InputError(f"{file}, categories: the id {twice} stands twice")
-    return ids, tuple(str(category["name"]) for category in categories)
+    return ids, tuple(category["name"] for category in categories)
 
 
 # --- a split ---------------------------------------------------------------------------------------------------
@@ -160,7 +119,7 @@ def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
     content = {} if known else read_annotations(file)
     table = known or _read_table(content, file)
     folder = _image_folder(source, file, table.files)
-    images = [os.path.join(folder, name) for name in table.files]
+    images = [_image_path(folder, name) for name in table.files]
     stats = fingerprints(images)
     if cached and known and np.array_equal(stats, cached.stats):
         return table, images, cached.entries
@@ -179,6 +138,8 @@ def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
 
 def _objects(content: dict[str, Any], file: Path, table: _Table, headers: Entries) -> Entries:
     try:
+        headers = replace(headers, findings=(*(Finding(-1, False, reason, skipped=False)
+                                               for reason in content[FAULTS]), *headers.findings))
         return read_objects(content, table.ids, table.category_ids, headers, table.keypoint_names)
     except InputError as error:
         raise InputError(f"{file}, {error}") from None
@@ -202,10 +163,7 @@ def _same_headers(headers: Entries, entries: Entries) -> bool:
 def _read_table(content: dict[str, Any], file: Path) -> _Table:
     category_ids, names = read_categories(content, file)
     images = content["images"]
-    for number, image in enumerate(images):
-        if not isinstance(image["id"], (int, str)):
-            raise InputError(f"{file}, images[{number}]: found the id {image['id']!r}; accepted: a number or a text")
-    files, ids = [str(image["file_name"]) for image in images], tuple(image["id"] for image in images)
+    files, ids = [image["file_name"] for image in images], tuple(image["id"] for image in images)
     return _Table(files, ids, category_ids, names, keypoint_names(content["categories"], file))
 
 
@@ -222,6 +180,15 @@ def _known_table(cached: Cached | None, stamp: list[int]) -> _Table | None:
     fits &= all(isinstance(text, str) for text in (*table.names, *table.keypoint_names))
     fits &= all(isinstance(i, (int, str)) for i in (*table.ids, *table.category_ids))
     return table if fits and cached.entries.objects.keypoints.shape[1] == len(table.keypoint_names) else None
+
+
+def _image_path(folder: Path, name: str) -> str:
+    """Where an image is; a name with backslashes is also understood with slashes."""
+    path = os.path.join(folder, name)
+    if "\\" not in name or os.path.exists(path):
+        return path
+    slashed = [os.path.join(folder, way) for way in ways_of_writing(name)]
+    return next(filter(os.path.exists, slashed), path)
 
 
 def _image_folder(source: SplitSource, file: Path, names: list[str]) -> Path:

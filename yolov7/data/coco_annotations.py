@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from array import array
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from yolov7.config import InputError
 from yolov7.data.images import cv2
 from yolov7.data.objects import Ragged, no_objects
 from yolov7.data.scan import SOURCE, Entries, Finding, tidy
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -272,7 +275,7 @@ def _runs(text: str) -> list[int]:
 
 
 def keypoint_names(categories: list[dict[str, Any]], file: Path) -> tuple[str, ...]:
-    """The names of the key points that categories have, none where none has. They must be the same for all."""
+    """The names of the key points that categories have; none where none has, or where they are not the same for all."""
     lists = {category["name"]: category["keypoints"] for category in categories if category.get("keypoints")}
     for name, found in lists.items():
         if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
@@ -280,8 +283,9 @@ def keypoint_names(categories: list[dict[str, Any]], file: Path) -> tuple[str, .
     first, names = next(iter(lists.items()), ("", []))
     for name, found in lists.items():
         if found != names:
-            raise InputError(f"{file}, categories: {name!r} has the key points {', '.join(found)}, but {first!r} has "
-                             f"{', '.join(names)}; accepted: the same in all categories that have some")
+            logger.warning("%s, categories: %r has the key points %s, but %r has %s: none are read", file, name,
+                           ", ".join(found), first, ", ".join(names))
+            return ()
     return tuple(names)
 
 

@@ -5,7 +5,9 @@ Another format is one file with a subclass of `Format` and one call of `register
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Protocol
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
 from yolov7.data.label_cache import LabelCache
+
+logger = logging.getLogger(__name__)
 
 Entry = dict[str, str] | str | tuple[str, ...]  # what a data-set YAML says of a split: keys, or a path or several
 
@@ -35,19 +39,30 @@ class SplitSource:
 
     def find(self, path: str, key: str = "") -> Path:
         """A path of the entry, made absolute; ``key`` is where it stands. Raises `InputError` if there is none."""
-        candidates = [base / path for base in self.bases]
-        for candidate in candidates:
-            if candidate.exists():
-                return Path(os.path.abspath(candidate))
-        tried = ", ".join(str(Path(os.path.abspath(candidate))) for candidate in dict.fromkeys(candidates))
-        hint = f"; to be had from (never fetched by itself): {self.download}" if self.download else ""
         where = f"{self.where}.{key}" if key else self.where
-        raise InputError(f"{where}: {path!r} was not found; looked for {tried}{hint}")
+        candidates = [os.path.abspath(base / way) for way in ways_of_writing(path) for base in self.bases]
+        for candidate in candidates:
+            if os.path.exists(candidate):
+                if candidate not in candidates[: len(self.bases)]:
+                    logger.info("%s: %r was not found as it is written; taken: %s", where, path, candidate)
+                return Path(candidate)
+        hint = f"; {self.download}" if self.download else ""
+        raise InputError(f"{where}: {path!r} was not found; looked for {', '.join(dict.fromkeys(candidates))}{hint}")
 
     def cache(self, places: Sequence[Path]) -> LabelCache:
         """The cache of what is read from these places: of the base that the first was found in, or of its folder."""
         near = next((base for base in self.bases if places[0].is_relative_to(base)), places[0].parent)
         return LabelCache(near, self.split, places)
+
+
+def ways_of_writing(path: str) -> tuple[str, ...]:
+    """A path as it stands in a file, and what else it may mean.
+
+    Tools write ``..\\images`` where slashes are meant, and ``../train`` where the folder beside the YAML is meant.
+    """
+    slashed = path.replace("\\", "/")
+    below = re.sub(r"^(\.\.?/)+", "", slashed)
+    return tuple(dict.fromkeys(way for way in (path, slashed, below) if way))
 
 
 class Format(Protocol):
@@ -94,4 +109,5 @@ def format_of(source: SplitSource) -> Format:
         if kind.claims(source.entry):
             return kind
     accepted = ", or ".join(kind.entries for kind in _FORMATS)
-    raise InputError(f"{source.where}: found {source.entry!r}; accepted: {accepted}")
+    found = f"the keys {', '.join(source.entry)}" if isinstance(source.entry, dict) else repr(source.entry)
+    raise InputError(f"{source.where}: found {found}; accepted: {accepted}")

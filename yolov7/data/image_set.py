@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from yolov7.config import InputError, atomic_write, unknown
+from yolov7.data.coco_content import FAULTS, read_annotations
 from yolov7.data.objects import Objects, starts_of
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class ImageSet:
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""
+    unlabelled: str = ""  # where label files were looked for, if not one image has one
     merged_ids: tuple[int, ...] = ()  # categories of the JSON that are one class here (see `merge_classes`)
 
     def __len__(self) -> int:
@@ -86,8 +87,9 @@ class ImageSet:
         Otherwise built from the objects, annotations numbered from 1.
         """
         if self.annotation_file is not None:
-            with open(self.annotation_file, encoding="utf-8") as stream:
-                return self._of_classes(json.load(stream))
+            content = read_annotations(Path(self.annotation_file))
+            del content[FAULTS]  # they were told when the split was opened
+            return self._of_classes(content)
         images = [{"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
                   for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)]
         categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.names, strict=True)]
@@ -178,6 +180,34 @@ def select_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     chosen = image_set.only(mask)
     return replace(chosen, objects=replace(chosen.objects, labels=labels[mask]), names=names,
                    category_ids=tuple(image_set.category_ids[i] for i in kept))
+
+
+def rename_classes(image_set: ImageSet, names: tuple[str, ...], where: str) -> ImageSet:
+    """The classes called and ordered as ``names`` of the data set (``where``) say.
+
+    Names that both have are the same classes, in whatever order. Where none is the same, the data set gives other
+    names, class by class in the order of their ids, which is said. Raises `InputError` for everything between.
+    """
+    own = image_set.names
+    if names == own:
+        return image_set
+    file = image_set.annotation_file or where
+    if set(names) == set(own):
+        logger.info("%s: its categories are taken by their names, in the order of %s: %s", file, where,
+                    ", ".join(names[:20]))
+        order = np.array([own.index(name) for name in names])
+        labels = np.argsort(order)[image_set.objects.labels]
+        return replace(image_set, objects=replace(image_set.objects, labels=labels), names=names,
+                       category_ids=tuple(image_set.category_ids[i] for i in order.tolist()))
+    if len(names) != len(own):
+        raise InputError(f"{file}: has {len(own)} categories ({', '.join(own)}), but the data set names {len(names)} "
+                         f"classes ({', '.join(names)})")
+    if set(names) & set(own):
+        raise InputError(f"{file}: has the categories {', '.join(own)}, but {where} has {', '.join(names)}; accepted: "
+                         "the same names in any order, or other names for all of them")
+    logger.info("%s: its categories are renamed: %s", file,
+                ", ".join(f"{a} -> {b}" for a, b in list(zip(own, names, strict=True))[:20]))
+    return replace(image_set, names=names)
 
 
 def merge_classes(image_set: ImageSet, name: str = SINGLE) -> ImageSet:

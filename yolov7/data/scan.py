@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple, TypeVar
@@ -223,18 +223,6 @@ def _results(function: Callable[..., T], chunks: list[Any], count: int) -> Gener
         raise RuntimeError("a process that reads the data ended unexpectedly; memory may be short") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def without_collector() -> Generator[None, None, None]:
-    """No garbage collection meanwhile: it would visit millions of new lists again and again, three times the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _start_worker() -> None:

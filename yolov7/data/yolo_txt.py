@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from yolov7.config import InputError
-from yolov7.data.formats import Entry, Format, SplitSource
+from yolov7.data.formats import Entry, Format, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import IMAGE_SUFFIXES
 from yolov7.data.label_cache import BESIDE_THE_DATA, Cached, LabelCache, read_changed
@@ -32,7 +32,8 @@ from yolov7.data.scan import (
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-3  # by which a normalised value may leave 0 ... 1
+TOLERANCE = 1e-2  # by which a normalised value may leave 0 ... 1: it is clipped
+_LABEL_FOLDERS = ("labels", "annotations")
 _COLUMNS = "5 columns (class cx cy w h), or an odd number from 7 on (class x1 y1 x2 y2 x3 y3 ...)"
 _OTHER_SUFFIXES = (".txt", ".json", ".yaml", ".xml", ".csv", ".md")  # expected beside images
 
@@ -61,7 +62,8 @@ class YoloTxt(Format):
         entries = _read_entries(images, label_files, names, source.split, source.cache(places))
         ids = _image_ids([images[row] for row in np.flatnonzero(entries.usable).tolist()])
         return image_set_of(entries, images, ids, label_files, source.where, names=names,
-                            category_ids=tuple(range(1, len(names) + 1)), split=source.split)
+                            category_ids=tuple(range(1, len(names) + 1)), split=source.split,
+                            unlabelled="" if any(map(os.path.exists, label_files)) else _looked_for(images[0]))
 
 
 def _read_entries(images: Sequence[str], label_files: Sequence[str], names: tuple[str, ...], split: str,
@@ -77,6 +79,13 @@ def _read_entries(images: Sequence[str], label_files: Sequence[str], names: tupl
     entries = read_changed(read, (images, label_files), cached, keys, stats, f"{split}: reading labels")
     cache.store(Cached(described, keys, stats, entries))
     return entries
+
+
+def _looked_for(image: str) -> str:
+    """Where the label file of an image was looked for, for messages."""
+    folder, _, name = image.rpartition(os.sep)
+    stem = os.path.splitext(name)[0]
+    return ", ".join(f"{place}{os.sep}{stem}.txt" for place in label_folders(folder))
 
 
 def _image_ids(paths: Sequence[str]) -> Sequence[int | str]:
@@ -128,18 +137,22 @@ def _images_in_folder(folder: Path) -> list[str]:
 
 
 def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
+    if file.suffix.lower() == ".json":
+        raise InputError(f"{file}: is JSON, not a list of images; COCO JSON is named with the folder of its images: "
+                         f"{{images: FOLDER, annotations: {file.name}}}")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as a list of images: {error}") from None
     places = [os.path.abspath(place) for place in (*bases, file.parent)]
-    return [_image_of_line(line, places) for line in map(str.strip, lines) if line]
+    return [_image_of_line(line, places) for line in map(str.strip, lines) if line and not line.startswith("#")]
 
 
 def _image_of_line(line: str, places: Sequence[str]) -> str:
     if line.startswith("./"):
         places = places[-1:]
-    candidates = [os.path.normpath(os.path.join(place, line)) for place in places]
+    ways = ways_of_writing(line) if "\\" in line else (line,)
+    candidates = [os.path.normpath(os.path.join(place, way)) for way in ways for place in places]
     return next(filter(os.path.exists, candidates), candidates[0]) if len(candidates) > 1 else candidates[0]
 
 
@@ -149,30 +162,46 @@ def _image_of_line(line: str, places: Sequence[str]) -> str:
 def label_paths(images: Iterable[str]) -> list[str]:
     """The label file of each image: its path with ``images`` -> ``labels`` and the suffix ``.txt``.
 
-    Of several components ``images`` the last is replaced, else the first (as the reference implementation does) where
-    only that file exists. Without a labels folder the file is looked for beside the image.
+    Of several components ``images`` the last is replaced, else the first (as the reference implementation does). A
+    file that is not there is looked for in a folder ``annotations`` instead; where none of these folders is there,
+    beside the image. Upper and lower case of these words do not matter.
     """
-    folders = cache(_label_folders)  # each is looked up once
-    return [_label_path(name, *folders(folder)) for folder, _, name in (image.rpartition(os.sep) for image in images)]
+    places, stems, is_folder = cache(label_folders), cache(_text_files), cache(os.path.isdir)  # each is looked up once
+
+    def find(folder: str, name: str) -> str:
+        stem, there = os.path.splitext(name)[0], [place for place in places(folder)[:-1] if is_folder(place)]
+        found = (f"{place}{os.sep}{file}" for place in there or [folder] if (file := stems(place).get(stem)))
+        return next(found, f"{places(folder)[0]}{os.sep}{stem}.txt")
+
+    return [find(folder, name) for folder, _, name in (image.rpartition(os.sep) for image in images)]
 
 
-def _label_path(name: str, candidates: list[str], otherwise: str) -> str:
-    stem = os.path.splitext(name)[0]
-    paths = (f"{candidate}{os.sep}{stem}.txt" for candidate in candidates)
-    return next(filter(os.path.isfile, paths), f"{otherwise}{os.sep}{stem}.txt")
-
-
-def _label_folders(folder: str) -> tuple[list[str], str]:
-    """Folders to look for a label file in, and the one to name where no file exists."""
+def label_folders(folder: str) -> list[str]:
+    """Where the label files of the images in a folder are looked for, in this order."""
     parts = folder.split(os.sep)
-    places = [i for i, part in enumerate(parts) if part == "images"]
-    if not places:
-        return [], folder
-    chosen = dict.fromkeys((places[-1], places[0]))
-    candidates = [os.sep.join([*parts[:i], "labels", *parts[i + 1 :]]) for i in chosen]
-    if any(os.path.isdir(os.sep.join([*parts[:i], "labels"])) for i in chosen):
-        return (candidates if len(candidates) > 1 else []), candidates[0]
-    return [], folder
+    places = [i for i, part in enumerate(parts) if part.lower() == "images"]
+    found = []
+    for i in dict.fromkeys((*places[-1:], *places[:1])):
+        found += [os.sep.join([*parts[:i], name, *parts[i + 1 :]]) for name in _siblings(os.sep.join(parts[:i]))]
+    return [*found, folder]
+
+
+def _siblings(folder: str) -> list[str]:
+    """Folders of labels in a folder, the likeliest first."""
+    try:
+        names = sorted(os.listdir(folder or os.sep))
+    except OSError:
+        return []
+    return [name for word in _LABEL_FOLDERS for name in names if name.lower() == word]
+
+
+def _text_files(folder: str) -> dict[str, str]:
+    """The text files of a folder by their stems."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return {}
+    return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(".txt")}
 
 
 # --- rows ------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
 
 def _open_splits(source: DataSource, config: RunConfig, processes: Processes) -> tuple[ImageSet, ImageSet]:
     with processes.main_first():  # the first one indexes what is new
-        train_set, val_set = open_split(source, "train", training=True), open_split(source, "val")
+        train_set, val_set = open_split(source, "train", training=True), open_split(source, "val", labelled=True)
     return (choose_classes(train_set, config.classes, config.single_cls),
             choose_classes(val_set, config.classes, config.single_cls))
 

@@ -94,7 +94,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     The rule is the same for every combination of flags. Sizes are rounded up to a multiple of ``stride``; ``gains`` are
     those of a task's own terms.
     """
-    from yolov7.data.catalog import RunSettings
+    from yolov7.data.data_yaml import RunSettings
     from yolov7.data.pipeline import check_pipeline
 
     suggested = source.settings.get(spec.name, RunSettings())

@@ -127,7 +127,7 @@ def open_for(loaded: ModelInfo, source: DataSource, options: TestOptions,
                         len(source.names), source.name, ", ".join(classes))
     names = class_names(source.names, classes, single)
     scored = _counterparts(names, loaded, source, single)
-    return choose_classes(open_split(source, split), classes, single), scored
+    return choose_classes(open_split(source, split, labelled=split != "test"), classes, single), scored
 
 
 def _counterparts(names: tuple[str, ...], loaded: ModelInfo, source: DataSource,

@@ -216,7 +216,8 @@ def _ground_truth(annotation: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"ground truth: an annotation has the bbox {box!r}; accepted: [left, top, width, height]")
     area = annotation.get("area")
     area = box[2] * box[3] if area is None else area
-    return {**annotation, "area": area, "iscrowd": int(annotation.get("iscrowd") or 0)}
+    kept = {key: annotation[key] for key in ("id", "image_id", "category_id", "bbox")}
+    return {**kept, "area": area, "iscrowd": int(annotation.get("iscrowd") or 0)}
 
 
 def _dataset(entries: list[dict[str, Any]], images: dict[ImageId, int],

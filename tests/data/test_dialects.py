@@ -1,0 +1,205 @@
+"""Data sets as people's tools write them: what is understood, what is said, and that no class changes its meaning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_records import SHARED, write_image
+
+from yolov7.config import InputError
+from yolov7.data.catalog import open_data, open_split
+from yolov7.data.image_set import ImageSet
+
+Write = Callable[..., Path]
+BOX = "0 0.5 0.5 0.2 0.4\n"
+CASES = SHARED / "cases"
+TRAINS = {  # of ../shared/cases: what is said of them
+    "roboflow_yolov7/data.yaml": "keys of other tools, which are not read: roboflow",
+    "roboflow_yolov7_noblock/data.yaml": "'../train/images' was not found as it is written; taken: ",
+    "roboflow_dict_names": "taken is its data.yaml",
+    "ultra_ok_keys/my.yaml": "keys of other tools, which are not read: channels",
+    "ultra_download/my.yaml": "script, which is never run, would make the folder '../datasets/blood'",
+    "coco_valcats_differ_named/my.yaml": "its categories are taken by their names",
+    "coco_names_swapped/my.yaml": "its categories are taken by their names, in the order of",
+    "coco_bom/my.yaml": "", "coco_seg_none/my.yaml": "", "coco_size_str/my.yaml": "", "coco_float_ids/my.yaml": "",
+    "coco_no_ann_id/my.yaml": "", "coco_bbox_missing_one/my.yaml": "", "ls_coco_backslash/my.yaml": "",
+    "coco_keypoints_some/my.yaml": "none are read", "via_coco/my.yaml": "", "cvat_coco/my.yaml": "",
+    "labels_polygon_over/my.yaml": "", "labels_upper_TXT/my.yaml": "", "list_dup_comment/my.yaml": "",
+    "list_backslash/my.yaml": "", "yaml_winpath/my.yaml": "was not found; relative paths start from",
+    "parent_images_labels/my.yaml": "", "folder_Images_Labels/my.yaml": "", "folder_annotations_name/my.yaml": "",
+    "labelimg_flat/my.yaml": "", "yaml_names_numbers/my.yaml": "",
+}
+REFUSED = {
+    "yaml_names_string/my.yaml": r"a list looks like this: names: \[RBC, WBC, Platelets\]",
+    "val_no_labels/my.yaml": "val: none of the 2 images has a label file; that of the first was looked for as .*labels",
+    "coco_yaml_string_json/my.yaml": "is JSON, not a list of images",
+    "coco_annfile_keys/my.yaml": "found the keys img, ann; accepted: {images: FOLDER, annotations: FILE.json}",
+    "coco_iscrowd1_all/my.yaml": r"none of the 4 images has an object: .* \(71 crowds are none\)",
+}
+
+
+def case(name: str) -> Path:
+    if not CASES.is_dir():
+        pytest.skip("needs ../shared/cases")
+    return CASES / name
+
+
+def opened(data: Path) -> dict[str, ImageSet]:
+    source = open_data(str(data))
+    return {split: open_split(source, split, training=split == "train", labelled=split == "val")
+            for split in ("train", "val")}
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_cases_that_train(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    splits = opened(case(name))
+    assert all(len(image_set.objects) for image_set in splits.values())
+    assert TRAINS[name] in caplog.text and "import" not in caplog.text  # no line of a script
+    if "coco" not in name and "flat" not in name:  # the same six images
+        assert [len(image_set) for image_set in splits.values()] == [4, 2]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_cases_that_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=REFUSED[name]):
+        opened(case(name))
+
+
+# --- no class is swapped or invented -----------------------------------------------------------------------------
+
+
+def write_coco(folder: Path, split: str, names: dict[int, str], objects: dict[str, list[float]]) -> str:
+    """One image with one object of each class; returns the entry of its split."""
+    write_image(folder / split / "a.jpg")
+    ids = {name: number for number, name in names.items()}
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}],
+               "categories": [{"id": number, "name": name} for number, name in names.items()],
+               "annotations": [{"id": place, "image_id": 1, "category_id": ids[name], "bbox": box}
+                               for place, (name, box) in enumerate(objects.items(), 1)]}
+    (folder / f"{split}.json").write_text(json.dumps(content))
+    return f"{split}: {{images: {split}, annotations: {split}.json}}\n"
+
+
+OBJECTS = {"cat": [1.0, 2, 10, 10], "dog": [20.0, 5, 10, 10], "bird": [40.0, 5, 9, 9]}
+
+
+def left_of(image_set: ImageSet) -> dict[str, float]:
+    """The left side of the box of each class."""
+    return {image_set.names[label]: float(box[0])
+            for label, box in zip(image_set.objects.labels, image_set.objects.boxes, strict=True)}
+
+
+@pytest.mark.parametrize("names", ["", "names: [dog, bird, cat]\n"])
+@pytest.mark.parametrize("val", [{1: "cat", 2: "dog", 3: "bird"}, {7: "dog", 2: "bird", 5: "cat"}])
+def test_categories_are_mapped_by_name(names: str, val: dict[int, str], tmp_path: Path) -> None:
+    text = write_coco(tmp_path, "train", {1: "cat", 2: "dog", 3: "bird"}, OBJECTS)
+    text += write_coco(tmp_path, "val", val, OBJECTS)
+    (tmp_path / "set.yaml").write_text(text + names)
+    splits = opened(tmp_path / "set.yaml")
+    assert splits["train"].names == splits["val"].names
+    ids = {name: number for number, name in val.items()}
+    for image_set in splits.values():
+        assert left_of(image_set) == {name: box[0] for name, box in OBJECTS.items()}
+    assert dict(zip(splits["val"].names, splits["val"].category_ids, strict=True)) == ids  # what a server expects
+    truth = splits["val"].ground_truth()
+    assert {a["category_id"] for a in truth["annotations"]} == set(ids.values())
+
+
+def test_other_names_rename_by_position_and_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    same = {1: "cat", 2: "dog", 3: "bird"}
+    text = write_coco(tmp_path, "train", same, OBJECTS) + write_coco(tmp_path, "val", same, OBJECTS)
+    (tmp_path / "set.yaml").write_text(text + "names: [Katze, Hund, Vogel]\n")
+    assert left_of(opened(tmp_path / "set.yaml")["val"]) == {"Katze": 1, "Hund": 20, "Vogel": 40}
+    assert "its categories are renamed: cat -> Katze, dog -> Hund, bird -> Vogel" in caplog.text
+
+
+@pytest.mark.parametrize(("val", "names", "message"), [
+    ({1: "dog", 2: "cat", 3: "bird"}, "names: [x, y, z]\n", "would not mean the same in both"),
+    ({1: "cat", 2: "dog", 3: "bird"}, "names: [cat, Hund, Vogel]\n", "the same names in any order, or other names for"),
+    ({1: "cat", 2: "dog", 3: "fish"}, "", "accepted: the same in both, in any order"),
+])
+def test_doubtful_names_are_refused(val: dict[int, str], names: str, message: str, tmp_path: Path) -> None:
+    objects = dict(zip(val.values(), OBJECTS.values(), strict=True))
+    text = write_coco(tmp_path, "train", {1: "cat", 2: "dog", 3: "bird"}, OBJECTS)
+    (tmp_path / "set.yaml").write_text(text + write_coco(tmp_path, "val", val, objects) + names)
+    with pytest.raises(InputError, match=message):
+        opened(tmp_path / "set.yaml")
+
+
+# --- numbers in another dress ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_numbers_in_another_dress(encoding: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "train" / "a.jpg")
+    rows: list[dict[str, Any]] = [
+        {"id": "5", "image_id": "1", "category_id": 3.0, "bbox": ["4", 6.0, "10", 20], "area": "12", "iscrowd": False},
+        {"image_id": 1.0, "category_id": "3", "bbox": [30, 6, 10, 20], "area": "?", "iscrowd": "0"},
+        {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "iscrowd": "no"}]
+    content = {"images": [{"id": 1.0, "file_name": "a.jpg", "width": "64", "height": 48.0}], "annotations": rows,
+               "categories": [{"id": "3", "name": "cat"}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "train.json").write_bytes(json.dumps(content).encode(encoding))
+    found = open_split(open_data(str(tmp_path)), "train")
+    assert found.objects.boxes.tolist() == [[4, 6, 14, 26], [30, 6, 40, 26]]
+    np.testing.assert_array_equal(found.objects.area, [12, np.nan])
+    (fault,) = found.faults
+    assert "annotation '[2]': iscrowd is 'no'; accepted: 0 or 1; the object is dropped" in str(fault)
+    truth = found.ground_truth()["annotations"]
+    assert [(row["id"], row["image_id"], row["category_id"]) for row in truth] == [(1, 1, 3), (2, 1, 3)]
+
+
+# --- the YAML ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("names: [cat, cat]", "'cat' stands twice"),
+    ("names: ['', dog]", "the name of class 0 is empty"),
+    ("names: []", "names: found a list"),
+    ("names: [yes, no]", r"names\[0\]: found a switch \(True\); accepted: a text \(in quotes"),
+    ("nc: -1", "nc: found -1; accepted: 1 to 100000"),
+    ("nc: 1000000000", "nc: found 1000000000; accepted: 1 to 100000"),
+    ("names: [cat]\nnamess: [cat]", "unknown key 'namess'"),
+    ("names: [cat]\nval: []", "val: is empty; leave it out"),
+])
+def test_what_a_yaml_cannot_say(text: str, message: str, yolo_folder: Write) -> None:
+    file = yolo_folder(BOX)
+    file.write_text(f"train: images\n{text}\n")
+    with pytest.raises(InputError, match=message):
+        open_data(str(file))
+
+
+def test_a_folder_with_several_data_sets_names_them(yolo_folder: Write) -> None:
+    file = yolo_folder(BOX)
+    (file.parent / "other.yml").write_text(file.read_text())
+    (file.parent / "hyp.yaml").write_text("lr0: 0.1\n")
+    with pytest.raises(InputError, match=r"several files of this folder are data sets; .*other.yml, .*set.yaml"):
+        open_data(str(file.parent))
+    (file.parent / "other.yml").unlink()
+    assert open_data(str(file.parent)).names == ("cat", "dog")
+
+
+# --- label files -------------------------------------------------------------------------------------------------
+
+
+def test_values_a_little_outside_are_clipped(yolo_folder: Write) -> None:
+    found = open_split(open_data(str(yolo_folder("0 0.5 0.5 1.0021 0.4\n", "1 0 0 1.0021 0 1 1\n"))), "train")
+    assert not found.faults and found.objects.boxes.max() == 100
+    found = open_split(open_data(str(yolo_folder("0 0.5 0.5 1.02 0.4\n", BOX))), "train")
+    assert "the value 1.02; accepted: 0 to 1" in str(found.faults[0])
+
+
+@pytest.mark.parametrize("folder", ["Labels", "LABELS", "annotations"])
+@pytest.mark.parametrize("suffix", [".txt", ".TXT"])
+def test_folders_of_labels(folder: str, suffix: str, yolo_folder: Write) -> None:
+    file = yolo_folder(None, None)
+    (file.parent / folder).mkdir()
+    (file.parent / folder / f"p0{suffix}").write_text(BOX)
+    assert open_split(open_data(str(file)), "train").offsets.tolist() == [0, 1, 1]
