@@ -69,8 +69,8 @@ def as_annotation(image_id: int, label: int, points: np.ndarray) -> dict[str, An
 def write_data(root: Path, count: int) -> None:
     """Images, label files, a JSON file, and the YAML files of both forms."""
     rng = np.random.default_rng(0)
-    pictures, labels = root / "images" / "train", root / "labels" / "train"
-    for folder in (pictures, labels):
+    image_folder, labels = root / "images" / "train", root / "labels" / "train"
+    for folder in (image_folder, labels):
         folder.mkdir(parents=True)
     for number in range(DISTINCT):
         noise = rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
@@ -82,7 +82,7 @@ def write_data(root: Path, count: int) -> None:
     for image_id in tqdm(range(1, count + 1), desc="writing", unit="image", disable=None, leave=False):
         kind = int(rng.integers(len(objects)))
         name = f"{image_id:012d}"
-        os.link(root / f"{image_id % DISTINCT}.bytes", pictures / f"{name}.jpg")
+        os.link(root / f"{image_id % DISTINCT}.bytes", image_folder / f"{name}.jpg")
         (labels / f"{name}.txt").write_text(rows[kind], encoding="ascii")
         images.append({"id": image_id, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT})
         for text in annotations[kind]:
@@ -105,8 +105,8 @@ def measure(yaml: Path) -> dict[str, float]:
 def main() -> None:
     """Write the data, measure both forms twice and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=IMAGES)
-    count = parser.parse_args().pictures
+    parser.add_argument("--images", type=int, default=IMAGES)
+    count = parser.parse_args().images
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["YOLOV7_CACHE_DIR"] = str(Path(folder) / "cache")
@@ -115,7 +115,7 @@ def main() -> None:
             for start in ("first", "second"):
                 row = rows[f"{form}, {start}"] = measure(Path(folder) / f"{form}.yaml")
                 sys.stdout.write(f"{form:5} {start:7} {row['seconds']:7.2f} s  {row['peak_MiB']:7.0f} MiB  "
-                                 f"{row['pictures']} images, {row['objects']} objects, {row['points']} points\n")
+                                 f"{row['images']} images, {row['objects']} objects, {row['points']} points\n")
                 sys.stdout.flush()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(RESULTS, json.dumps({"machine": describe_machine(), "images": count, "starts": rows}, indent=1)

@@ -41,12 +41,13 @@ from yolov7.engine import run  # noqa: E402
 from yolov7.engine.optim import parameter_groups  # noqa: E402
 from yolov7.engine.run_config import TrainOptions  # noqa: E402
 from yolov7.engine.trainer import Trainer  # noqa: E402
+from yolov7.loss.criterion import total_loss  # noqa: E402
 from yolov7.model.spec import read_spec  # noqa: E402
 from yolov7.model.summary import node_costs  # noqa: E402
 from yolov7.runtime.distributed import Processes  # noqa: E402
 from yolov7.runtime.memory import needed_memory  # noqa: E402
 from yolov7.runtime.precision import autocast, choose_precision, gradient_scaler  # noqa: E402
-from yolov7.structures import Batch, HeadOutput  # noqa: E402
+from yolov7.structures import Batch, HeadOutput, Targets  # noqa: E402
 
 STAGES = ("data", "forward", "loss", "backward", "optimizer", "average")
 DECAY = 0.9999
@@ -64,6 +65,11 @@ class Mode:
     @property
     def name(self) -> str:
         return f"{'plain' if self.plain else 'ours'} {self.precision}{' compiled' if self.compile else ''} {self.batch}"
+
+
+def _moved(targets: Targets, device: torch.device) -> Targets:
+    return dataclasses.replace(targets, boxes=targets.boxes.to(device), labels=targets.labels.to(device),
+                   valid=targets.valid.to(device))
 
 
 class Runner:
@@ -108,7 +114,7 @@ class Runner:
             images = batch.images.to(device, non_blocking=True).contiguous().float() / 255
             with autocast(self.mode.precision, device):
                 levels = tuple(level.float() for level in model(images).levels)
-            loss = criterion(HeadOutput(levels), batch.targets.to(device)).total * len(images)
+            loss = total_loss(criterion(HeadOutput(levels), _moved(batch.targets, device))) * len(images)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()

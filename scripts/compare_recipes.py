@@ -71,8 +71,9 @@ def run(name: str, flags: list[str], weights: str, data: str, options: argparse.
             if code := cli.main(["train", *common, *flags]):
                 sys.exit(code)
         records = read_results(folder / "results.csv")
-        best = max(records, key=lambda record: record.AP or 0)
-        rows.append({"seed": seed, "best_AP": best.AP, "best_epoch": best.epoch, "last_AP": records[-1].AP})
+        best = max(records, key=lambda record: record.metrics.get("AP", 0))
+        rows.append({"seed": seed, "best_AP": best.metrics["AP"], "best_epoch": best.epoch,
+                     "last_AP": records[-1].metrics["AP"]})
     return rows
 
 

@@ -41,7 +41,7 @@ def run(seed: int, project: Path, more: list[str]) -> dict[str, float]:
             sys.exit(code)
     best = folder / "weights" / "best.pt"
     records = read_results(folder / "results.csv")
-    chosen = max(records, key=lambda record: 0.9 * (record.AP or 0) + 0.1 * (record.AP50 or 0))
+    chosen = max(records, key=lambda record: 0.9 * record.metrics.get("AP", 0) + 0.1 * record.metrics.get("AP50", 0))
     seconds = statistics.median(record.seconds for record in records)
     return {"seed": seed, "epoch": chosen.epoch, "epoch_seconds": seconds, **score(best)}
 
