@@ -13,7 +13,7 @@ from image_records import SHARED, write_image
 
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.image_set import ImageSet
+from yolov7.data.image_set import ImageSet, category_ids
 
 Write = Callable[..., Path]
 BOX = "0 0.5 0.5 0.2 0.4\n"
@@ -118,11 +118,14 @@ def test_other_names_rename_by_position_and_are_told(tmp_path: Path, caplog: pyt
     (tmp_path / "set.yaml").write_text(text + "names: [Katze, Hund, Vogel]\n")
     assert left_of(opened(tmp_path / "set.yaml")["val"]) == {"Katze": 1, "Hund": 20, "Vogel": 40}
     assert "its categories are renamed: cat -> Katze, dog -> Hund, bird -> Vogel" in caplog.text
+    (tmp_path / "set.yaml").write_text(text + "names: [cat, Hund, Vogel]\n")
+    assert left_of(opened(tmp_path / "set.yaml")["train"]) == {"cat": 1, "Hund": 20, "Vogel": 40}
+    assert caplog.messages[-1].endswith("its categories are renamed: dog -> Hund, bird -> Vogel")
 
 
 @pytest.mark.parametrize(("val", "names", "message"), [
     ({1: "dog", 2: "cat", 3: "bird"}, "names: [x, y, z]\n", "would not mean the same in both"),
-    ({1: "cat", 2: "dog", 3: "bird"}, "names: [cat, Hund, Vogel]\n", "the same names in any order, or other names for"),
+    ({1: "cat", 2: "dog", 3: "bird"}, "names: [Hund, cat, Vogel]\n", "the same names in any order, or other names at"),
     ({1: "cat", 2: "dog", 3: "fish"}, "", "accepted: the same in both, in any order"),
 ])
 def test_doubtful_names_are_refused(val: dict[int, str], names: str, message: str, tmp_path: Path) -> None:
@@ -131,6 +134,16 @@ def test_doubtful_names_are_refused(val: dict[int, str], names: str, message: st
     (tmp_path / "set.yaml").write_text(text + write_coco(tmp_path, "val", val, objects) + names)
     with pytest.raises(InputError, match=message):
         opened(tmp_path / "set.yaml")
+
+
+def test_label_files_with_cocos_classes_have_cocos_numbers(yolo_folder: Write) -> None:
+    """As detection writes them, so that COCO's server scores both."""
+    names = open_data("coco").names
+    file = yolo_folder("79 0.5 0.5 0.2 0.4\n0 0.5 0.5 0.2 0.4\n", names=str(list(names)))
+    found = open_split(open_data(str(file)), "val")
+    assert found.category_ids == category_ids(names) and found.category_ids[-1] == 90
+    assert [row["category_id"] for row in found.ground_truth()["annotations"]] == [90, 1]
+    assert category_ids(names[:79]) == tuple(range(1, 80))
 
 
 # --- numbers in another dress ------------------------------------------------------------------------------------

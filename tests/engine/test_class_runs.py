@@ -10,7 +10,12 @@ import torch
 import yaml
 
 from yolov7 import cli
+from yolov7.config import InputError
+from yolov7.config.options import TestOptions
+from yolov7.data.catalog import open_data
 from yolov7.engine import state as checkpoint
+from yolov7.engine.testing import open_for
+from yolov7.inference.network import ModelInfo
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 
@@ -144,3 +149,15 @@ def test_classes_that_do_not_fit_name_the_flag(single: Path, shapes: Path, all_c
     checkpoint.weights.save({**content, "names": list("abcdef")}, foreign)
     assert evaluate(foreign, tmp_path, "--classes", "0", "1") == 2
     assert "trained on other data" in capsys.readouterr().err
+
+
+def test_weights_of_as_many_classes_under_other_names(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By name where the names are the same, by place and said where they are others, refused where it is not clear."""
+    source, own = open_data(str(shapes)), tuple(names_of(shapes))
+    image_set, scored = open_for(ModelInfo(own[::-1]), source, TestOptions(), "val")
+    assert image_set.names == own and scored == tuple(range(len(own)))[::-1]
+    other = ("other", *own[1:])
+    assert open_for(ModelInfo(other), source, TestOptions(), "val")[1] is None
+    assert f"the weights' classes have other names and are taken by their places: other -> {own[0]}" in caplog.text
+    with pytest.raises(InputError, match="some names are the same, at other places"):
+        open_for(ModelInfo((own[1], "other", *own[2:])), source, TestOptions(), "val")

@@ -16,10 +16,11 @@ import torch
 from yolov7.config import shipped_files
 from yolov7.config.options import DetectOptions
 from yolov7.data.catalog import read_data_config
+from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, load_image
 from yolov7.data.sources import open_source
 from yolov7.data.video import Frame, VideoInfo
-from yolov7.inference.writers import COLUMNS, Result, category_ids, label_text, open_writers
+from yolov7.inference.writers import COLUMNS, Result, label_text, open_writers
 from yolov7.structures import Instances
 
 NAMES = ("person", "fire hydrant", 'a/"b", c')

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 SHOWN_FAULTS = 10
 SINGLE = "object"  # the class of single-class mode
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers below 91 that are no class of COCO 2017
+COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,12 @@ def report_faults(image_set: ImageSet, folder: Path | None) -> None:
 # --- classes ---------------------------------------------------------------------------------------------------
 
 
+def category_ids(names: Sequence[str]) -> tuple[int, ...]:
+    """COCO's numbers for its 80 classes, which have gaps; for other classes 1, 2, ... in their order."""
+    is_coco = len(names) == len(COCO_IDS) and (names[0], names[-1]) == ("person", "toothbrush")
+    return COCO_IDS if is_coco else tuple(range(1, len(names) + 1))
+
+
 def class_indices(chosen: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     """Classes given as names or numbers (a name that looks like a number is a name) -> indices, in that order."""
     for name in chosen:
@@ -185,8 +193,9 @@ def select_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
 def rename_classes(image_set: ImageSet, names: tuple[str, ...], where: str) -> ImageSet:
     """The classes called and ordered as ``names`` of the data set (``where``) say.
 
-    Names that both have are the same classes, in whatever order. Where none is the same, the data set gives other
-    names, class by class in the order of their ids, which is said. Raises `InputError` for everything between.
+    Names that both have are the same classes, in whatever order. Where only some are the same, and they stand at the
+    same places, or none is, the data set gives other names, class by class in the order of their ids, which is said.
+    Raises `InputError` for everything between.
     """
     own = image_set.names
     if names == own:
@@ -202,12 +211,17 @@ def rename_classes(image_set: ImageSet, names: tuple[str, ...], where: str) -> I
     if len(names) != len(own):
         raise InputError(f"{file}: has {len(own)} categories ({', '.join(own)}), but the data set names {len(names)} "
                          f"classes ({', '.join(names)})")
-    if set(names) & set(own):
+    if displaced(names, own):
         raise InputError(f"{file}: has the categories {', '.join(own)}, but {where} has {', '.join(names)}; accepted: "
-                         "the same names in any order, or other names for all of them")
+                         "the same names in any order, or other names at the places of some")
     logger.info("%s: its categories are renamed: %s", file,
-                ", ".join(f"{a} -> {b}" for a, b in list(zip(own, names, strict=True))[:20]))
+                ", ".join(f"{a} -> {b}" for a, b in list(zip(own, names, strict=True))[:20] if a != b))
     return replace(image_set, names=names)
+
+
+def displaced(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The names that both of two lists of one length have, at other places: these lists do not tell which is which."""
+    return [name for place, name in enumerate(names) if name in others and others[place] != name]
 
 
 def merge_classes(image_set: ImageSet, name: str = SINGLE) -> ImageSet:

@@ -16,7 +16,7 @@ import numpy as np
 
 from yolov7.config import InputError
 from yolov7.data.formats import Entry, Format, SplitSource, ways_of_writing
-from yolov7.data.image_set import ImageSet
+from yolov7.data.image_set import ImageSet, category_ids
 from yolov7.data.images import IMAGE_SUFFIXES
 from yolov7.data.label_cache import BESIDE_THE_DATA, Cached, LabelCache, read_changed
 from yolov7.data.objects import Objects, Ragged, no_objects, starts_of
@@ -62,7 +62,7 @@ class YoloTxt(Format):
         entries = _read_entries(images, label_files, names, source.split, source.cache(places))
         ids = _image_ids([images[row] for row in np.flatnonzero(entries.usable).tolist()])
         return image_set_of(entries, images, ids, label_files, source.where, names=names,
-                            category_ids=tuple(range(1, len(names) + 1)), split=source.split,
+                            category_ids=category_ids(names), split=source.split,
                             unlabelled="" if any(map(os.path.exists, label_files)) else _looked_for(images[0]))
 
 

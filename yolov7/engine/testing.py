@@ -15,7 +15,7 @@ import torch
 from yolov7.config import InputError, atomic_write
 from yolov7.config.options import TestOptions
 from yolov7.data.catalog import DataSource, open_data, open_split
-from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
+from yolov7.data.image_set import ImageSet, choose_classes, class_names, displaced, report_faults
 from yolov7.data.loader import BatchLoader, evaluation_loader, fixed_shape_loader
 from yolov7.engine.sheets import prediction_sheet, write_image
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
@@ -136,7 +136,13 @@ def _counterparts(names: tuple[str, ...], loaded: ModelInfo, source: DataSource,
     if names != known and set(names) <= set(known):
         logger.info("%d of the weights' %d classes are scored: %s", len(names), len(known), ", ".join(names))
         return tuple(known.index(name) for name in names)
-    if len(names) == len(known):  # perhaps under other names
+    if len(names) == len(known):
+        if displaced(names, known):
+            raise InputError(f"--weights: has {_text(known)}, but {source.file or source.name} has {_text(names)}: "
+                             "some names are the same, at other places; accepted: the same names, or other ones")
+        if names != known:
+            logger.warning("the weights' classes have other names and are taken by their places: %s", ", ".join(
+                f"{theirs} -> {own}" for theirs, own in list(zip(known, names, strict=True))[:20] if theirs != own))
         return None
     if single:
         hint = "--single-cls is for weights that were trained with it"

@@ -24,6 +24,7 @@ import numpy as np
 from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.config import atomic_path
 from yolov7.config.options import DetectOptions
+from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, encode_image
 from yolov7.data.video import Frame, VideoInfo, VideoWriter
 from yolov7.inference.draw import Overlay, draw_instances
@@ -32,8 +33,6 @@ from yolov7.structures import Instances
 MAX_STILL = 1.0  # seconds that a stream's video stands still where no frame came
 COLUMNS = ("path", "frame", "label", "name", "score", "x1", "y1", "x2", "y2")
 WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers below 91 that are no class of COCO 2017
-COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
 
 
 @dataclass(frozen=True)
@@ -250,9 +249,3 @@ def coco_rows(categories: Sequence[int], numbers: dict[int, str], result: Result
                         "bbox": [round(x, 3) for x in (left, top, right - left, bottom - top)],
                         "score": round(score, 5)})
             for label, score, (left, top, right, bottom) in result.rows]
-
-
-def category_ids(names: Sequence[str]) -> tuple[int, ...]:
-    """COCO's numbers for its 80 classes, which have gaps; for other classes 1, 2, ... in their order."""
-    is_coco = len(names) == len(COCO_IDS) and (names[0], names[-1]) == ("person", "toothbrush")
-    return COCO_IDS if is_coco else tuple(range(1, len(names) + 1))
