@@ -20,7 +20,7 @@ from yolov7.data import convert as module
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.convert import convert, flat_names, polygon_area
 from yolov7.data.image_set import ImageSet
-from yolov7.data.yolo_txt import scan_labels
+from yolov7.data.label_rows import scan_labels
 
 Write = Callable[..., Path]
 CATEGORIES = [{"id": 7, "name": "Hund"}, {"id": 3, "name": "гриб, rot: 猫"}]
@@ -134,7 +134,7 @@ def test_large_images_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     large = build_image_set(records, ("a",), (1,), [], annotation_file=None, split="train")
     file = tmp_path / "a.txt"
     file.write_text("\n".join(module._rows(large, 0, ConvertOptions(), module._Tally())))
-    monkeypatch.setattr("yolov7.data.yolo_txt.read_headers", lambda paths: (large.sizes, []))
+    monkeypatch.setattr("yolov7.data.label_rows.read_headers", lambda paths: (large.sizes, []))
     read = scan_labels(["a.jpg"], [str(file)], 1)
     np.testing.assert_allclose(read.objects.boxes, large.objects.boxes, rtol=0, atol=1e-4)
     np.testing.assert_allclose(read.objects.polygons.points, large.objects.polygons.points, rtol=0, atol=1e-4)

@@ -39,6 +39,7 @@ REFUSED = {
     "val_no_labels/my.yaml": "val: none of the 2 images has a label file; that of the first was looked for as .*labels",
     "coco_yaml_string_json/my.yaml": "is JSON, not a list of images",
     "coco_annfile_keys/my.yaml": "found the keys img, ann; accepted: {images: FOLDER, annotations: FILE.json}",
+    "pose_rows_no_key/my.yaml": r"accepted: `kpt_shape: \[2, 2\]` in the data set.s YAML",
     "coco_iscrowd1_all/my.yaml": r"none of the 4 images has an object: .* \(71 crowds are none\)",
 }
 
@@ -216,3 +217,150 @@ def test_folders_of_labels(folder: str, suffix: str, yolo_folder: Write) -> None
     (file.parent / folder).mkdir()
     (file.parent / folder / f"p0{suffix}").write_text(BOX)
     assert open_split(open_data(str(file)), "train").offsets.tolist() == [0, 1, 1]
+
+
+# --- text, whatever editor wrote it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+def test_text_in_any_encoding(encoding: str, tmp_path: Path, yolo_folder: Write) -> None:
+    yaml = yolo_folder(BOX, names="classes.txt")
+    (yaml.parent / "classes.txt").write_bytes("Größe\r\nHöhe\r\n".encode(encoding))
+    (yaml.parent / "labels" / "p0.txt").write_bytes("0 0.5 0.5 0.2 0.4\r\n1 0.5 0.5 0.4 0.4\r\n".encode(encoding))
+    (yaml.parent / "list.txt").write_bytes("images/p0.jpg\r\n".encode(encoding))
+    yaml.write_text("train: list.txt\nnames: classes.txt\n")
+    found = open_split(open_data(str(yaml)), "train", training=True)
+    assert found.names == ("Größe", "Höhe") and found.objects.labels.tolist() == [0, 1] and not found.faults
+
+
+@pytest.mark.parametrize("text", ["1_0 0.5 0.5 0.2 0.4", "0 0.5 0.5 0.2 0.4_1", "٠ 0.5 0.5 0.2 0.4"])
+def test_numbers_that_only_python_reads(text: str, yolo_folder: Write) -> None:
+    found = open_split(open_data(str(yolo_folder(text, BOX))), "train")
+    assert "is not a number; the image is skipped" in str(found.faults[0]) and len(found) == 1
+
+
+# --- Darknet, and names in a text file ---------------------------------------------------------------------------
+
+
+def darknet(folder: Path, prefix: str = "data/") -> Path:
+    """As CVAT writes it: paths begin with a folder that is not there."""
+    for name in ("a", "b"):
+        write_image(folder / "obj_train_data" / f"{name}.jpg")
+        (folder / "obj_train_data" / f"{name}.txt").write_text(BOX.replace("0", "1", 1))
+    (folder / "obj.names").write_text("cat\ndog\n")
+    (folder / "train.txt").write_text(f"{prefix}obj_train_data/a.jpg\n{prefix}obj_train_data/b.jpg\n")
+    file = folder / "obj.data"
+    file.write_text(f"classes = 2\ntrain  = {prefix}train.txt\nvalid={prefix}train.txt\nnames = {prefix}obj.names\n"
+                    "backup = backup/\n")
+    return file
+
+
+@pytest.mark.parametrize("prefix", ["data/", "", "./", "data\\"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_darknet(prefix: str, as_folder: bool, tmp_path: Path) -> None:
+    file = darknet(tmp_path, prefix)
+    splits = opened(tmp_path if as_folder else file)
+    assert [image_set.names for image_set in splits.values()] == [("cat", "dog")] * 2
+    assert splits["train"].objects.labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("classes = 3", r"classes is 3, but data/obj.names has 2 names"),
+    ("classes = many", "classes: found 'many'; accepted: 1 to"),
+    ("names = none.names", "names: 'none.names' was not found; looked for .*none.names"),
+    ("clases = 2", "unknown key 'clases'; .*did you mean 'classes'"), ("nonsense", "accepted: key = value"),
+])
+def test_faults_of_darknet_files(line: str, message: str, tmp_path: Path) -> None:
+    file = darknet(tmp_path)
+    file.write_text(f"{file.read_text()}{line}\n")
+    with pytest.raises(InputError, match=message):
+        open_data(str(file))
+
+
+@pytest.mark.parametrize("layout", ["images/{}", "{}/images", "{}"])
+def test_folders_whose_classes_stand_in_a_text_file(layout: str, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        folder = tmp_path / layout.format(split)
+        write_image(folder / "a.jpg")
+        labels = Path(str(folder).replace("images", "labels"))
+        labels.mkdir(parents=True, exist_ok=True)
+        (labels / "a.txt").write_text(BOX)
+    (tmp_path / "classes.txt").write_text("cat\n")
+    assert [len(image_set.objects) for image_set in opened(tmp_path).values()] == [1, 1]
+
+
+def test_images_without_splits_say_what_is_missing(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(InputError, match="classes.txt names its classes, but nothing says which images are for what"):
+        open_data(str(tmp_path))
+
+
+# --- key points in label files -----------------------------------------------------------------------------------
+
+
+def pose(*rows: str) -> str:
+    return "".join(f"{row}\n" for row in rows)
+
+
+@pytest.mark.parametrize(("shape", "row", "expected"), [
+    ("[2, 3]", "0 0.5 0.5 0.2 0.4 0.45 0.5 2 0.55 0.6 1", [[45, 25, 2], [55, 30, 1]]),
+    ("[2, 3]", "0 0.5 0.5 0.2 0.4 0.45 0.5 2 0 0 0", [[45, 25, 2], [0, 0, 0]]),
+    ("[2, 2]", "0 0.5 0.5 0.2 0.4 0.45 0.5 -1 -1", [[45, 25, 2], [0, 0, 0]]),
+    ("[2, 2]", "0 0.5 0.5 0.2 0.4 0.45 0.5 0 0", [[45, 25, 2], [0, 0, 0]]),
+    ("[2, 3]", "0 0.5 0.5 0.2 0.4 7 0.5 2 0.55 0.6 2", [[0, 0, 0], [55, 30, 2]]),
+    ("[2, 3]", "0 0.5 0.5 0.2 0.4", [[0, 0, 0], [0, 0, 0]]),
+])
+def test_key_points_that_the_yaml_announces(shape: str, row: str, expected: list[list[float]],
+                                            yolo_folder: Write) -> None:
+    yaml = yolo_folder(pose(row), BOX)
+    yaml.write_text(f"{yaml.read_text()}kpt_shape: {shape}\nflip_idx: [1, 0]\nkpt_names: {{0: [left, right]}}\n")
+    for _ in range(2):  # the second from the cache
+        found = open_split(open_data(str(yaml)), "train")
+        np.testing.assert_allclose(found.objects.keypoints[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(found.objects.boxes, [[40, 15, 60, 35]] * 2, rtol=1e-5)
+        assert found.keypoint_names == ("left", "right") and found.keypoint_flip == (1, 0) and not found.faults
+
+
+@pytest.mark.parametrize(("keys", "message"), [
+    ("kpt_shape: [2]", r"kpt_shape: found \[2\]; accepted"), ("kpt_shape: [0, 3]", "accepted: .number of key points"),
+    ("kpt_shape: [2, 4]", "accepted"), ("kpt_shape: [2, 3]\nflip_idx: [0, 0]", "each number from 0 to 1 once"),
+    ("flip_idx: [1, 0]", "need kpt_shape"), ("kpt_shape: [2, 3]\nkpt_names: [nose]", "found 1 names; accepted: 2"),
+])
+def test_faults_of_the_keys_of_key_points(keys: str, message: str, yolo_folder: Write) -> None:
+    yaml = yolo_folder(BOX)
+    yaml.write_text(f"{yaml.read_text()}{keys}\n")
+    with pytest.raises(InputError, match=message):
+        open_data(str(yaml))
+
+
+RNG = np.random.default_rng(0)
+
+
+def pose_rows(count: int, values: int) -> str:
+    """Twelve rows of boxes with key points inside."""
+    rows = []
+    for _ in range(12):
+        width, height = RNG.uniform(0.2, 0.4, 2)
+        x, y = RNG.uniform(0.25, 0.7, 2)
+        points = RNG.uniform(-0.5, 0.5, (count, 2)) * (width, height) + (x, y)
+        parts = [[*point, RNG.integers(3)][:values] for point in points.tolist()]
+        rows.append(" ".join(f"{value:.6g}" for value in (0, x, y, width, height, *sum(parts, []))))
+    return pose(*rows)
+
+
+@pytest.mark.parametrize(("count", "values"), [(1, 2), (1, 3), (2, 2), (4, 3), (5, 3), (17, 2), (17, 3)])
+def test_key_points_that_nothing_announces_are_refused(count: int, values: int, yolo_folder: Write) -> None:
+    with pytest.raises(InputError, match=rf"p0.txt: its rows have .* accepted: `kpt_shape: \[{count}, {values}\]`"):
+        open_split(open_data(str(yolo_folder(pose_rows(count, values)))), "train")
+
+
+@pytest.mark.parametrize("corners", [3, 4, 6])
+def test_polygons_of_one_length_stay_polygons(corners: int, yolo_folder: Write) -> None:
+    rows = []
+    for _ in range(12):
+        angles = np.sort(RNG.uniform(0, 2 * np.pi, corners))
+        points = RNG.uniform(0.2, 0.7, 2) + 0.08 * np.stack((np.cos(angles), np.sin(angles)), axis=1)
+        rows.append(" ".join(["0", *(f"{value:.6f}" for value in points.ravel().tolist())]))
+    found = open_split(open_data(str(yolo_folder(pose(*rows)))), "train")
+    assert len(found.objects) == 12 and found.objects.has_polygon.all()

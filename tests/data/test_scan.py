@@ -19,8 +19,8 @@ from yolov7.config import InputError
 from yolov7.data import scan
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
+from yolov7.data.label_rows import _LabelError, check_row, scan_labels
 from yolov7.data.scan import Entries, fingerprints, join, map_chunks, take
-from yolov7.data.yolo_txt import _LabelError, check_row, scan_labels
 
 Write = Callable[..., Path]
 ROOT = Path(scan.__file__).parents[2]

@@ -94,7 +94,7 @@ def test_values_just_outside_and_boxes_over_the_border_are_clipped(yolo_folder: 
 
 def test_a_label_file_that_is_no_text(yolo_folder: Write) -> None:
     yaml = yolo_folder(BOX, BOX)
-    (yaml.parent / "labels" / "p1.txt").write_bytes(b"\xff\xfe\x00\x80")
+    (yaml.parent / "labels" / "p1.txt").write_bytes(b"\x7fELF\x02\x00\x01\x80")
     found = train_set(yaml)
     assert len(found) == 1
     assert "p1.txt: cannot be read as text" in faults(found)[0]
@@ -145,10 +145,10 @@ def test_no_usable_image(yolo_folder: Write) -> None:
 
 def test_ground_truth_is_built(yolo_folder: Write) -> None:
     truth = train_set(yolo_folder(BOX, "", BOX + "1 0.1 0.2 0.3 0.2 0.3 0.6\n")).ground_truth()
-    assert [image["id"] for image in truth["images"]] == ["p0", "p1", "p2"]
+    assert [image["id"] for image in truth["images"]] == [1, 2, 3]
     assert truth["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     assert [(a["id"], a["image_id"], a["category_id"]) for a in truth["annotations"]] == [
-        (1, "p0", 1), (2, "p2", 1), (3, "p2", 2)
+        (1, 1, 1), (2, 3, 1), (3, 3, 2)
     ]  # fmt: skip
     np.testing.assert_allclose(truth["annotations"][2]["bbox"], [10, 10, 20, 20], rtol=1e-5)
     assert truth["annotations"][2]["area"] == pytest.approx(400, rel=1e-5)
@@ -213,9 +213,9 @@ def test_nothing_there(tmp_path: Path, name: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("stems", "ids"),
-    [(["000012", "7"], [12, 7]), (["a", "7"], ["a", "7"]), (["07", "7"], ["07", "7"]), (["x/a", "y/a"], [1, 2])],
+    [(["000012", "7"], [12, 7]), (["a", "7"], [1, 2]), (["07", "7"], [1, 2]), (["x/a", "y/a"], [1, 2])],
 )
-def test_image_ids(tmp_path: Path, stems: list[str], ids: list[int | str]) -> None:
+def test_image_ids(tmp_path: Path, stems: list[str], ids: list[int]) -> None:
     for stem in stems:
         (tmp_path / stem).parent.mkdir(exist_ok=True)
         Image.new("RGB", (20, 20)).save(tmp_path / f"{stem}.png")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_files
 from yolov7.data.coco import CocoJson
-from yolov7.data.data_yaml import DataConfig, RunSettings, read_data_config
+from yolov7.data.darknet import SUFFIX, darknet_bases, names_file, read_darknet
+from yolov7.data.data_yaml import DataConfig, RunSettings, keypoints_of, read_data_config
 from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
 from yolov7.data.image_set import ImageSet, rename_classes
 from yolov7.data.yolo_txt import YoloTxt
@@ -40,6 +41,8 @@ def open_data(name: str) -> DataSource:
     """
     path = Path(name)
     shipped = _shipped_data()
+    if path.suffix == SUFFIX and path.is_file():
+        return _open_config(read_darknet(path), path, darknet_bases(path))
     if path.is_dir() and (name not in shipped or (path / "annotations").is_dir()):
         return _open_folder(path)
     if path.name.startswith("hyp."):
@@ -57,22 +60,34 @@ def _shipped_data() -> dict[str, Path]:
 
 
 def _open_folder(root: Path) -> DataSource:
+    """By its layout; a file in it that says where its label files are counts before what folders are called."""
     root = Path(os.path.abspath(root))
     splits = {split: SplitSource(split, entry, str(root), (root,))  # of several formats the first counts
               for split in SPLITS for kind in reversed(formats()) if (entry := kind.entry_of_folder(root, split))}
-    if not splits and (file := _yaml_of_folder(root)):
+    own_names = any(isinstance(source.entry, dict) for source in splits.values())
+    if not own_names and (file := _file_of_folder(root)):
         logger.info("--data %s: taken is its %s", root, file.name)
-        return _open_yaml(file)
+        return open_data(str(file))
     if not splits:
-        patterns = ", ".join(pattern for split in SPLITS for kind in formats() for pattern in kind.layouts(split))
-        raise InputError(f"--data {root}: no annotations in this folder; looked for {patterns}; a YAML file works too")
+        raise InputError(f"--data {root}: {_what_is_missing(root)}")
     return DataSource(root.name, *_names_in_files(splits, None), str(root), splits)
 
 
-def _yaml_of_folder(root: Path) -> Path | None:
-    """The one YAML file in a folder that names a split; several are an `InputError`."""
-    found = [file for file in sorted(root.iterdir()) if file.suffix.lower() in (".yaml", ".yml") and file.is_file()]
+def _what_is_missing(root: Path) -> str:
+    if names := names_file(root, root / "labels", root / "images"):
+        return (f"{names.name} names its classes, but nothing says which images are for what; accepted: folders "
+                f"images/train and images/val, or a YAML with `train: FOLDER OR LIST`, `val: FOLDER OR LIST` and "
+                f"`names: {names.relative_to(root)}`")
+    patterns = ", ".join(pattern for split in SPLITS for kind in formats() for pattern in kind.layouts(split))
+    return f"no annotations in this folder; looked for {patterns}; a YAML file works too"
+
+
+def _file_of_folder(root: Path) -> Path | None:
+    """The one YAML or Darknet file in a folder that names a split; several are an `InputError`."""
+    files = [file for file in sorted(root.iterdir()) if file.is_file()]
+    found = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
     found = [file for file in found if not found[1:] or set(SPLITS) & set(read_yaml(file))]
+    found = found or [file for file in files if file.suffix.lower() == SUFFIX]
     if len(found) > 1:
         raise InputError(f"--data {root}: several files of this folder are data sets; name one of them: "
                          f"{', '.join(str(file) for file in found)}")
@@ -81,20 +96,24 @@ def _yaml_of_folder(root: Path) -> Path | None:
 
 def _open_yaml(file: Path) -> DataSource:
     config = read_data_config(file)
-    bases = _bases(config, file)
+    return _open_config(config, file, _bases(config, file))
+
+
+def _open_config(config: DataConfig, file: Path, bases: tuple[Path, ...]) -> DataSource:
     if config.generate:
         from yolov7.data.synthetic import generate
 
         generate(bases[0])
-    splits = {split: SplitSource(split, entry, str(file), bases, config.download)
+    keypoints = keypoints_of(config, str(file))
+    splits = {split: SplitSource(split, entry, str(file), bases, config.download, keypoints)
               for split in SPLITS if (entry := getattr(config, split)) is not None}
     if not splits:
         raise InputError(f"{file}: has none of the keys {', '.join(SPLITS)}; accepted: at least one")
     for source in splits.values():
         format_of(source)  # an entry that none claims is an error now, not when its split is opened
     listed = config.names
-    names, names_file = _names_in_files(splits, config.nc) if listed is None else (listed, "")
-    return DataSource(file.stem, names, names_file, str(file), splits, config.settings)
+    names, named_by = _names_in_files(splits, config.nc) if listed is None else (listed, "")
+    return DataSource(file.stem, names, named_by, str(file), splits, config.settings)
 
 
 def _bases(config: DataConfig, file: Path) -> tuple[Path, ...]:

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolov7.config import InputError, from_mapping, read_yaml, unknown
-from yolov7.config.schema import describe_value
-from yolov7.data.formats import Entry
+from yolov7.config.schema import describe_value, shown
+from yolov7.data.formats import Entry, Keypoints
+from yolov7.data.text import decode_text
 
 logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 100_000
+MAX_KEYPOINTS = 1000
+_MAX_PATH = 1000  # characters
+_MAX_NAMES_FILE = 10_000_000  # bytes
 _RESEMBLES = 0.75  # of difflib: a key that is this like one of ours is a slip, not another tool's
 _LIST = "accepted: a list of class names (names: [cat, dog]), or their numbers with them (names: {0: cat, 1: dog})"
 
@@ -45,6 +49,9 @@ class DataConfig:
     names: tuple[str, ...] | None = None
     path: str | tuple[str, ...] | None = None  # root of relative paths; of several, the first that exists
     download: str | None = None  # where images come from, said when they are missing (see `_where_from`)
+    kpt_shape: tuple[int, ...] | None = None  # of the key points in label files: number, 2 or 3 values
+    flip_idx: tuple[int, ...] | None = None  # which key point each becomes in a mirrored image
+    kpt_names: tuple[str, ...] | None = None
     generate: Literal["shapes"] | None = None  # built-in set, made on first use in `path` below the working directory
     settings: dict[str, RunSettings] = field(default_factory=dict)
 
@@ -58,7 +65,10 @@ def read_data_config(path: str | Path) -> DataConfig:
     content, where = read_yaml(path), str(path)
     own = _without_foreign_keys(content, where)
     if own.get("names") is not None:
-        own["names"] = _names(own["names"], where)
+        own["names"] = _names(own["names"], path)
+    if isinstance(own.get("kpt_names"), dict):  # of each class
+        lists = list(own["kpt_names"].values())
+        own["kpt_names"] = lists[0] if lists.count(lists[0]) == len(lists) else None
     if own.get("download") is not None:
         own["download"] = _where_from(own["download"], own.get("path"))
     config = from_mapping(DataConfig, own, where)
@@ -72,6 +82,25 @@ def read_data_config(path: str | Path) -> DataConfig:
     return config
 
 
+def keypoints_of(config: DataConfig, where: str) -> Keypoints | None:
+    """What ``kpt_shape``, ``flip_idx`` and ``kpt_names`` say, if there is the first. Raises `InputError`."""
+    if config.kpt_shape is None:
+        if config.flip_idx or config.kpt_names:
+            raise InputError(f"{where}: flip_idx and kpt_names need kpt_shape: [number of key points, 2 or 3]")
+        return None
+    shape, flip = config.kpt_shape, config.flip_idx or ()
+    if len(shape) != 2 or not 1 <= shape[0] <= MAX_KEYPOINTS or shape[1] not in (2, 3):
+        raise InputError(f"{where}, kpt_shape: found {shown(list(shape))}; accepted: [number of key points (1 to "
+                         f"{MAX_KEYPOINTS}), 2 (x y) or 3 (x y visibility)]")
+    if flip and sorted(flip) != list(range(shape[0])):
+        raise InputError(f"{where}, flip_idx: found {shown(list(flip))}; accepted: each number from 0 to "
+                         f"{shape[0] - 1} once")
+    names = config.kpt_names or tuple(map(str, range(shape[0])))
+    if len(names) != shape[0]:
+        raise InputError(f"{where}, kpt_names: found {len(names)} names; accepted: {shape[0]}, as kpt_shape says")
+    return Keypoints(names, shape[1], flip)
+
+
 def _without_foreign_keys(content: dict[Any, Any], where: str) -> dict[str, Any]:
     own = {item.name for item in fields(DataConfig)}
     foreign = [key for key in content if key not in own]
@@ -83,20 +112,40 @@ def _without_foreign_keys(content: dict[Any, Any], where: str) -> dict[str, Any]
     return {key: value for key, value in content.items() if key in own}
 
 
-def _names(found: Any, where: str) -> tuple[str, ...]:
-    """Names as texts; numbers are names, too."""
+def _names(found: Any, file: str | Path) -> tuple[str, ...]:
+    """Names as texts; numbers are names, too. A text may name a file of names beside the YAML."""
+    where = str(file)
+    if isinstance(found, str) and "," not in found and "\0" not in found and len(found) < _MAX_PATH:
+        for place in (Path(file).parent, Path.cwd()):
+            if (place / found).is_file():
+                return read_names(place / found)
     if isinstance(found, dict):
         found = _in_order(found, where)
     if not isinstance(found, (list, tuple)) or not found:
         hint = f"; a list looks like this: names: [{found}]" if isinstance(found, str) and "," in found else ""
         raise InputError(f"{where}, names: found {describe_value(found)}; {_LIST}{hint}")
-    for place, name in enumerate(found):
+    for index, name in enumerate(found):
         if isinstance(name, bool) or not isinstance(name, (str, int, float)):
-            raise InputError(f"{where}, names[{place}]: found {describe_value(name)}; accepted: a text (in quotes, "
+            raise InputError(f"{where}, names[{index}]: found {describe_value(name)}; accepted: a text (in quotes, "
                              "where YAML takes it for something else)")
     names = tuple(map(str, found))
     check_names(names, f"{where}, names")
     return names
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """A file with a class name in each line (``classes.txt``, ``obj.names``). Raises `InputError`."""
+    try:
+        with open(file, "rb") as stream:
+            text, encoding = decode_text(stream.read(_MAX_NAMES_FILE))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names or len(names) > MAX_CLASSES:
+        raise InputError(f"{file}: holds {len(names)} class names; accepted: 1 to {MAX_CLASSES}, one in each line")
+    check_names(names, str(file))
+    logger.info("%s: %d class names%s", file, len(names), "" if encoding == "UTF-8" else f", read as {encoding}")
+    return tuple(names)
 
 
 def check_names(names: Iterable[str], where: str) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
@@ -20,6 +20,19 @@ from yolov7.data.label_cache import LabelCache
 logger = logging.getLogger(__name__)
 
 Entry = dict[str, str] | str | tuple[str, ...]  # what a data-set YAML says of a split: keys, or a path or several
+
+
+class Keypoints(NamedTuple):
+    """What a data set says of the key points in its label files."""
+
+    names: tuple[str, ...] = ()
+    values: int = 3  # of each in a row: 2 (x y) or 3 (x y visibility)
+    flip: tuple[int, ...] = ()  # which one each becomes in a mirrored image; none: not known
+
+    @property
+    def columns(self) -> int:
+        """Of a row, behind its box."""
+        return len(self.names) * self.values
 
 
 @dataclass(frozen=True)
@@ -31,21 +44,25 @@ class SplitSource:
     data: str  # the data set's YAML or folder, for messages
     bases: tuple[Path, ...]  # folders that relative paths are tried in
     download: str | None = None  # where the images are to be had, for messages
+    keypoints: Keypoints | None = None  # of label files
 
     @property
     def where(self) -> str:
         """The place of the entry, for messages."""
         return f"{self.data}, {self.split}"
 
+    def candidates(self, path: str) -> list[str]:
+        """Absolute paths that a path of the entry may mean, the likeliest first."""
+        return [os.path.abspath(base / way) for way in ways_of_writing(path) for base in self.bases]
+
     def find(self, path: str, key: str = "") -> Path:
         """A path of the entry, made absolute; ``key`` is where it stands. Raises `InputError` if there is none."""
         where = f"{self.where}.{key}" if key else self.where
-        candidates = [os.path.abspath(base / way) for way in ways_of_writing(path) for base in self.bases]
-        for candidate in candidates:
-            if os.path.exists(candidate):
-                if candidate not in candidates[: len(self.bases)]:
-                    logger.info("%s: %r was not found as it is written; taken: %s", where, path, candidate)
-                return Path(candidate)
+        candidates = self.candidates(path)
+        if found := next(filter(os.path.exists, candidates), ""):
+            if found not in candidates[: len(self.bases)]:
+                logger.info("%s: %r was not found as it is written; taken: %s", where, path, found)
+            return Path(found)
         hint = f"; {self.download}" if self.download else ""
         raise InputError(f"{where}: {path!r} was not found; looked for {', '.join(dict.fromkeys(candidates))}{hint}")
 
@@ -58,11 +75,13 @@ class SplitSource:
 def ways_of_writing(path: str) -> tuple[str, ...]:
     """A path as it stands in a file, and what else it may mean.
 
-    Tools write ``..\\images`` where slashes are meant, and ``../train`` where the folder beside the YAML is meant.
+    Tools write ``..\\images`` where slashes are meant, ``../train`` where the folder beside the YAML is meant, and
+    Darknet's ones ``data/train.txt`` for a file that lies anywhere.
     """
     slashed = path.replace("\\", "/")
     below = re.sub(r"^(\.\.?/)+", "", slashed)
-    return tuple(dict.fromkeys(way for way in (path, slashed, below) if way))
+    ways = (path, slashed, below, below.removeprefix("data/"))
+    return tuple(dict.fromkeys(way for way in ways if way))
 
 
 class Format(Protocol):

@@ -52,6 +52,7 @@ class ImageSet:
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     keypoint_names: tuple[str, ...] = ()  # of the key points of an object; none where no class has some
+    keypoint_flip: tuple[int, ...] = ()  # which one each becomes in a mirrored image; none: not known
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""

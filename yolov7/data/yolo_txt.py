@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from yolov7.config import InputError
-from yolov7.data.formats import Entry, Format, SplitSource, ways_of_writing
+from yolov7.data.darknet import NAMES_FILES, names_file
+from yolov7.data.data_yaml import read_names
+from yolov7.data.formats import Entry, Format, Keypoints, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet, category_ids
 from yolov7.data.images import IMAGE_SUFFIXES
 from yolov7.data.label_cache import BESIDE_THE_DATA, Cached, LabelCache, read_changed
-from yolov7.data.objects import Objects, Ragged, no_objects, starts_of
-from yolov7.data.scan import (
-    UNREADABLE,
-    Entries,
-    Finding,
-    fingerprints,
-    image_set_of,
-    read_headers,
-    tidy,
-)
+from yolov7.data.label_rows import scan_labels
+from yolov7.data.scan import Entries, fingerprints, image_set_of
+from yolov7.data.text import decode_text
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-2  # by which a normalised value may leave 0 ... 1: it is clipped
 _LABEL_FOLDERS = ("labels", "annotations")
-_COLUMNS = "5 columns (class cx cy w h), or an odd number from 7 on (class x1 y1 x2 y2 x3 y3 ...)"
+_MAX_LIST = 1 << 30  # bytes
+_MAX_DIGITS = 19  # of a name that is a number: 64 bits
 _OTHER_SUFFIXES = (".txt", ".json", ".yaml", ".xml", ".csv", ".md")  # expected beside images
 
 
-class _LabelError(Exception):
-    """Why a label file cannot be used, without its name."""
-
-
 class YoloTxt(Format):
-    """Folders or lists of images, each with a label file; only a YAML can name their classes."""
+    """Folders or lists of images, each with a label file; a YAML or a text file names their classes."""
 
     name = "yolo"
     entries = "a folder or a list of images, or several"
@@ -52,31 +40,75 @@ class YoloTxt(Format):
         """A path or several."""
         return not isinstance(entry, dict)
 
+    def layouts(self, split: str) -> list[str]:
+        """Folders of images beside a text file of class names."""
+        return [f"{folder} beside {NAMES_FILES[0]}" for folder in _folders(split)]
+
+    def entry_of_folder(self, root: Path, split: str) -> Entry | None:
+        """The folder of a split's images, where a text file names the classes."""
+        if not names_file(root, root / "labels", root / "images"):
+            return None
+        return next((folder for folder in _folders(split) if _has_image(root / folder)), None)
+
+    def class_names(self, source: SplitSource) -> tuple[tuple[str, ...], str] | None:
+        """Those of a text file beside the YAML, the images or their labels."""
+        places = [Path(place) for path in _paths(source) for place in source.candidates(path) if os.path.exists(place)]
+        folders = [place if place.is_dir() else place.parent for place in places]
+        labels = [Path(folder) for place in folders for folder in label_folders(str(place))]
+        roots = [Path(base, *under) for base in source.bases for under in ((), ("labels",), ("images",))]
+        file = names_file(*labels, *folders, *roots)
+        return (read_names(file), str(file)) if file else None
+
     def read(self, source: SplitSource, names: tuple[str, ...] | None) -> ImageSet:
         """An image without a label file has no objects; a class index out of range is an `InputError`."""
-        assert names is not None
-        paths = (source.entry,) if isinstance(source.entry, str) else source.entry
-        places = [source.find(path) for path in paths]
+        if names is None:
+            found = self.class_names(source)
+            assert found is not None  # a data set without names was not opened
+            names = found[0]
+        places = [source.find(path) for path in _paths(source)]
         images = find_images(places, source.bases)
         label_files = label_paths(images)
-        entries = _read_entries(images, label_files, names, source.split, source.cache(places))
-        ids = _image_ids([images[row] for row in np.flatnonzero(entries.usable).tolist()])
-        return image_set_of(entries, images, ids, label_files, source.where, names=names,
-                            category_ids=category_ids(names), split=source.split,
+        entries = _read_entries(images, label_files, names, source, source.cache(places))
+        ids = _image_ids(images)
+        keypoints = source.keypoints or Keypoints()
+        return image_set_of(entries, images, [ids[row] for row in np.flatnonzero(entries.usable).tolist()],
+                            label_files, source.where, names=names, category_ids=category_ids(names),
+                            keypoint_names=keypoints.names, keypoint_flip=keypoints.flip, split=source.split,
                             unlabelled="" if any(map(os.path.exists, label_files)) else _looked_for(images[0]))
 
 
-def _read_entries(images: Sequence[str], label_files: Sequence[str], names: tuple[str, ...], split: str,
-                  cache: LabelCache) -> Entries:
+def _paths(source: SplitSource) -> tuple[str, ...]:
+    assert not isinstance(source.entry, dict)  # `claims` has seen it
+    return (source.entry,) if isinstance(source.entry, str) else source.entry
+
+
+def _folders(split: str) -> list[str]:
+    """Where a folder may have the images of a split, the likeliest first."""
+    words = (split, "valid", "validation") if split == "val" else (split,)
+    return [pattern.format(word) for pattern in ("images/{}", "{}/images", "{}") for word in words]
+
+
+def _has_image(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+    except OSError:
+        return False
+
+
+def _read_entries(images: Sequence[str], label_files: Sequence[str], names: tuple[str, ...],
+                  source: SplitSource, cache: LabelCache) -> Entries:
     """What is in the cache and has not changed since is not read again."""
     keys = cache.keys(f"{image}\n{file}" for image, file in zip(images, label_files, strict=True))
     stats = np.concatenate((fingerprints(images), fingerprints(label_files)), axis=1)  # [I, 4]
-    described = {"reader": "yolo txt", "names": list(names)}
+    keypoints = source.keypoints
+    shape = [len(keypoints.names), keypoints.values] if keypoints else None
+    described = {"reader": "yolo txt", "names": list(names), "keypoints": shape}
     cached = cache.load(described, len(names))
     if cached and np.array_equal(stats, cached.stats) and keys == cached.keys:
         return cached.entries
-    read = partial(scan_labels, num_classes=len(names))
-    entries = read_changed(read, (images, label_files), cached, keys, stats, f"{split}: reading labels")
+    read = partial(scan_labels, num_classes=len(names), keypoints=keypoints)
+    entries = read_changed(read, (images, label_files), cached, keys, stats, f"{source.split}: reading labels")
     cache.store(Cached(described, keys, stats, entries))
     return entries
 
@@ -88,14 +120,17 @@ def _looked_for(image: str) -> str:
     return ", ".join(f"{place}{os.sep}{stem}.txt" for place in label_folders(folder))
 
 
-def _image_ids(paths: Sequence[str]) -> Sequence[int | str]:
-    """File names without suffix, as numbers where all are (as COCO's); 1, 2, ... where they are not unique."""
+def _image_ids(paths: Sequence[str]) -> Sequence[int]:
+    """File names without suffix where all are numbers (as COCO's), and differ; else 1, 2, ... in their order.
+
+    COCO's tools want numbers; those that `yolov7 data convert` writes are the same.
+    """
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-    if all(stem.isascii() and stem.isdigit() for stem in stems):
+    if all(stem.isascii() and stem.isdigit() and len(stem) < _MAX_DIGITS for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers
-    return stems if len(set(stems)) == len(stems) else list(range(1, len(stems) + 1))
+    return range(1, len(stems) + 1)
 
 
 # --- images --------------------------------------------------------------------------------------------------
@@ -141,9 +176,17 @@ def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
         raise InputError(f"{file}: is JSON, not a list of images; COCO JSON is named with the folder of its images: "
                          f"{{images: FOLDER, annotations: {file.name}}}")
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as a list of images: {error}") from None
+        with open(file, "rb") as stream:
+            text, encoding = decode_text(stream.read(_MAX_LIST + 1))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read as a list of images: {error.strerror or error}") from None
+    if len(text) > _MAX_LIST or "\0" in text:
+        reason = "holds zeros" if "\0" in text else "too long"
+        raise InputError(f"{file}: cannot be read as a list of images: {reason}; accepted: a text of up to "
+                         f"{_MAX_LIST >> 20} MB with a path in each line")
+    if encoding != "UTF-8":
+        logger.info("%s: read as %s", file, encoding)
+    lines = text.splitlines()
     places = [os.path.abspath(place) for place in (*bases, file.parent)]
     return [_image_of_line(line, places) for line in map(str.strip, lines) if line and not line.startswith("#")]
 
@@ -151,9 +194,8 @@ def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
 def _image_of_line(line: str, places: Sequence[str]) -> str:
     if line.startswith("./"):
         places = places[-1:]
-    ways = ways_of_writing(line) if "\\" in line else (line,)
-    candidates = [os.path.normpath(os.path.join(place, way)) for way in ways for place in places]
-    return next(filter(os.path.exists, candidates), candidates[0]) if len(candidates) > 1 else candidates[0]
+    candidates = (os.path.normpath(os.path.join(place, way)) for way in ways_of_writing(line) for place in places)
+    return next(filter(os.path.exists, candidates), "") or os.path.normpath(os.path.join(places[0], line))
 
 
 # --- label files -----------------------------------------------------------------------------------------------
@@ -202,137 +244,3 @@ def _text_files(folder: str) -> dict[str, str]:
     except OSError:
         return {}
     return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(".txt")}
-
-
-# --- rows ------------------------------------------------------------------------------------------------------
-
-
-class _Rows(NamedTuple):
-    """The numbers of all rows of some label files."""
-
-    values: np.ndarray  # float64 [V]; a row without numbers has one NaN
-    lengths: np.ndarray  # int64 [R] values of each row
-    files: np.ndarray  # int64 [R] file of each row
-    lines: np.ndarray  # int64 [R] its line, from 1
-    texts: list[str]  # of the files
-
-
-def scan_labels(images: Sequence[str], label_files: Sequence[str], num_classes: int) -> Entries:
-    """Headers of images and rows of their label files. Raises `InputError` for a class index out of range."""
-    sizes, findings = read_headers(images)
-    usable = sizes[:, 0] > 0
-    rows = _read_rows(label_files, usable, findings)
-    bad = _bad_rows(rows, num_classes)
-    for t in np.flatnonzero(bad).tolist():
-        file, line = int(rows.files[t]), int(rows.lines[t])
-        if not usable[file]:
-            continue  # one reason is enough
-        try:
-            check_row(rows.texts[file].splitlines()[line - 1].split(), num_classes)
-        except _LabelError as error:
-            findings.append(Finding(file, False, f"line {line}: {error}; the image is skipped"))
-            usable[file] = False
-        except InputError as error:
-            raise InputError(f"{label_files[file]}, line {line}: {error}") from None
-    good = usable[rows.files]
-    lines = rows.lines[good]
-    counts = np.bincount(rows.files[good], minlength=len(sizes))
-    return tidy(_objects(rows, good, sizes), counts, sizes, usable, findings, lambda t: f"line {lines[t]}")
-
-
-def _read_rows(label_files: Sequence[str], usable: np.ndarray, findings: list[Finding]) -> _Rows:
-    values, lengths, files, lines, texts = array("d"), array("q"), array("q"), array("q"), []
-    for number, file in enumerate(label_files):
-        texts.append(_read_text(number, file, usable, findings) if usable[number] else "")
-        for line, row in enumerate(texts[-1].splitlines(), 1):
-            columns = row.split()
-            if not columns:
-                continue
-            start = len(values)
-            try:
-                values.extend(map(float, columns))
-            except ValueError:
-                del values[start:]
-                values.append(math.nan)
-            lengths.append(len(values) - start)
-            files.append(number)
-            lines.append(line)
-    return _Rows(np.array(values), np.array(lengths), np.array(files), np.array(lines), texts)
-
-
-def _read_text(number: int, file: str, usable: np.ndarray, findings: list[Finding]) -> str:
-    """The text of a label file; empty where there is none, or where it cannot be read."""
-    try:
-        with open(file, "rb") as stream:
-            return stream.read().decode("utf-8-sig")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        reason = f"{UNREADABLE} ({error.strerror})"
-    except UnicodeDecodeError as error:
-        reason = f"{UNREADABLE} as text ({error})"
-    findings.append(Finding(number, False, f"{reason}; the image is skipped"))
-    usable[number] = False
-    return ""
-
-
-def _bad_rows(rows: _Rows, num_classes: int) -> np.ndarray:
-    """Which rows `check_row` refuses: bool ``[R]``."""
-    starts = starts_of(rows.lengths)[:-1]
-    labels = rows.values[starts]
-    outside = ~((rows.values >= -TOLERANCE) & (rows.values <= 1 + TOLERANCE))  # NaN is outside as well
-    outside[starts] = False
-    columns_fit = (rows.lengths == 5) | ((rows.lengths >= 7) & (rows.lengths % 2 == 1))
-    label_fits = (labels == np.floor(labels)) & (labels >= 0) & (labels < num_classes)
-    values_fit = ~np.logical_or.reduceat(outside, starts) if len(starts) else np.zeros(0, bool)
-    bad: np.ndarray = ~(columns_fit & label_fits & values_fit)
-    return bad
-
-
-def _objects(rows: _Rows, good: np.ndarray, sizes: np.ndarray) -> Objects:
-    """The good rows in native pixels; boxes are float64."""
-    lengths = rows.lengths[good]
-    values = rows.values[np.repeat(good, rows.lengths)]
-    starts = starts_of(lengths)[:-1]
-    labels = values[starts].astype(np.int64)
-    width_height = sizes[rows.files[good]][:, ::-1].astype(np.float64)  # [R, 2]
-    is_box = lengths == 5
-    coordinate = np.ones(len(values), bool)
-    coordinate[starts] = False
-    of_box = np.repeat(is_box, lengths)
-    np.clip(values, 0, 1, out=values)
-    boxes = np.zeros((len(lengths), 4))
-    centres = values[coordinate & of_box].reshape(-1, 4) * np.tile(width_height[is_box], 2)  # cx, cy, w, h
-    boxes[is_box, :2] = centres[:, :2] - centres[:, 2:] / 2
-    boxes[is_box, 2:] = centres[:, :2] + centres[:, 2:] / 2
-    counts = np.where(is_box, 0, (lengths - 1) // 2)
-    points = values[coordinate & ~of_box].reshape(-1, 2)
-    points = (points * np.repeat(width_height, counts, axis=0)).astype(np.float32)
-    if len(points):
-        firsts = starts_of(counts[~is_box])[:-1]
-        boxes[~is_box] = np.column_stack((np.minimum.reduceat(points, firsts), np.maximum.reduceat(points, firsts)))
-    return no_objects().like(boxes, labels, polygons=Ragged(points, counts))
-
-
-def check_row(columns: Sequence[str], num_classes: int) -> None:
-    """Say what is wrong with a row: a box (5 columns) or a polygon (an odd number from 7 on), normalised."""
-    if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
-        raise _LabelError(f"{len(columns)} columns; accepted: {_COLUMNS}")
-    label, *values = map(_number, columns)
-    if label != int(label):
-        raise _LabelError(f"class {columns[0]}; accepted: a whole number")
-    if not 0 <= label < num_classes:
-        raise InputError(f"found class index {columns[0]}; accepted: 0 to {num_classes - 1}")
-    if min(values) < -TOLERANCE or max(values) > 1 + TOLERANCE:
-        worst = max(values, key=lambda value: abs(value - 0.5))
-        raise _LabelError(f"the value {worst:g}; accepted: 0 to 1 (fractions of width and height)")
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise _LabelError(f"{text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise _LabelError(f"{text!r} is not a finite number")
-    return value
