@@ -13,7 +13,7 @@ from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
 
 from yolov7.config import InputError, shipped_files
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.formats import Entry, SplitSource, formats, register
+from yolov7.data.formats import Entry, Format, SplitSource, formats, register
 from yolov7.data.image_set import ImageSet, report_faults
 
 Write = Callable[..., Path]
@@ -225,7 +225,7 @@ def test_faults_are_counted_shown_and_written(
 # --- formats ---------------------------------------------------------------------------------------------------
 
 
-class Listed:
+class Listed(Format):
     """A format of one file: every line names an image and boxes of the only class."""
 
     name = "listed"

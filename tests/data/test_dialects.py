@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from image_records import SHARED, write_image
 
 from yolov7.config import InputError
+from yolov7.config.options import ConvertOptions
 from yolov7.data.catalog import open_data, open_split
+from yolov7.data.convert import convert
 from yolov7.data.image_set import ImageSet, category_ids
+from yolov7.evaluation.coco import CocoBoxes, score_detections
+from yolov7.structures import Instances
 
 Write = Callable[..., Path]
 BOX = "0 0.5 0.5 0.2 0.4\n"
@@ -28,7 +33,10 @@ TRAINS = {  # of ../shared/cases: what is said of them
     "coco_names_swapped/my.yaml": "its categories are taken by their names, in the order of",
     "coco_bom/my.yaml": "", "coco_seg_none/my.yaml": "", "coco_size_str/my.yaml": "", "coco_float_ids/my.yaml": "",
     "coco_no_ann_id/my.yaml": "", "coco_bbox_missing_one/my.yaml": "", "ls_coco_backslash/my.yaml": "",
-    "coco_keypoints_some/my.yaml": "none are read", "via_coco/my.yaml": "", "cvat_coco/my.yaml": "",
+    "roboflow_coco": "no class is made of blood", "coco_dup_images/my.yaml": "",
+    "objects365/my.yaml": "36 crowds (iscrowd=1) are no objects",
+    "coco_keypoints_some/my.yaml": "none are read",
+    "via_coco/my.yaml": "", "cvat_coco/my.yaml": "",
     "labels_polygon_over/my.yaml": "", "labels_upper_TXT/my.yaml": "", "list_dup_comment/my.yaml": "",
     "list_backslash/my.yaml": "", "yaml_winpath/my.yaml": "was not found; relative paths start from",
     "parent_images_labels/my.yaml": "", "folder_Images_Labels/my.yaml": "", "folder_annotations_name/my.yaml": "",
@@ -62,7 +70,7 @@ def test_cases_that_train(name: str, caplog: pytest.LogCaptureFixture) -> None:
     splits = opened(case(name))
     assert all(len(image_set.objects) for image_set in splits.values())
     assert TRAINS[name] in caplog.text and "import" not in caplog.text  # no line of a script
-    if "coco" not in name and "flat" not in name:  # the same six images
+    if not any(word in name for word in ("coco", "flat", "objects365")):  # the same six images
         assert [len(image_set) for image_set in splits.values()] == [4, 2]
 
 
@@ -364,3 +372,110 @@ def test_polygons_of_one_length_stay_polygons(corners: int, yolo_folder: Write) 
         rows.append(" ".join(["0", *(f"{value:.6f}" for value in points.ravel().tolist())]))
     found = open_split(open_data(str(yolo_folder(pose(*rows)))), "train")
     assert len(found.objects) == 12 and found.objects.has_polygon.all()
+
+
+# --- numbers of images -------------------------------------------------------------------------------------------
+
+
+def test_results_and_converted_sets_have_the_same_numbers(yolo_folder: Write, tmp_path: Path) -> None:
+    """Whatever images are called, and whichever cannot be used: pycocotools refuses other ids."""
+    yaml = yolo_folder(BOX, BOX, BOX)
+    (tmp_path / "images" / "p1.jpg").write_bytes(b"no image")
+    image_set = open_split(open_data(str(yaml)), "val")
+    assert image_set.image_ids == (1, 3)
+    convert(ConvertOptions(str(yaml), "coco", str(tmp_path / "converted"), splits=("val",)))
+    content = json.loads((tmp_path / "converted" / "annotations" / "instances_val.json").read_text())
+    assert [image["id"] for image in content["images"]] == [1, 3]
+    evaluator = CocoBoxes()
+    found = Instances(torch.tensor([[40.0, 15, 60, 35]]), torch.ones(1), torch.zeros(1).long())
+    for index in range(2):
+        evaluator.add(found, image_set, index)
+    assert [(row["image_id"], row["file_name"]) for row in evaluator.predictions] == [(1, "p0.jpg"), (3, "p2.jpg")]
+    assert score_detections(content, evaluator.predictions, [1, 3]).stats[0] == 1
+
+
+# --- COCO JSON as tools write it ---------------------------------------------------------------------------------
+
+
+def coco_files(folder: Path, train: dict[str, Any], val: dict[str, Any] | None = None) -> Path:
+    for split, content in (("train", train), ("val", val or train)):
+        for image in content["images"]:
+            write_image(folder / split / Path(image.get("file_name", image.get("coco_url"))).name)
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    file = folder / "set.yaml"
+    file.write_text("".join(f"{split}: {{images: {split}, annotations: {split}.json}}\n" for split in ("train", "val")))
+    return file
+
+
+def coco_of(images: list[dict[str, Any]], annotations: list[tuple[int, int, list[float]]],
+            *categories: dict[str, Any]) -> dict[str, Any]:
+    rows = [{"id": n, "image_id": image, "category_id": category, "bbox": box}
+            for n, (image, category, box) in enumerate(annotations, 1)]
+    return {"images": images, "annotations": rows, "categories": list(categories) or [{"id": 1, "name": "cat"}]}
+
+
+A, B = [1.0, 2, 10, 10], [30.0, 2, 10, 20]
+
+
+def test_two_images_of_one_file_become_one(tmp_path: Path) -> None:
+    images = [{"id": 5, "file_name": "a.jpg"}, {"id": 9, "file_name": "./a.jpg"}, {"id": 7, "file_name": "b.jpg"}]
+    found = opened(coco_files(tmp_path, coco_of(images, [(5, 1, A), (9, 1, A), (9, 1, B), (7, 1, A)])))["val"]
+    assert found.image_ids == (5, 7) and np.diff(found.offsets).tolist() == [2, 1]
+    assert "of the second's objects 1 are new, 1 the first has as well" in str(found.faults[0])
+    truth = found.ground_truth()  # read by itself: the same
+    assert [(row["image_id"], row["bbox"]) for row in truth["annotations"]] == [(5, A), (5, B), (7, A)]
+
+
+HEADING = {"id": 0, "name": "things", "supercategory": "none"}
+CAT, DOG = ({"id": n, "name": name, "supercategory": "things"} for n, name in ((1, "cat"), (2, "dog")))
+
+
+def test_a_heading_without_objects_is_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    content = coco_of([{"id": 5, "file_name": "a.jpg"}], [(5, 1, A)], HEADING, CAT, DOG)
+    for _ in range(2):  # the second from the cache
+        splits = opened(coco_files(tmp_path, content))
+        assert splits["train"].names == ("cat", "dog") and splits["val"].category_ids == (1, 2)
+        assert splits["train"].objects.labels.tolist() == [0] and "no class is made of things" in caplog.text
+        assert [c["name"] for c in splits["val"].ground_truth()["categories"]] == ["cat", "dog"]
+    assert "train: no object is of dog" in caplog.text  # an unused class stays
+
+
+def test_a_heading_that_one_split_uses_is_a_class(tmp_path: Path) -> None:
+    images = [{"id": 5, "file_name": "a.jpg"}]
+    train = coco_of(images, [(5, 1, A), (5, 0, B)], HEADING, CAT)
+    splits = opened(coco_files(tmp_path, train, coco_of(images, [(5, 1, A)], HEADING, CAT)))
+    assert {image_set.names for image_set in splits.values()} == {("things", "cat")}
+
+
+def test_a_heading_that_the_yaml_names_is_a_class(tmp_path: Path) -> None:
+    file = coco_files(tmp_path, coco_of([{"id": 5, "file_name": "a.jpg"}], [(5, 1, A)], HEADING, CAT))
+    file.write_text(f"{file.read_text()}names: [things, cat]\n")
+    assert opened(file)["train"].names == ("things", "cat")
+    file.write_text(file.read_text().replace("things, ", ""))
+    assert opened(file)["train"].names == ("cat",)
+
+
+def test_lvis(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    images = [{"id": 5, "coco_url": "http://images.cocodataset.org/train2017/000000000005.jpg", "width": 64,
+               "height": 48, "neg_category_ids": [1], "not_exhaustive_category_ids": []}]
+    categories = [{"id": n, "name": name, "frequency": "r"} for n, name in ((3, "cat"), (9, "dog"))]
+    found = opened(coco_files(tmp_path, coco_of(images, [(5, 9, A)], *categories)))["train"]
+    assert found.names == ("cat", "dog") and found.objects.labels.tolist() == [1]
+    assert "has the categories and addresses of LVIS; it is scored as COCO is" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["/home/me/images/a.jpg", "C:\\data\\a.jpg", "train/a.jpg", "images\\a.jpg"])
+def test_file_names_with_folders_that_are_elsewhere(name: str, tmp_path: Path) -> None:
+    file = coco_files(tmp_path, coco_of([{"id": 5, "file_name": "a.jpg"}], [(5, 1, A)]))
+    for split in ("train", "val"):
+        text = (tmp_path / f"{split}.json").read_text()
+        (tmp_path / f"{split}.json").write_text(text.replace('"a.jpg"', json.dumps(name)))
+    assert [len(image_set.objects) for image_set in opened(file).values()] == [1, 1]
+
+
+def test_names_that_without_folders_would_be_one_stay_apart(tmp_path: Path) -> None:
+    images = [{"id": 5, "file_name": "x/a.jpg"}, {"id": 6, "file_name": "y/a.jpg"}]
+    with pytest.raises(InputError, match="no usable image"):
+        opened(coco_files(tmp_path, coco_of(images, [(5, 1, A), (6, 1, B)])))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_files
 from yolov7.data.coco import CocoJson
 from yolov7.data.darknet import SUFFIX, darknet_bases, names_file, read_darknet
 from yolov7.data.data_yaml import DataConfig, RunSettings, keypoints_of, read_data_config
 from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
-from yolov7.data.image_set import ImageSet, rename_classes
+from yolov7.data.image_set import ImageSet, rename_classes, without_classes
 from yolov7.data.yolo_txt import YoloTxt
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+_SHOWN = 20  # class names in a line of the log
 register(YoloTxt())
 register(CocoJson())
 
@@ -29,6 +32,7 @@ class DataSource:
     name: str
     names: tuple[str, ...]
     names_file: str = ""  # the file that the names were read from, where the YAML has none
+    headings: tuple[str, ...] = ()  # categories of its files that are no classes (see `Format.headings`)
     file: str = ""  # its YAML or folder, for messages
     splits: dict[str, SplitSource] = field(default_factory=dict)
     settings: dict[str, RunSettings] = field(default_factory=dict)
@@ -70,7 +74,7 @@ def _open_folder(root: Path) -> DataSource:
         return open_data(str(file))
     if not splits:
         raise InputError(f"--data {root}: {_what_is_missing(root)}")
-    return DataSource(root.name, *_names_in_files(splits, None), str(root), splits)
+    return _named(DataSource(root.name, (), file=str(root), splits=splits), None, None)
 
 
 def _what_is_missing(root: Path) -> str:
@@ -105,15 +109,14 @@ def _open_config(config: DataConfig, file: Path, bases: tuple[Path, ...]) -> Dat
 
         generate(bases[0])
     keypoints = keypoints_of(config, str(file))
-    splits = {split: SplitSource(split, entry, str(file), bases, config.download, keypoints)
-              for split in SPLITS if (entry := getattr(config, split)) is not None}
+    splits = {name: SplitSource(name, entry, str(file), bases, config.download, keypoints)
+              for name in SPLITS if (entry := getattr(config, name)) is not None}
     if not splits:
         raise InputError(f"{file}: has none of the keys {', '.join(SPLITS)}; accepted: at least one")
-    for source in splits.values():
-        format_of(source)  # an entry that none claims is an error now, not when its split is opened
-    listed = config.names
-    names, named_by = _names_in_files(splits, config.nc) if listed is None else (listed, "")
-    return DataSource(file.stem, names, named_by, str(file), splits, config.settings)
+    for split in splits.values():
+        format_of(split)  # an entry that none claims is an error now, not when its split is opened
+    source = DataSource(file.stem, (), file=str(file), splits=splits, settings=config.settings)
+    return _named(source, config.names, config.nc)
 
 
 def _bases(config: DataConfig, file: Path) -> tuple[Path, ...]:
@@ -141,22 +144,41 @@ def _holds_a_split(config: DataConfig, folder: Path) -> bool:
     return any((folder / way).exists() for path in paths for way in ways_of_writing(path))
 
 
-def _names_in_files(splits: dict[str, SplitSource], nc: int | None) -> tuple[tuple[str, ...], str]:
-    """The class names where the YAML lists none, and the file of a split that they were read from.
+def _named(source: DataSource, listed: tuple[str, ...] | None, nc: int | None) -> DataSource:
+    """With the class names that its YAML lists, else those of the files of a split.
 
     Training files come last: they may be large. Classes that no file names are called 0, 1, ... ``nc`` - 1.
     """
-    for split in sorted(splits, key=("val", "test", "train").index):
-        source = splits[split]
-        if found := format_of(source).class_names(source):
+    headings = _headings(source, listed or ())
+    if listed is not None:
+        return replace(source, names=listed, headings=headings)
+    for split in sorted(source.splits, key=("val", "test", "train").index):
+        if found := format_of(source.splits[split]).class_names(source.splits[split]):
             names, file = found
-            if nc not in (None, len(names)):
-                raise InputError(f"{source.data}: nc is {nc}, but {file} has {len(names)} categories")
-            return names, file
+            kept = tuple(name for name in names if name not in headings)
+            if nc not in (None, len(names), len(kept)):
+                raise InputError(f"{source.file}: nc is {nc}, but {file} has {len(names)} categories")
+            return replace(source, names=kept, names_file=file, headings=headings)
     if nc is None:
-        data = next(iter(splits.values())).data
-        raise InputError(f"{data}: the key 'names' is missing; accepted: a list of class names")
-    return tuple(map(str, range(nc))), ""
+        raise InputError(f"{source.file}: the key 'names' is missing; accepted: a list of class names")
+    return replace(source, names=tuple(map(str, range(nc))))
+
+
+def _headings(source: DataSource, listed: tuple[str, ...]) -> tuple[str, ...]:
+    """Categories that are no classes: nowhere an object, and above other ones (Roboflow's first one)."""
+    found: tuple[str, ...] | None = None
+    for split in sorted(source.splits, key=("val", "test", "train").index):
+        kind = format_of(source.splits[split])
+        here = kind.headings(source.splits[split])
+        if here is not None:
+            found = here if found is None else tuple(name for name in found if name in here)
+        if found == ():
+            return ()
+    headings = tuple(name for name in found or () if name not in listed)
+    if headings:
+        logger.info("%s: no class is made of %s: no object of any split is one, and it only stands above the other "
+                    "categories", source.file, ", ".join(headings))
+    return headings
 
 
 def _with_names_of(source: DataSource, image_set: ImageSet) -> ImageSet:
@@ -165,6 +187,7 @@ def _with_names_of(source: DataSource, image_set: ImageSet) -> ImageSet:
     Names that come from the file of one split are kept by all; other names of the YAML need the same categories in
     every split.
     """
+    image_set = without_classes(image_set, source.headings)
     own = image_set.names
     same = set(own) == set(source.names)
     file = image_set.annotation_file or source.file
@@ -174,8 +197,9 @@ def _with_names_of(source: DataSource, image_set: ImageSet) -> ImageSet:
     renamed = rename_classes(image_set, source.names, source.names_file or source.file)
     for split, other in source.splits.items() if not same else ():
         found = format_of(other).class_names(other) if split != image_set.split else None
-        if found and found[0] != own:
-            raise InputError(f"{file}: has the categories {', '.join(own)}, but {found[1]} has {', '.join(found[0])}: "
+        theirs = tuple(name for name in found[0] if name not in source.headings) if found else own
+        if found and theirs != own:
+            raise InputError(f"{file}: has the categories {', '.join(own)}, but {found[1]} has {', '.join(theirs)}: "
                              f"the names in {source.file} ({', '.join(source.names)}) would not mean the same in both")
     return renamed
 
@@ -206,4 +230,14 @@ def open_split(source: DataSource, split: str, training: bool = False, crowds: b
         reasons += "".join(f"; {fault}" for fault in image_set.faults[:3])
         raise InputError(f"{found.where}: none of the {len(image_set)} images has an object: there is nothing to train "
                          f"on{reasons}")
+    if training:
+        _say_unused(image_set)
     return image_set
+
+
+def _say_unused(image_set: ImageSet) -> None:
+    counts = np.bincount(image_set.objects.labels, minlength=len(image_set.names))
+    unused = [name for name, count in zip(image_set.names, counts.tolist(), strict=True) if not count]
+    if unused:
+        more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        logger.info("%s: no object is of %s%s", image_set.split, ", ".join(unused[:_SHOWN]), more)

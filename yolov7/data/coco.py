@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from yolov7.config import InputError
 from yolov7.data.coco_annotations import keypoint_names, read_objects
-from yolov7.data.coco_content import FAULTS, read_annotations
+from yolov7.data.coco_content import FAULTS, grouping_categories, read_annotations
 from yolov7.data.formats import Entry, Format, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet
 from yolov7.data.label_cache import Cached, check_labels, read_changed
@@ -58,12 +60,17 @@ class CocoJson(Format):
     def class_names(self, source: SplitSource) -> tuple[tuple[str, ...], str]:
         """Those of the JSON file, which is not opened where the cache knows them."""
         file = _annotation_file(source)
-        extra = source.cache([file]).peek()
-        names = extra.get("names")
-        unchanged = extra.get("json") == fingerprints([str(file)])[0].tolist()
-        if unchanged and isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-            return tuple(names), str(file)
-        return read_categories(read_annotations(file), file)[1], str(file)
+        return _known_names(source, file, "names") or _classes(file)[0], str(file)
+
+    def headings(self, source: SplitSource) -> tuple[str, ...] | None:
+        """Categories without annotations that are only the ``supercategory`` of others; of a missing file none."""
+        assert isinstance(source.entry, dict)
+        found = next(filter(os.path.isfile, source.candidates(source.entry["annotations"])), None)
+        if found is None:
+            return None
+        file = Path(found)
+        known = _known_names(source, file, "headings")
+        return _classes(file)[1] if known is None else known
 
     def read(self, source: SplitSource, names: tuple[str, ...] | None) -> ImageSet:
         """With the classes of the file, whatever the YAML calls them."""
@@ -79,6 +86,28 @@ class CocoJson(Format):
 def _annotation_file(source: SplitSource) -> Path:
     assert isinstance(source.entry, dict)  # `claims` has seen it
     return source.find(source.entry["annotations"], "annotations")
+
+
+def _known_names(source: SplitSource, file: Path, key: str) -> tuple[str, ...] | None:
+    """Names that the cache has of a JSON file that has not changed since."""
+    extra = source.cache([file]).peek()
+    names = extra.get(key)
+    unchanged = extra.get("json") == fingerprints([str(file)])[0].tolist()
+    if not unchanged or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
+def _classes(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names and headings of a JSON file."""
+    return _classes_as_of(str(file), *fingerprints([str(file)])[0].tolist())
+
+
+@lru_cache(maxsize=8)
+def _classes_as_of(file: str, size: int, changed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Both at once: a JSON file may be large."""
+    content = read_annotations(Path(file))
+    return read_categories(content, Path(file))[1], tuple(grouping_categories(content))
 
 
 # --- the classes -------------------------------------------------------------------------------------------------
@@ -105,6 +134,7 @@ class _Table(NamedTuple):
     category_ids: tuple[int, ...]
     names: tuple[str, ...]
     keypoint_names: tuple[str, ...]
+    headings: tuple[str, ...]
 
 
 def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
@@ -119,7 +149,7 @@ def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
     content = {} if known else read_annotations(file)
     table = known or _read_table(content, file)
     folder = _image_folder(source, file, table.files)
-    images = [_image_path(folder, name) for name in table.files]
+    images = _image_paths(folder, table.files, file)
     stats = fingerprints(images)
     if cached and known and np.array_equal(stats, cached.stats):
         return table, images, cached.entries
@@ -164,7 +194,8 @@ def _read_table(content: dict[str, Any], file: Path) -> _Table:
     category_ids, names = read_categories(content, file)
     images = content["images"]
     files, ids = [image["file_name"] for image in images], tuple(image["id"] for image in images)
-    return _Table(files, ids, category_ids, names, keypoint_names(content["categories"], file))
+    return _Table(files, ids, category_ids, names, keypoint_names(content["categories"], file),
+                  tuple(grouping_categories(content)))
 
 
 def _known_table(cached: Cached | None, stamp: list[int]) -> _Table | None:
@@ -177,18 +208,29 @@ def _known_table(cached: Cached | None, stamp: list[int]) -> _Table | None:
         check_labels(cached.entries.objects.labels, len(table.names))
     except (KeyError, TypeError, ValueError):
         return None
-    fits &= all(isinstance(text, str) for text in (*table.names, *table.keypoint_names))
+    fits &= all(isinstance(text, str) for text in (*table.names, *table.keypoint_names, *table.headings))
     fits &= all(isinstance(i, (int, str)) for i in (*table.ids, *table.category_ids))
     return table if fits and cached.entries.objects.keypoints.shape[1] == len(table.keypoint_names) else None
 
 
-def _image_path(folder: Path, name: str) -> str:
-    """Where an image is; a name with backslashes is also understood with slashes."""
-    path = os.path.join(folder, name)
-    if "\\" not in name or os.path.exists(path):
-        return path
-    slashed = [os.path.join(folder, way) for way in ways_of_writing(name)]
-    return next(filter(os.path.exists, slashed), path)
+def _image_paths(folder: Path, names: list[str], file: Path) -> list[str]:
+    """Where images are: names with backslashes are also understood with slashes.
+
+    Those with folders that are not there are understood without, if that leaves them different.
+    """
+    paths = [os.path.join(folder, name) for name in names]
+    odd = [row for row, name in enumerate(names) if ("\\" in name or "/" in name) and not os.path.exists(paths[row])]
+    bare = [posixpath.basename(name.replace("\\", "/")) for name in names] if odd else []
+    loose = len(set(bare)) == len(bare)
+    found = 0
+    for row in odd:
+        ways = [os.path.join(folder, way) for way in (*ways_of_writing(names[row]), *[bare[row]][:loose])]
+        if path := next(filter(os.path.exists, ways), ""):
+            paths[row], found = path, found + 1
+    if found:
+        logger.info("%s: %d images were found in %s, though not as they are written there (%s)", file, found, folder,
+                    names[odd[0]][:200])
+    return paths
 
 
 def _image_folder(source: SplitSource, file: Path, names: list[str]) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import posixpath
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: holds a {type(content).__name__}; accepted: COCO's keys images, categories, ...")
+    _name_images(content.get("images"), file)
     _check_rows(content, "images", ("id", "file_name"), file)
     _check_rows(content, "categories", ("id", "name"), file)
     content.setdefault("annotations", [])  # COCO's test splits have none
@@ -52,7 +54,15 @@ def read_annotations(file: Path) -> dict[str, Any]:
         _dress_images(content["images"], file)
         _dress_categories(content["categories"], file)
         content["annotations"], content[FAULTS] = _usable(content)
+        content[FAULTS] += _merge_images(content)
     return content
+
+
+def grouping_categories(content: dict[str, Any]) -> list[str]:
+    """Names of categories that no annotation has, and that are only a heading: another one's ``supercategory``."""
+    used = {row["category_id"] for row in content["annotations"]}
+    headings = {row.get("supercategory") for row in content["categories"] if row.get("supercategory") != row["name"]}
+    return [row["name"] for row in content["categories"] if row["id"] not in used and row["name"] in headings]
 
 
 def whole_number(value: Any) -> int | None:
@@ -85,6 +95,53 @@ def _check_rows(content: dict[str, Any], key: str, needed: tuple[str, ...], file
         for name in needed:
             if not isinstance(row, dict) or name not in row:
                 raise InputError(f"{file}, {key}[{place}]: the key {name!r} is missing")
+
+
+def _name_images(rows: Any, file: Path) -> None:
+    """LVIS has addresses for file names: http://.../train2017/1.jpg is train2017/1.jpg."""
+    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict) or "file_name" in rows[0]:
+        return
+    addresses = [row.get("coco_url") for row in rows if isinstance(row, dict) and "file_name" not in row]
+    if all(isinstance(address, str) and address.count("/") > 1 for address in addresses):
+        logger.info("%s: has the categories and addresses of LVIS; it is scored as COCO is: its lists of what is "
+                    "not there or not complete in an image are not used", file)
+        for row in rows:
+            row.setdefault("file_name", "/".join(str(row.get("coco_url")).split("/")[-2:]))
+
+
+def _merge_images(content: dict[str, Any]) -> list[str]:
+    """Images of one file become one image, the first, with the objects of all; returns what was done.
+
+    An object of a later one that the first has as well (category, box and crowd) is the same.
+    """
+    first: dict[str, Row] = {}
+    merged: dict[Any, Row] = {}
+    for row in content["images"]:
+        name = posixpath.normpath(row["file_name"].replace("\\", "/"))
+        if first.setdefault(name, row) is not row and row["id"] != first[name]["id"]:
+            merged[row["id"]] = first[name]
+    if not merged:
+        return []
+    content["images"] = [row for row in content["images"] if row["id"] not in merged]
+    whole = {row["id"] for row in merged.values()}
+    seen = {_object(row) for row in content["annotations"] if row["image_id"] in whole}
+    kept, reasons = [], {image: [0, 0] for image in merged}
+    for row in content["annotations"]:
+        if (image := row["image_id"]) in merged:
+            row["image_id"] = merged[image]["id"]
+            reasons[image][_object(row) in seen] += 1
+            if _object(row) in seen:
+                continue
+            seen.add(_object(row))
+        kept.append(row)
+    content["annotations"] = kept
+    return [f"the images {row['id']!r} and {image!r} are one file, {shown(row['file_name'])}: taken as one image; of "
+            f"the second's objects {reasons[image][0]} are new, {reasons[image][1]} the first has as well"
+            for image, row in merged.items()]
+
+
+def _object(row: Row) -> tuple[Any, ...]:
+    return row["image_id"], row["category_id"], *row["bbox"], row.get("iscrowd", 0)
 
 
 def _dress_images(rows: list[Row], file: Path) -> None:

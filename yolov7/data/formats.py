@@ -105,6 +105,10 @@ class Format(Protocol):
         """The names of the classes and the file of the split that has them; None where only a YAML can name them."""
         return None
 
+    def headings(self, source: SplitSource) -> tuple[str, ...] | None:
+        """Classes of the split that no object has, and that only stand above others; None: not known."""
+        return ()
+
     def read(self, source: SplitSource, names: tuple[str, ...] | None) -> ImageSet:
         """Read and check a split, its crowds included. ``names`` are those that the YAML lists, if it does."""
 

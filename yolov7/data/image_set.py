@@ -178,16 +178,29 @@ def select_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
     """
     kept = sorted(set(class_indices(classes, image_set.names)))
     names = tuple(image_set.names[i] for i in kept)
-    new_label = np.full(len(image_set.names), -1)
-    new_label[kept] = np.arange(len(kept))
-    labels = new_label[image_set.objects.labels]  # [T]
-    mask = labels >= 0
+    mask = np.isin(image_set.objects.labels, kept)  # [T]
     if len(mask) and not mask.any():
         present = ", ".join(image_set.names[i] for i in np.unique(image_set.objects.labels))
         raise InputError(f"--classes: none of the {len(mask)} objects of the split {image_set.split!r} is of "
                          f"{', '.join(names)}; accepted: classes with objects: {present}")
-    chosen = image_set.only(mask)
-    return replace(chosen, objects=replace(chosen.objects, labels=labels[mask]), names=names,
+    return _of_classes(image_set, kept)
+
+
+def without_classes(image_set: ImageSet, names: Sequence[str]) -> ImageSet:
+    """Without these classes, of which there is no object."""
+    if not names:
+        return image_set
+    return _of_classes(image_set, [i for i, name in enumerate(image_set.names) if name not in names])
+
+
+def _of_classes(image_set: ImageSet, kept: list[int]) -> ImageSet:
+    """Only these classes, renumbered in this order, and their objects."""
+    new_label = np.full(len(image_set.names), -1)
+    new_label[kept] = np.arange(len(kept))
+    labels = new_label[image_set.objects.labels]  # [T]
+    chosen = image_set.only(labels >= 0)
+    return replace(chosen, objects=replace(chosen.objects, labels=labels[labels >= 0]),
+                   names=tuple(image_set.names[i] for i in kept),
                    category_ids=tuple(image_set.category_ids[i] for i in kept))
 
 

@@ -123,7 +123,10 @@ class CocoBoxes:
     def add(self, found: Instances, image_set: ImageSet, index: int) -> None:
         """The native detections of an image."""
         image_id = image_set.image_ids[index]
-        self.predictions += to_coco(found, image_id, image_set.category_ids)
+        rows = to_coco(found, image_id, image_set.category_ids)
+        if (name := _name_beside(image_set, index)) is not None:
+            rows = [{"image_id": image_id, "file_name": name, **row} for row in rows]
+        self.predictions += rows
         self.evaluated.append(image_id)
 
     def merge(self, other: CocoBoxes) -> None:
@@ -135,6 +138,13 @@ class CocoBoxes:
         """The score of all images so far."""
         result = score_detections(image_set.ground_truth(), self.predictions, self.evaluated)
         return replace(result, predictions=self.predictions)
+
+
+def _name_beside(image_set: ImageSet, index: int) -> str | None:
+    """The file's name, where nothing else tells which image has a number: no JSON file, and not the name itself."""
+    name = Path(image_set.paths[index])
+    is_number = name.stem.isdecimal() and name.stem.isascii() and int(name.stem) == image_set.image_ids[index]
+    return None if is_number or image_set.annotation_file is not None else name.name
 
 
 def score_detections(ground_truth: dict[str, Any], detections: Sequence[dict[str, Any]],
