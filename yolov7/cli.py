@@ -14,6 +14,7 @@ from yolov7.commands import data, detect, export, models, speed, test, train
 from yolov7.config import InputError, RunError, nearest, parse_arguments
 from yolov7.config.options import (
     AnchorsOptions,
+    CheckOptions,
     ConvertOptions,
     DetectOptions,
     ExportOptions,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "detect": (DetectOptions, detect.detect),
     "export": (ExportOptions, export.export),
     "models": (ModelsOptions, models.models),
+    "data check": (CheckOptions, data.check),
     "data convert": (ConvertOptions, data.convert),
     "data anchors": (AnchorsOptions, data.anchors)}
 GROUPS = dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name)  # commands of two words, by the first

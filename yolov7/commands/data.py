@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from yolov7.config.options import AnchorsOptions, ConvertOptions
+import logging
+
+from yolov7.config import InputError
+from yolov7.config.options import AnchorsOptions, CheckOptions, ConvertOptions
+
+
+def check(options: CheckOptions) -> int:
+    """Show what is understood of a data set and what is wrong with it: exit code 0, 1 (faults) or 2 (unusable)."""
+    from yolov7.data.check import check_data
+
+    if not options.data:
+        raise InputError("--data is missing; accepted: a YAML or .data file, a shipped name, or a folder")
+    facts = check_data(options.data, options.decode)
+    logging.getLogger(__name__).info("%s", facts.text(options.all))
+    return facts.code
 
 
 def convert(options: ConvertOptions) -> int:

@@ -152,6 +152,16 @@ class ModelsOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """Flags of ``yolov7 data check``."""
+
+    data: str = option("", "data set: a YAML or .data file, a shipped name, or a folder")
+    all: bool = option(False, "show every fault, not only the first ones")
+    decode: bool = option(True, "decode every image, which finds damaged ones and those that stand in two splits")
+    verbose: bool = option(False, "tracebacks and debug messages")
+
+
+@dataclass(frozen=True)
 class ConvertOptions:
     """Flags of ``yolov7 data convert``."""
 

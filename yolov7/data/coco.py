@@ -168,8 +168,8 @@ def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
 
 def _objects(content: dict[str, Any], file: Path, table: _Table, headers: Entries) -> Entries:
     try:
-        headers = replace(headers, findings=(*(Finding(-1, False, reason, skipped=False)
-                                               for reason in content[FAULTS]), *headers.findings))
+        left_out = (Finding(-1, False, reason, is_image) for reason, is_image in content[FAULTS])
+        headers = replace(headers, findings=(*left_out, *headers.findings))
         return read_objects(content, table.ids, table.category_ids, headers, table.keypoint_names)
     except InputError as error:
         raise InputError(f"{file}, {error}") from None

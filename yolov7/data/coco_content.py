@@ -22,13 +22,13 @@ from yolov7.runtime.memory import without_collector
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-FAULTS = "yolov7 faults"  # the key under which the annotations that were left out are listed
+FAULTS = "yolov7 faults"  # the key of what was left out: (reason, whether it is an image)
 _LARGE = 50_000_000  # bytes: about a second
 _CLEAN = frozenset((int, float))
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
-    """A COCO JSON file as it is used; the reasons of the annotations left out stand under `FAULTS`.
+    """A COCO JSON file as it is used; what was left out, and why, stands under `FAULTS`.
 
     Raises `InputError` for a file that is not JSON, or without the keys that are needed.
     """
@@ -109,7 +109,7 @@ def _name_images(rows: Any, file: Path) -> None:
             row.setdefault("file_name", "/".join(str(row.get("coco_url")).split("/")[-2:]))
 
 
-def _merge_images(content: dict[str, Any]) -> list[str]:
+def _merge_images(content: dict[str, Any]) -> list[tuple[str, bool]]:
     """Images of one file become one image, the first, with the objects of all; returns what was done.
 
     An object of a later one that the first has as well (category, box and crowd) is the same.
@@ -135,8 +135,8 @@ def _merge_images(content: dict[str, Any]) -> list[str]:
             seen.add(_object(row))
         kept.append(row)
     content["annotations"] = kept
-    return [f"the images {row['id']!r} and {image!r} are one file, {shown(row['file_name'])}: taken as one image; of "
-            f"the second's objects {reasons[image][0]} are new, {reasons[image][1]} the first has as well"
+    return [(f"the images {row['id']!r} and {image!r} are one file, {shown(row['file_name'])}: taken as one image; of "
+             f"the second's objects {reasons[image][0]} are new, {reasons[image][1]} the first has as well", True)
             for image, row in merged.items()]
 
 
@@ -179,7 +179,7 @@ def _dress_categories(rows: list[Row], file: Path) -> None:
         raise InputError(f"{file}, categories: the name {twice[0]!r} stands twice; accepted: names that differ")
 
 
-def _usable(content: dict[str, Any]) -> tuple[list[Row], list[str]]:
+def _usable(content: dict[str, Any]) -> tuple[list[Row], list[tuple[str, bool]]]:
     """The annotations that can be used, each with a number for an id, and why the others cannot."""
     ids = {row["id"] for row in content["images"]}
     by_number = {whole_number(image_id): image_id for image_id in ids}
@@ -190,7 +190,7 @@ def _usable(content: dict[str, Any]) -> tuple[list[Row], list[str]]:
             continue  # a fault of a crowd is no fault
         if reason:
             name = row.get("id", f"[{place}]") if isinstance(row, dict) else f"[{place}]"
-            faults.append(f"annotation {shown(name)}: {reason}; the object is dropped")
+            faults.append((f"annotation {shown(name)}: {reason}; the object is dropped", False))
         else:
             kept.append(row)
     numbers = [row.get("id") for row in kept]

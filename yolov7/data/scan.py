@@ -190,26 +190,30 @@ def read_headers(images: Sequence[str]) -> tuple[np.ndarray, list[Finding]]:
 # --- processes -------------------------------------------------------------------------------------------------
 
 
-def map_chunks(function: Callable[..., T], columns: Sequence[Sequence[str]], description: str) -> list[T]:
+def map_chunks(function: Callable[..., T], columns: Sequence[Sequence[str]], description: str, size: int = 0,
+               parallel_from: int = 0) -> list[T]:
     """``function`` of each chunk of the ``columns`` (of one length), in their order; in processes where it pays.
+
+    A chunk has ``size`` elements (default: `CHUNK`); fewer elements than ``parallel_from`` (default: `PARALLEL_FROM`)
+    are done here.
 
     An `InputError` in one of them is raised here. No process outlives the call, whatever ends it.
     """
-    count = len(columns[0])
-    starts = range(0, count, CHUNK)
-    chunks = [[column[start : start + CHUNK] for column in columns] for start in starts]
+    count, size = len(columns[0]), size or CHUNK
+    starts = range(0, count, size)
+    chunks = [[column[start : start + size] for column in columns] for start in starts]
     results: list[T] = []
     progress = tqdm(total=count, desc=description, unit="image", disable=None, leave=False)
-    with progress as bar, closing(_results(function, chunks, count)) as parts:
+    with progress as bar, closing(_results(function, chunks, count >= (parallel_from or PARALLEL_FROM))) as parts:
         for chunk, result in zip(chunks, parts, strict=True):
             results.append(result)
             bar.update(len(chunk[0]))
     return results
 
 
-def _results(function: Callable[..., T], chunks: list[Any], count: int) -> Generator[T, None, None]:
+def _results(function: Callable[..., T], chunks: list[Any], parallel: bool) -> Generator[T, None, None]:
     workers = min(available_cores(), len(chunks))
-    if workers < 2 or count < PARALLEL_FROM:
+    if workers < 2 or not parallel:
         yield from (function(*chunk) for chunk in chunks)
         return
     fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time

@@ -13,6 +13,7 @@ import torch
 
 from yolov7.config import InputError, atomic_write
 from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.forecast import dry_run, explain_lack_of_memory
@@ -82,7 +83,7 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     """
     device = device or own_device(options.device, processes.local_rank)
     spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or not options.weights else spec_of(options.weights)
-    with processes.main_first():
+    with processes.main_first(), explained(options.data):
         source = open_data(options.data)
     torch.manual_seed(options.seed)
     model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
@@ -123,7 +124,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
     if not options.device:
         device = own_device(config.device, processes.local_rank)
     check_processes(config, processes, device)
-    with processes.main_first():
+    with processes.main_first(), explained(config.data):
         source = open_data(config.data)
     names = class_names(source.names, config.classes, config.single_cls)
     if list(names) != list(content["names"]):
@@ -139,7 +140,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
 
 
 def _open_splits(source: DataSource, config: RunConfig, processes: Processes) -> tuple[ImageSet, ImageSet]:
-    with processes.main_first():  # the first one indexes what is new
+    with processes.main_first(), explained(config.data):  # the first one indexes what is new
         train_set, val_set = open_split(source, "train", training=True), open_split(source, "val", labelled=True)
     return (choose_classes(train_set, config.classes, config.single_cls),
             choose_classes(val_set, config.classes, config.single_cls))

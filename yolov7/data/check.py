@@ -1,0 +1,259 @@
+"""What a data set holds and what is wrong with it: `yolov7 data check`, and what a failing training shows."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from yolov7.config import InputError
+from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.formats import format_of
+from yolov7.data.image_set import SHOWN_FAULTS, Fault, ImageSet
+from yolov7.data.images import load_image
+from yolov7.data.scan import map_chunks
+from yolov7.data.yolo_txt import label_paths
+
+logger = logging.getLogger(__name__)
+
+GOOD, FAULTY, UNUSABLE = 0, 1, 2
+_SHOWN_FOLDERS = 3
+_CHUNK = 50  # images that are decoded between two steps of the progress bar
+_PARALLEL_FROM = 200  # images; decoding takes longer than reading headers
+_READERS = logging.getLogger("yolov7.data")
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What was understood of one split."""
+
+    split: str
+    format: str = ""
+    images_in: tuple[str, ...] = ()  # folders
+    labels_in: tuple[str, ...] = ()  # folders, or the one JSON file
+    images: int = 0  # that can be used
+    background: int = 0  # of them without objects
+    objects: int = 0
+    crowds: int = 0
+    polygons: int = 0
+    keypoints: int = 0  # objects with key points
+    per_class: tuple[int, ...] = ()  # objects, in the order of the data set's classes
+    sizes: tuple[tuple[int, int], ...] = ()  # width, height of the images by area: smallest, median, largest
+    faults: tuple[Fault, ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()  # path and digest of the pixels of each image, where they were decoded
+    error: str = ""  # why it cannot be used
+
+    @property
+    def repeated(self) -> int:
+        """Images that are the same as an earlier one."""
+        return len(self.digests) - len({digest for _, digest in self.digests})
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was understood of a data set. ``error`` says why nothing could be."""
+
+    data: str
+    file: str = ""
+    names: tuple[str, ...] = ()
+    names_in: str = ""  # the file that they were read from
+    keypoint_names: tuple[str, ...] = ()
+    splits: tuple[SplitFacts, ...] = ()
+    notes: tuple[str, ...] = ()  # what the readers decided
+    error: str = ""
+
+    @property
+    def shared(self) -> tuple[tuple[str, str, str, str], ...]:
+        """The same image in two splits: split, path, other split, other path."""
+        found: list[tuple[str, str, str, str]] = []
+        first: dict[str, tuple[str, str]] = {}
+        for facts in self.splits:
+            for path, digest in facts.digests:
+                split, earlier = first.setdefault(digest, (facts.split, path))
+                if split != facts.split:
+                    found.append((split, earlier, facts.split, path))
+        return tuple(found)
+
+    @property
+    def code(self) -> int:
+        """0: nothing is wrong; 1: it can be used, not all of it; 2: it cannot be used."""
+        if self.error or any(facts.error for facts in self.splits):
+            return UNUSABLE
+        return FAULTY if self.shared or any(facts.faults for facts in self.splits) else GOOD
+
+    def text(self, every: bool = False) -> str:
+        """For people; of faults the first, or ``every`` one."""
+        lines = [f"data set: {self.file or self.data}"]
+        if self.names:
+            lines += [f"classes: {len(self.names)}, named in {self.names_in}"]
+        if self.keypoint_names:
+            lines += [f"key points: {len(self.keypoint_names)}: {', '.join(self.keypoint_names)}"]
+        lines += [f"note: {note}" for note in self.notes]
+        usable = [facts for facts in self.splits if not facts.error]
+        lines += ["", *_table_of_splits(usable), "", *_table_of_classes(self.names, usable)] if usable else []
+        for facts in self.splits:
+            lines += _places(facts) + _faults(facts, every)
+        lines += _shared(self.shared, every)
+        errors = [self.error, *(facts.error for facts in self.splits)]
+        lines += [f"\ncannot be used: {error}" for error in dict.fromkeys(errors) if error]
+        return "\n".join(lines)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def check_data(data: str, decode: bool = True) -> DataFacts:
+    """Open every split of a data set, as training and evaluation do, and ``decode`` every image."""
+    with _heard() as notes:
+        try:
+            source = open_data(data)
+        except InputError as error:
+            return DataFacts(data, notes=tuple(notes), error=str(error))
+        pairs = [_check_split(source, split, decode) for split in source.splits]
+    keypoints = next((found.keypoint_names for _, found in pairs if found is not None), ())
+    return DataFacts(data, source.file, source.names, source.names_file or source.file, keypoints,
+                     tuple(facts for facts, _ in pairs), tuple(dict.fromkeys(notes)))
+
+
+@contextmanager
+def explained(data: str) -> Iterator[None]:
+    """Where a data set cannot be used, say what was understood of it; the error goes on."""
+    try:
+        yield
+    except InputError:
+        facts = check_data(data, decode=False)
+        if facts.splits:
+            logger.warning("%s\n", facts.text())
+        raise
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What the readers log in the block; nothing of it reaches the console."""
+    notes: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
+    propagates = _READERS.propagate
+    _READERS.addHandler(listener)
+    _READERS.propagate = False
+    try:
+        yield notes
+    finally:
+        _READERS.propagate = propagates
+        _READERS.removeHandler(listener)
+
+
+def _check_split(source: DataSource, split: str, decode: bool) -> tuple[SplitFacts, ImageSet | None]:
+    kind = format_of(source.splits[split]).name
+    try:
+        image_set = open_split(source, split, training=split == "train", crowds=True, labelled=split == "val")
+    except InputError as error:
+        return SplitFacts(split, kind, error=str(error)), None
+    digests, damaged = _decoded(image_set) if decode else ((), ())
+    objects = image_set.objects[~image_set.objects.crowd]
+    sizes = image_set.sizes[np.argsort(image_set.sizes.astype(np.int64).prod(1), kind="stable")]
+    return SplitFacts(
+        split, kind, images_in=_folders(image_set.paths), labels_in=_labels_in(image_set),
+        images=len(image_set) - len(damaged), background=image_set.background_count, objects=len(objects),
+        crowds=int(image_set.objects.crowd.sum()), polygons=int(objects.has_polygon.sum()),
+        keypoints=int((objects.keypoints[..., 2] > 0).any(1).sum()) if objects.keypoints.size else 0,
+        per_class=tuple(np.bincount(objects.labels, minlength=len(source.names)).tolist()),
+        sizes=tuple((int(sizes[i, 1]), int(sizes[i, 0])) for i in (0, len(sizes) // 2, -1)),
+        faults=(*image_set.faults, *damaged), digests=digests), image_set
+
+
+def _decoded(image_set: ImageSet) -> tuple[tuple[tuple[str, str], ...], tuple[Fault, ...]]:
+    """Digests of the images, and those that only look whole from outside."""
+    parts = map_chunks(_digests, (image_set.paths,), f"{image_set.split}: decoding", _CHUNK, _PARALLEL_FROM)
+    found = [item for part in parts for item in part]
+    return (tuple((path, digest) for path, digest, reason in found if not reason),
+            tuple(Fault(path, f"{reason}; the image is skipped") for path, _, reason in found if reason))
+
+
+def _digests(paths: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Path, digest of the pixels, and why there is none."""
+    return [(path, *_digest(path)) for path in paths]
+
+
+def _digest(path: str) -> tuple[str, str]:
+    try:
+        image = load_image(path)
+    except InputError as error:
+        return "", str(error).removeprefix(f"{path}: ")
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest(), ""
+
+
+def _folders(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(os.path.dirname, paths)))
+
+
+def _labels_in(image_set: ImageSet) -> tuple[str, ...]:
+    return (image_set.annotation_file,) if image_set.annotation_file else _folders(label_paths(image_set.paths))
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+
+def _table(rows: Sequence[Sequence[object]]) -> list[str]:
+    """Columns as wide as needed, numbers to the right."""
+    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return ["  ".join(text.rjust(width) if place else text.ljust(width)
+                      for place, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in texts]
+
+
+def _table_of_splits(splits: Sequence[SplitFacts]) -> list[str]:
+    columns = ("split", "format", "images", "without objects", "objects", "crowds", "polygons", "key points",
+               "smallest", "median", "largest")
+    return _table([columns, *((
+        facts.split, facts.format, facts.images, facts.background, facts.objects, facts.crowds, facts.polygons,
+        facts.keypoints, *(f"{width}x{height}" for width, height in facts.sizes)) for facts in splits)])
+
+
+def _table_of_classes(names: Sequence[str], splits: Sequence[SplitFacts]) -> list[str]:
+    rows = [(name, *(facts.per_class[index] for facts in splits)) for index, name in enumerate(names)]
+    return _table([("class", *(facts.split for facts in splits)), *rows])
+
+
+def _places(facts: SplitFacts) -> list[str]:
+    if facts.error:
+        return []
+    some = partial(_some, shown=_SHOWN_FOLDERS)
+    repeated = [f"  {facts.repeated} images are the same as another one of this split"] if facts.repeated else []
+    return ["", f"{facts.split}:", f"  images in {some(facts.images_in)}", f"  labels in {some(facts.labels_in)}",
+            *repeated]
+
+
+def _some(texts: Sequence[str], shown: int) -> str:
+    more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
+    return ", ".join(texts[:shown]) + more
+
+
+def _listed(lines: Sequence[str], every: bool) -> list[str]:
+    kept = lines if every else lines[:SHOWN_FAULTS]
+    more = [f"    and {len(lines) - len(kept)} more: --all shows them"] if len(kept) < len(lines) else []
+    return [f"    {line}" for line in kept] + more
+
+
+def _faults(facts: SplitFacts, every: bool) -> list[str]:
+    if not facts.faults:
+        return []
+    skipped, kept = sum(fault.skipped for fault in facts.faults), sum(fault.kept for fault in facts.faults)
+    return [f"  faults: {len(facts.faults)} (images skipped: {skipped}, objects dropped: "
+            f"{len(facts.faults) - skipped - kept}, objects kept without a part: {kept})",
+            *_listed([str(fault) for fault in facts.faults], every)]
+
+
+def _shared(shared: Sequence[tuple[str, str, str, str]], every: bool) -> list[str]:
+    if not shared:
+        return []
+    lines = [f"{split}: {path} = {other}: {place}" for split, path, other, place in shared]
+    return ["", f"the same image in two splits: {len(shared)}", *_listed(lines, every)]
