@@ -479,3 +479,45 @@ def test_names_that_without_folders_would_be_one_stay_apart(tmp_path: Path) -> N
     images = [{"id": 5, "file_name": "x/a.jpg"}, {"id": 6, "file_name": "y/a.jpg"}]
     with pytest.raises(InputError, match="no usable image"):
         opened(coco_files(tmp_path, coco_of(images, [(5, 1, A), (6, 1, B)])))
+
+
+# --- corners where sizes belong ----------------------------------------------------------------------------------
+
+
+def corners(count: int, limit: tuple[int, int]) -> np.ndarray:
+    """Boxes of any place in an image, as two corners, float64 ``[count, 4]``."""
+    first = RNG.uniform(0, 0.8, (count, 2))
+    return np.concatenate((first, first + RNG.uniform(0.05, 0.2, (count, 2))), axis=1) * np.tile(limit, 2)
+
+
+def test_corners_in_label_files_are_refused(yolo_folder: Write) -> None:
+    rows = [f"0 {' '.join(f'{value:.6f}' for value in row)}" for row in corners(20, (1, 1)).tolist()]
+    with pytest.raises(InputError, match=r"p0.txt, line 1: .* read as two corners .*; accepted: centre and size"):
+        open_split(open_data(str(yolo_folder(pose(*rows)))), "train")
+
+
+def test_corners_in_coco_json_are_refused(tmp_path: Path) -> None:
+    boxes = [(5, 1, row) for row in corners(20, (64, 48)).tolist()]
+    with pytest.raises(InputError, match=r"train.json, annotations: the `bbox` of all 20 objects reads as two corners"):
+        opened(coco_files(tmp_path, coco_of([{"id": 5, "file_name": "a.jpg"}], boxes)))
+
+
+@pytest.mark.parametrize("elsewhere", ["/content/set/images", "C:\\Users\\me\\set\\images", "//server/share/images"])
+def test_paths_of_another_machine(elsewhere: str, yolo_folder: Write, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    yaml = yolo_folder(BOX, BOX)
+    sign = "\\" if "\\" in elsewhere else "/"
+    (yaml.parent / "list.txt").write_text(f"{elsewhere}{sign}p0.jpg\n{elsewhere}{sign}p1.jpg\n" * 2)
+    yaml.write_text(f"train: '{elsewhere}'\nval: list.txt\nnames: [cat]\n")
+    assert [len(image_set) for image_set in opened(yaml).values()] == [2, 2]
+    assert "was not found as it is written; taken: " in caplog.text
+    assert "4 images were not found as they are written" in caplog.text
+    assert "2 images are named more than once; each is taken once" in caplog.text
+
+
+@pytest.mark.parametrize(("key", "meant"), [("validation", "val"), ("classes", "names"), ("root", "path")])
+def test_keys_that_mean_one_of_ours(key: str, meant: str, yolo_folder: Write) -> None:
+    yaml = yolo_folder(BOX)
+    yaml.write_text(f"train: images\n{key}: images\n" + ("names: [cat]\n" if meant != "names" else ""))
+    with pytest.raises(InputError, match=f"unknown key '{key}'; did you mean '{meant}'"):
+        open_data(str(yaml))

@@ -127,7 +127,10 @@ def _bases(config: DataConfig, file: Path) -> tuple[Path, ...]:
         return tuple(Path(os.path.abspath(place)) for place in places)
     paths = (config.path,) if isinstance(config.path, str) else config.path
     roots = [Path(os.path.abspath(place / way)) for path in paths for way in ways_of_writing(path) for place in places]
+    written = {Path(os.path.abspath(place / path)) for path in paths for place in places}
     if existing := [root for root in roots if root.is_dir()]:
+        if existing[0] not in written:
+            logger.info("%s, path: %r was not found as it is written; taken: %s", file, paths[0], existing[0])
         return (existing[0],)
     if not config.generate and _holds_a_split(config, file.parent):
         logger.warning("%s, path: the folder %r was not found%s; relative paths start from %s", file,

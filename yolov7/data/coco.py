@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -219,12 +220,13 @@ def _image_paths(folder: Path, names: list[str], file: Path) -> list[str]:
     Those with folders that are not there are understood without, if that leaves them different.
     """
     paths = [os.path.join(folder, name) for name in names]
-    odd = [row for row, name in enumerate(names) if ("\\" in name or "/" in name) and not os.path.exists(paths[row])]
+    odd = [row for row, name in enumerate(names) if {*name} & {*"\\/%"} and not os.path.exists(paths[row])]
     bare = [posixpath.basename(name.replace("\\", "/")) for name in names] if odd else []
     loose = len(set(bare)) == len(bare)
     found = 0
     for row in odd:
-        ways = [os.path.join(folder, way) for way in (*ways_of_writing(names[row]), *[bare[row]][:loose])]
+        bare_ways = (bare[row], unquote(bare[row])) if loose else ()
+        ways = [os.path.join(folder, way) for way in (*ways_of_writing(names[row]), *bare_ways)]
         if path := next(filter(os.path.exists, ways), ""):
             paths[row], found = path, found + 1
     if found:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from yolov7.config import InputError
 from yolov7.data.images import cv2
 from yolov7.data.objects import Ragged, no_objects
-from yolov7.data.scan import SOURCE, Entries, Finding, tidy
+from yolov7.data.scan import SOURCE, Entries, Finding, are_corners, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,13 @@ def _boxes(found: _Annotations, images: _Images) -> tuple[np.ndarray, np.ndarray
         if images.usable[image] and not crowd:
             images.skip(image, f"{SOURCE}, {_where(row)}: bbox is {box!r}; accepted: four numbers x, y, width, height")
     boxes = np.array(numbers).reshape(-1, 4)
+    written = boxes.copy()
     boxes[:, 2:] += boxes[:, :2]
+    objects = images.usable[found.image_index] & ~found.crowd
+    limits = images.sizes[found.image_index][:, ::-1]
+    if are_corners(written[objects], boxes[objects], limits[objects]):
+        raise InputError(f"annotations: the `bbox` of all {objects.sum()} objects reads as two corners (x1, y1, x2, "
+                         f"y2), the first as {written[objects][0].tolist()}; accepted: COCO's x, y, width, height")
     return boxes, np.array(areas)
 
 

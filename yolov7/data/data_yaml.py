@@ -22,6 +22,8 @@ MAX_CLASSES = 100_000
 MAX_KEYPOINTS = 1000
 _MAX_PATH = 1000  # characters
 _MAX_NAMES_FILE = 10_000_000  # bytes
+_MEANT = {"validation": "val", "evaluation": "val", "training": "train", "testing": "test", "num_classes": "nc",
+          "class_names": "names", "classes": "names", "root": "path", "dataset_path": "path"}
 _RESEMBLES = 0.75  # of difflib: a key that is this like one of ours is a slip, not another tool's
 _LIST = "accepted: a list of class names (names: [cat, dog]), or their numbers with them (names: {0: cat, 1: dog})"
 
@@ -105,6 +107,8 @@ def _without_foreign_keys(content: dict[Any, Any], where: str) -> dict[str, Any]
     own = {item.name for item in fields(DataConfig)}
     foreign = [key for key in content if key not in own]
     for key in foreign:
+        if (meant := _MEANT.get(str(key).lower())) and meant not in content:
+            raise InputError(f"{where}: unknown key {shown(key)}; did you mean {meant!r}?")
         if difflib.get_close_matches(str(key).lower(), own, n=1, cutoff=_RESEMBLES):
             raise InputError(f"{where}: {unknown('key', key, sorted(own))}")
     if foreign:

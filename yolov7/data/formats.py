@@ -19,6 +19,8 @@ from yolov7.data.label_cache import LabelCache
 
 logger = logging.getLogger(__name__)
 
+_MAX_PARTS = 8  # of a path of another machine
+
 Entry = dict[str, str] | str | tuple[str, ...]  # what a data-set YAML says of a split: keys, or a path or several
 
 
@@ -73,14 +75,18 @@ class SplitSource:
 
 
 def ways_of_writing(path: str) -> tuple[str, ...]:
-    """A path as it stands in a file, and what else it may mean.
+    """A path as it stands in a file, and what else it may mean, the likeliest first.
 
     Tools write ``..\\images`` where slashes are meant, ``../train`` where the folder beside the YAML is meant, and
-    Darknet's ones ``data/train.txt`` for a file that lies anywhere.
+    Darknet's ones ``data/train.txt`` for a file that lies anywhere. Of an absolute path of another machine the end may
+    be right: ``/content/blood/train/images`` where ``train/images`` is.
     """
     slashed = path.replace("\\", "/")
     below = re.sub(r"^(\.\.?/)+", "", slashed)
-    ways = (path, slashed, below, below.removeprefix("data/"))
+    ways = [path, slashed, below, below.removeprefix("data/")]
+    if is_elsewhere := re.match(r"/|[A-Za-z]:/", slashed):
+        parts = [part for part in slashed[is_elsewhere.end() :].split("/") if part][-_MAX_PARTS:]
+        ways += ["/".join(parts[start:]) for start in range(len(parts))]
     return tuple(dict.fromkeys(way for way in ways if way))
 
 

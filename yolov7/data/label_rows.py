@@ -13,7 +13,7 @@ from yolov7.config import InputError
 from yolov7.config.schema import shown
 from yolov7.data.formats import Keypoints
 from yolov7.data.objects import Objects, Ragged, no_objects, starts_of
-from yolov7.data.scan import UNREADABLE, Entries, Finding, read_headers, tidy
+from yolov7.data.scan import UNREADABLE, Entries, Finding, are_corners, read_headers, tidy
 from yolov7.data.text import decode_text
 
 TOLERANCE = 1e-2  # by which a normalised value may leave 0 ... 1: it is clipped
@@ -65,6 +65,10 @@ def scan_labels(images: Sequence[str], label_files: Sequence[str], num_classes: 
         except InputError as error:
             raise InputError(f"{label_files[file]}, line {line}: {error}") from None
     good = usable[rows.files]
+    if keypoints is None and (row := _row_of_corners(rows, good)) is not None:
+        raise InputError(
+            f"{label_files[int(rows.files[row])]}, line {rows.lines[row]}: this and the other boxes read as two "
+            "corners (class x1 y1 x2 y2); accepted: centre and size (class cx cy w h)")
     objects = _objects(rows, good, sizes, keypoints)
     lines = rows.lines[good]
     counts = np.bincount(rows.files[good], minlength=len(sizes))
@@ -124,6 +128,15 @@ def _bad_rows(rows: _Rows, num_classes: int, keypoints: Keypoints | None) -> np.
     values_fit = ~np.logical_or.reduceat(outside, starts) if len(starts) else np.zeros(0, bool)
     bad: np.ndarray = ~(_columns_fit(rows.lengths, keypoints) & label_fits & values_fit)
     return bad
+
+
+def _row_of_corners(rows: _Rows, good: np.ndarray) -> int | None:
+    """The first of the boxes, where they are no boxes but corners."""
+    chosen = np.flatnonzero(good & (rows.lengths == _BOX))
+    starts = starts_of(rows.lengths)[:-1][chosen]
+    values = rows.values[starts[:, None] + np.arange(1, _BOX)] if len(chosen) else np.zeros((0, 4))
+    ones = np.ones((len(chosen), 2))
+    return int(chosen[0]) if are_corners(values, _corners(values, ones), ones) else None
 
 
 def _columns_fit(lengths: np.ndarray, keypoints: Keypoints | None) -> np.ndarray:

@@ -33,6 +33,7 @@ CHUNK = 500  # files: about a tenth of a second
 PARALLEL_FROM = 1000  # files; fewer are read sooner than processes start
 SOURCE = "\0"  # stands in a reason for the file that the image is named by: caches are kept when a folder moves
 UNREADABLE = "cannot be read"  # begins the reasons that may go away without a change of the file
+_MANY, _LEAVING, _MARGIN = 8, 0.1, 1.01  # objects that agree; the part of them that leaves; by how much
 _MIN_SIDE = 1e-3  # pixels; float32 does not tell narrower boxes from nothing
 
 
@@ -90,6 +91,24 @@ def take(entries: Entries, rows: np.ndarray) -> Entries:
     findings = [item._replace(entry=place) for place, row in places for item in of_row.get(row, ())]
     return Entries(entries.sizes[rows], entries.usable[rows], starts_of(counts), entries.objects[objects],
                    tuple(findings))
+
+
+# --- corners -----------------------------------------------------------------------------------------------------
+
+
+def are_corners(numbers: np.ndarray, boxes: np.ndarray, limits: np.ndarray) -> bool:
+    """Whether what was read as a position and a size is two corners: boxes would be wrong without a word.
+
+    ``numbers`` ``[N, 4]`` as they stand in the file, in pixels; ``boxes`` xyxy as they are read; ``limits`` width and
+    height of their images. So it is where, of many, all are corners in the image, and some as read leave it: no tool
+    writes such boxes.
+    """
+    if len(numbers) < _MANY:
+        return False
+    first, last = numbers[:, :2], numbers[:, 2:]
+    fit = (first >= 0) & (last > first) & (last <= limits * _MARGIN)
+    leave = ((boxes[:, 2:] > limits * _MARGIN) | (boxes[:, :2] < limits * (1 - _MARGIN))).any(1)
+    return bool(fit.all() and leave.mean() > _LEAVING)
 
 
 # --- tidy ------------------------------------------------------------------------------------------------------

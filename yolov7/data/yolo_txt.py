@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from yolov7.config import InputError
+from yolov7.config.schema import shown
 from yolov7.data.darknet import NAMES_FILES, names_file
 from yolov7.data.data_yaml import read_names
 from yolov7.data.formats import Entry, Format, Keypoints, SplitSource, ways_of_writing
@@ -149,7 +150,11 @@ def find_images(sources: Sequence[Path], bases: Sequence[Path]) -> list[str]:
             what = f"no image in this folder ({', '.join(IMAGE_SUFFIXES)})" if source.is_dir() else "an empty list"
             raise InputError(f"{source}: {what}")
         images += found
-    return list(dict.fromkeys(images))
+    unique = list(dict.fromkeys(images))
+    if len(unique) < len(images):
+        logger.info("%s: %d images are named more than once; each is taken once", ", ".join(map(str, sources)),
+                    len(images) - len(unique))
+    return unique
 
 
 def _images_in_folder(folder: Path) -> list[str]:
@@ -188,14 +193,25 @@ def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
         logger.info("%s: read as %s", file, encoding)
     lines = text.splitlines()
     places = [os.path.abspath(place) for place in (*bases, file.parent)]
-    return [_image_of_line(line, places) for line in map(str.strip, lines) if line and not line.startswith("#")]
+    entries = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+    images = [_image_of_line(line, places) for line in entries]
+    odd = [line for line, (_, as_written) in zip(entries, images, strict=True) if not as_written]
+    if odd:
+        logger.info("%s: %d images were not found as they are written (%s), and were found otherwise", file, len(odd),
+                    shown(odd[0]))
+    return [image for image, _ in images]
 
 
-def _image_of_line(line: str, places: Sequence[str]) -> str:
+def _image_of_line(line: str, places: Sequence[str]) -> tuple[str, bool]:
+    """The path of an image, and whether it is as written; a missing one is."""
     if line.startswith("./"):
         places = places[-1:]
-    candidates = (os.path.normpath(os.path.join(place, way)) for way in ways_of_writing(line) for place in places)
-    return next(filter(os.path.exists, candidates), "") or os.path.normpath(os.path.join(places[0], line))
+    for way in ways_of_writing(line):
+        for place in places:
+            path = os.path.normpath(os.path.join(place, way))
+            if os.path.exists(path):
+                return path, way == line
+    return os.path.normpath(os.path.join(places[0], line)), True
 
 
 # --- label files -----------------------------------------------------------------------------------------------
