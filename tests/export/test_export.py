@@ -18,6 +18,7 @@ import pytest
 import torch
 from forks import Forks
 from golden_numbers import golden_state_dict
+from onnx_files import check_file, check_outputs
 
 import yolov7
 from yolov7 import cli
@@ -154,6 +155,10 @@ def test_export_forms_parity(flags: tuple[str, ...], small: Path, images: Path, 
         assert all(row["detections"] >= 50 and row["unlike"] == 0 for row in rows)
         if "--fp16" in flags and name != "weights":
             assert all(1e-4 < row["boxes"] < 2 for row in rows)
+    for path in tmp_path.glob("*.onnx"):
+        check_file(path, static=not any(flag.startswith("--dynamic") for flag in flags))
+        if not path.name.endswith("-trt.onnx"):
+            check_outputs(path, np.inf if "--fp16" in flags else 1e-4)  # half precision may order them otherwise
 
 
 def test_export_weights_and_the_reference_layout_parity(images: Path, tmp_path: Path,
@@ -227,7 +232,7 @@ def test_nms_that_differs_is_a_failure(small: Path, images: Path, tmp_path: Path
     """Also where the network of the graph is right."""
     pytest.importorskip("onnxruntime")
     flags = ("--format", "onnx", "--head", "end2end", "--img-size", "64", "--conf-thres", "0.01")
-    monkeypatch.setattr(nms_graph, "STANDARD", nms_graph.STANDARD.replace("= [{iou}]", "= [0.9]"))
+    monkeypatch.setattr(nms_graph, "STANDARD", nms_graph.STANDARD.replace("{{{iou}}}", "{{0.9}}"))
     assert export(small, images, tmp_path, *flags) == 1
     (found,) = parity(tmp_path).values()
     assert all(row["boxes"] <= 1e-2 and row["scores"] <= 1e-4 and row["unlike"] > 0 for row in found["inputs"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx_files import OPENCV_5, run_in_opencv
 
 from yolov7.export import nms_graph
 from yolov7.inference.exported import ExportFacts, Thresholds
@@ -23,7 +24,7 @@ def facts(thresholds: Thresholds, classes: int = CLASSES, **of_task: Any) -> Exp
 
 def graph(tail: str, thresholds: Thresholds, classes: int = CLASSES) -> Any:
     rows = onnx.parser.parse_model(f"""
-        <ir_version: 10, opset_import: ["" : 18]>
+        <ir_version: 8, opset_import: ["" : 18]>
         rows (float[batch, rows, 4] some_boxes, float[batch, rows, {classes}] some_scores)
             => (float[batch, rows, 4] boxes, float[batch, rows, {classes}] scores)
         {{ boxes = Identity (some_boxes) scores = Identity (some_scores) }}""")
@@ -63,9 +64,35 @@ def test_export_nms_parity(classes: int, most: int) -> None:
     assert min(counts) == 0 and (max(counts) == most if most < 200 else 20 < max(counts) < most)
 
 
+@pytest.mark.skipif(not OPENCV_5, reason="OpenCV runs NMS inside a graph from version 5 on")
+@pytest.mark.parametrize("of_task", [False, True], ids=["detector", "task"])
+@pytest.mark.parametrize("most", [4, 300])
+def test_nms_in_opencv_parity(most: int, of_task: bool) -> None:
+    """As ONNX Runtime to the bit, without any detection too (an empty list of places ends the process there)."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    limits = Thresholds(0.1, 0.5, most)
+    file = (task_graph if of_task else graph)(nms_graph.STANDARD, limits).SerializeToString()
+    session, counts = onnxruntime.InferenceSession(file), []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        batch = seed % 3 + 1
+        centre, size = torch.rand(batch, 200, 2) * 600, torch.rand(batch, 200, 2) * 300 + 5
+        scores = torch.rand(batch, 200, CLASSES) ** 9
+        if seed % 3 < 2:  # of one image, which may be the only one
+            scores[0] = 0.05
+        values = [torch.cat((centre, centre + size), -1), scores, torch.randn(batch, 200),
+                  torch.randn(batch, 200, 2, 3), torch.randn(batch, 3, 5, 7)]
+        inputs = {entry.name: value.numpy() for entry, value in zip(session.get_inputs(), values, strict=False)}
+        names = [entry.name for entry in session.get_outputs()]
+        expected, found = session.run(None, inputs), run_in_opencv(file, inputs, names)
+        assert all(np.array_equal(found[name], value) for name, value in zip(names, expected, strict=True))
+        counts += expected[3].tolist()
+    assert min(counts) == 0 and max(counts) > 3
+
+
 def task_graph(tail: str, thresholds: Thresholds) -> Any:
     rows = onnx.parser.parse_model(f"""
-        <ir_version: 10, opset_import: ["" : 18]>
+        <ir_version: 8, opset_import: ["" : 18]>
         rows (float[batch, rows, 4] some_boxes, float[batch, rows, {CLASSES}] some_scores,
               float[batch, rows] some_angle, float[batch, rows, 2, 3] some_table, float[batch, 3, h, w] some_map)
             => (float[batch, rows, 4] boxes, float[batch, rows, {CLASSES}] scores, float[batch, rows] angle,
@@ -113,7 +140,7 @@ def test_columns_of_a_task_follow_the_detections(limit: int) -> None:
 
 def test_maps_come_before_the_node_that_tensorrt_takes() -> None:
     rows = onnx.parser.parse_model(f"""
-        <ir_version: 10, opset_import: ["" : 18]>
+        <ir_version: 8, opset_import: ["" : 18]>
         rows (float[batch, rows, 4] some_boxes, float[batch, rows, {CLASSES}] some_scores,
               float[batch, 3, 8, 8] some_map)
             => (float[batch, rows, 4] boxes, float[batch, rows, {CLASSES}] scores, float[batch, 3, 8, 8] depth)
@@ -122,6 +149,22 @@ def test_maps_come_before_the_node_that_tensorrt_takes() -> None:
     onnx.checker.check_model(made)
     assert [node.op_type for node in made.graph.node][-2:] == ["Identity", "EfficientNMS_TRT"]
     assert [output.name for output in made.graph.output][-1] == "depth"
+
+
+@pytest.mark.parametrize("tail", [nms_graph.STANDARD, nms_graph.TENSORRT], ids=["standard", "tensorrt"])
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_outputs_declare_the_batch_of_the_input(tail: str, batch: int | None) -> None:
+    """Also those of a task: a map stands for all others."""
+    size = batch or "batch"
+    rows = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 18]>
+        rows (float[{size}, rows, 4] some_boxes, float[{size}, rows, {CLASSES}] some_scores,
+              float[{size}, 3, 8, 8] some_map)
+            => (float[{size}, rows, 4] boxes, float[{size}, rows, {CLASSES}] scores, float[{size}, 3, 8, 8] depth)
+        {{ boxes = Identity (some_boxes) scores = Identity (some_scores) depth = Identity (some_map) }}""")
+    made = nms_graph.append(rows, tail, facts(Thresholds(), batch=batch, maps=("depth",)))
+    first = [output.type.tensor_type.shape.dim[0] for output in made.graph.output]
+    assert len(first) == 5 and {dim.dim_value or dim.dim_param for dim in first} == {size}
 
 
 def test_the_node_that_tensorrt_takes() -> None:

@@ -29,7 +29,7 @@ COLUMN = """
     {name}_kept = GatherND (all_{name}, place)
     {name}_shape = Shape <start = 2> (all_{name})
     {name}_zeros_shape = Concat <axis = 0> (axis_1, {name}_shape)
-    {name}_zeros = ConstantOfShape ({name}_zeros_shape)
+    {name}_zeros = ConstantOfShape <value = float[1] {{0.0}}> ({name}_zeros_shape)
     {name}_padded = Concat <axis = 0> ({name}_kept, {name}_zeros)
     {name} = Gather <axis = 0> ({name}_padded, own_index)
 """
@@ -46,10 +46,11 @@ def append(graph: Any, text: str, facts: ExportFacts) -> Any:
 
     thresholds, outputs = facts.thresholds, [output.name for output in graph.graph.output]
     assert thresholds is not None, "an end-to-end graph has thresholds"
-    inputs, added, nodes = _task_parts(graph, facts.columns, thresholds.most)
+    batch = str(facts.batch or "batch")
+    inputs, added, nodes = _task_parts(graph, facts, batch)
     tail = onnx.parser.parse_model(text.format(
-        ir=graph.ir_version, opset=graph.opset_import[0].version, classes=len(facts.names), most=thresholds.most,
-        class_list=", ".join(map(str, range(len(facts.names)))), iou=repr(float(thresholds.iou)),
+        ir=graph.ir_version, opset=graph.opset_import[0].version, batch=batch, classes=len(facts.names),
+        most=thresholds.most, class_list=", ".join(map(str, range(len(facts.names)))), iou=repr(float(thresholds.iou)),
         confidence=repr(float(thresholds.confidence)), inputs=inputs, outputs=added, nodes=nodes))
     head = onnx.compose.add_prefix(graph, PREFIX, rename_inputs=False)
     entrances = [entrance.name for entrance in tail.graph.input]
@@ -63,16 +64,17 @@ def append(graph: Any, text: str, facts: ExportFacts) -> Any:
     return merged
 
 
-def _task_parts(graph: Any, columns: Sequence[str], limit: int) -> tuple[str, str, str]:
+def _task_parts(graph: Any, facts: ExportFacts, batch: str) -> tuple[str, str, str]:
     """Inputs, outputs and nodes that a task adds to the text of a graph; nothing for a detector.
 
     They are called ``task0``, ``task1``, ... until `_with_names`.
     """
-    inputs, outputs, nodes = "", "", KEPT_ROWS if columns else ""
+    assert facts.thresholds is not None
+    inputs, outputs, nodes = "", "", KEPT_ROWS if facts.columns else ""
     for place, output in enumerate(graph.graph.output[len(ROWS):]):
-        name, is_column = f"task{place}", output.name in columns
+        name, is_column = f"task{place}", output.name in facts.columns
         sizes = [str(dim.dim_value or f"{name}_{axis}") for axis, dim in enumerate(output.type.tensor_type.shape.dim)]
-        before, after = (["batch", "rows"], ["batch", str(limit)]) if is_column else (["batch"], ["batch"])
+        before, after = ([batch, "rows"], [batch, str(facts.thresholds.most)]) if is_column else ([batch], [batch])
         own = sizes[len(before):]
         inputs += f", float[{', '.join([*before, *own])}] all_{name}"
         outputs += f", float[{', '.join([*after, *own])}] {name}"

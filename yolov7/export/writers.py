@@ -49,6 +49,7 @@ class Request:
                 verbose=False, dynamic_shapes=(_dynamic(self.facts),))
         assert program is not None
         graph = program.model_proto
+        graph.ir_version = _min_ir_version(graph)
         _strip(graph)
         return graph
 
@@ -123,6 +124,13 @@ def _dynamic(facts: ExportFacts) -> dict[int, Any]:
         free |= {height: facts.stride * Dim("rows", min=1, max=MAX_STEPS),
                  width: facts.stride * Dim("columns", min=1, max=MAX_STEPS)}
     return free
+
+
+def _min_ir_version(graph: Any) -> int:
+    """The lowest that its operators allow: a runtime refuses files of a later one, whatever is in them."""
+    import onnx
+
+    return onnx.helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
 
 
 def _strip(graph: Any) -> None:
