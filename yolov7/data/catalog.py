@@ -10,6 +10,7 @@ from pathlib import Path
 from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_files
 from yolov7.data.coco import CocoJson
 from yolov7.data.data_yaml import DataConfig, RunSettings, read_data_config
+from yolov7.data.foreign.recognise import refusal
 from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
 from yolov7.data.image_set import ImageSet, rename_classes
 from yolov7.data.yolo_txt import YoloTxt
@@ -44,6 +45,8 @@ def open_data(name: str) -> DataSource:
         return _open_folder(path)
     if path.name.startswith("hyp."):
         raise InputError(f"--data {name!r}: this is a recipe (--hyp); accepted: a data set: {', '.join(shipped)}")
+    if path.is_file() and path.suffix.lower() not in (".yaml", ".yml") and (said := refusal(path)):
+        raise InputError(said)
     if path.is_file():
         return _open_yaml(path)
     if file := shipped_file(name, shipped):
@@ -65,7 +68,8 @@ def _open_folder(root: Path) -> DataSource:
         return _open_yaml(file)
     if not splits:
         patterns = ", ".join(pattern for split in SPLITS for kind in formats() for pattern in kind.layouts(split))
-        raise InputError(f"--data {root}: no annotations in this folder; looked for {patterns}; a YAML file works too")
+        raise InputError(refusal(root) or f"--data {root}: no annotations in this folder; looked for {patterns}; a "
+                         "YAML file works too")
     return DataSource(root.name, *_names_in_files(splits, None), str(root), splits)
 
 
@@ -180,7 +184,9 @@ def open_split(source: DataSource, split: str, training: bool = False, crowds: b
                     left_out)
         image_set = image_set.only(~image_set.objects.crowd)
     if image_set.unlabelled and (training or labelled):
-        raise InputError(f"{found.where}: none of the {len(image_set)} images has a label file; that of the first was "
+        beside = Path(image_set.paths[0]).parent
+        raise InputError(refusal(beside, beside.parent, readable=False) or
+                         f"{found.where}: none of the {len(image_set)} images has a label file; that of the first was "
                          f"looked for as {image_set.unlabelled}")
     if training and not len(image_set.objects):
         reasons = f" ({left_out} crowds are none)" if left_out else ""
