@@ -12,6 +12,9 @@ from yolov7.data.foreign.columns import Layout, encoding_of, layout_of, split_ro
 from yolov7.data.foreign.files import UnusableError, files_below, split_of_name
 from yolov7.data.foreign.records import Item, Reading, Record, Request, class_name, pixels, stated_size
 
+_MAX_LINE = 1 << 20
+_MAX_IMAGES = 5_000_000  # that a file names
+
 
 def read_csv(request: Request) -> Reading:
     """Boxes in pixels, or in fractions of the image as Open Images has them; groups are crowds."""
@@ -46,7 +49,7 @@ class _Table(NamedTuple):
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Each row with its line, without the header. Raises `UnusableError`."""
         try:
-            with open(self.file, encoding=self.encoding, newline="") as stream:
+            with open(self.file, encoding=self.encoding, errors="replace", newline="") as stream:
                 reader = csv.reader(stream, delimiter=self.delimiter)
                 rows = enumerate(reader)
                 yield from ((reader.line_num, row) for place, row in rows if row and (place or not self.layout.header))
@@ -56,7 +59,7 @@ class _Table(NamedTuple):
 
 def _open_table(file: str) -> _Table:
     encoding = _encoding(file)
-    with open(file, encoding=encoding) as stream:
+    with open(file, encoding=encoding, errors="replace") as stream:
         first = stream.readline(1 << 16).rstrip("\r\n")
     columns, delimiter = split_row(first)
     layout = layout_of(columns)
@@ -68,19 +71,26 @@ def _open_table(file: str) -> _Table:
 
 def _encoding(file: str) -> str:
     """UTF-8 or UTF-16 where all of a file is that, else CP1252. Raises `UnusableError`."""
+    if not os.path.isfile(file):
+        raise UnusableError("is no regular file")
     try:
-        if not os.path.isfile(file):
-            raise UnusableError("is no regular file")
         with open(file, "rb") as stream:
             encoding = encoding_of(stream.read(2))
-        with open(file, encoding=encoding) as text:
-            while text.read(1 << 20):
-                pass
+        _check_lines(file, encoding)
     except OSError as error:
         raise UnusableError(f"cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError:
+        _check_lines(file, "latin-1")
         return "cp1252"
     return encoding
+
+
+def _check_lines(file: str, encoding: str) -> None:
+    """Raise `UnusableError` for a file that is not made of lines: each is read whole."""
+    with open(file, encoding=encoding) as text:
+        while len(part := text.read(_MAX_LINE)) == _MAX_LINE:
+            if "\n" not in part:
+                raise UnusableError(f"has a line of more than {_MAX_LINE:,} characters")
 
 
 # --- rows ------------------------------------------------------------------------------------------------------
@@ -101,20 +111,26 @@ def _read_table(table: _Table, request: Request, reading: Reading) -> None:
         if name not in records:
             records[name] = _record(name, row, table, request, reading)
         record = records[name]
+        if len(records) > _MAX_IMAGES:
+            raise UnusableError(f"names more than {_MAX_IMAGES:,} images")
         if record is None or not any(row[place].strip() for place in layout.box):
             continue  # an image without objects
         record.items += reading.item(table.file, f"line {line}", row, read)
     found = [record for record in records.values() if record]
-    largest = max((abs(value) for record in found for item in record.items for value in item.box), default=2.0)
-    if layout.fractions or largest <= 1:
-        for record in found:
-            record.fractions = True
-        if not layout.fractions:
-            reading.notes.append(f"{table.file}: all coordinates are below 1: taken as fractions of the image")
+    _set_unit(found, table, reading)
     if layout.label < 0:
         reading.notes.append(f"{table.file}: has no column of classes: all are of the one class {request.class_name!r} "
                              "(--names names it)")
     reading.records += found
+
+
+def _set_unit(records: Sequence[Record], table: _Table, reading: Reading) -> None:
+    """Pixels, or fractions: where the columns are those of Open Images, or no coordinate is above 1."""
+    largest = max((abs(value) for record in records for item in record.items for value in item.box), default=2.0)
+    for record in records:
+        record.fractions = table.layout.fractions or largest <= 1
+    if largest <= 1 and not table.layout.fractions:
+        reading.notes.append(f"{table.file}: no coordinate is above 1: they are taken as fractions of the image")
 
 
 def _record(name: str, row: list[str], table: _Table, request: Request, reading: Reading) -> Record | None:
@@ -147,7 +163,7 @@ def _item(row: list[str], layout: Layout, alone: str) -> Item:
 def _name_classes(file: str, reading: Reading) -> None:
     """What a table of classes says: display names (``/m/015p6,Bird``), or numbers that are their order (``cat,0``)."""
     try:
-        with open(file, encoding=_encoding(file), newline="") as stream:
+        with open(file, encoding=_encoding(file), errors="replace", newline="") as stream:
             rows = [row for row in csv.reader(stream) if len(row) == 2]
     except (UnusableError, OSError, csv.Error):
         return

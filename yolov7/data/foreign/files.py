@@ -16,7 +16,9 @@ from yolov7.data.foreign.columns import encoding_of
 from yolov7.data.formats import ways_of_writing
 from yolov7.data.images import IMAGE_SUFFIXES
 
-MAX_BYTES = 64 * 2**20  # of one file that is read whole: Python needs up to 25 times as much for JSON
+MAX_BYTES = 64 * 2**20  # of one file that is read whole
+_MAX_JSON = 256 * 2**20
+_MAX_VALUES = 20_000_000  # of a JSON file: some 50 bytes each
 _MAX_FILES = 2_000_000  # below one folder
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -57,7 +59,10 @@ def text_of(content: bytes) -> str:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file. Raises `UnusableError`."""
     try:
-        return json.loads(text_of(read_bytes(path)))
+        content = read_bytes(path, _MAX_JSON)
+        if sum(map(content.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+            raise UnusableError(f"has more than {_MAX_VALUES:,} values")
+        return json.loads(text_of(content))
     except (ValueError, RecursionError) as error:
         raise UnusableError(f"is not valid JSON ({error})") from None
 
@@ -136,14 +141,24 @@ class ImageIndex:
                                         (last, os.path.splitext(last)[0], stem.casefold()) if key)), [])
         if not candidates:
             raise UnusableError(f"its image {shown(name or stem)} was not found below {self.root}")
-        stated = {*name.replace("\\", "/").split("/"), *os.path.dirname(file).split(os.sep)}
-        near = [len(stated & set(os.path.dirname(path).split(os.sep))) for path in candidates]
-        best = [path for path, score in zip(candidates, near, strict=True) if score == max(near)]
-        if len(best) > 1:
-            raise UnusableError(f"several images are called {shown(name or stem)}: {best[0]}, {best[1]}")
-        return best[0]
+        nearest, *others = sorted(candidates, key=lambda path: _distance(path, name, file))
+        if others and _distance(nearest, name, file) == _distance(others[0], name, file) and \
+                not os.path.samefile(nearest, others[0]):
+            raise UnusableError(f"several images are called {shown(name or stem)}: {nearest}, {others[0]}")
+        return nearest
+
+
+def _distance(path: str, name: str, file: str) -> tuple[int, int]:
+    """How far an image is from an annotation file that calls it ``name``.
+
+    First by how many of its folders are not in the path or the name (``images/val`` for ``labels/val/1.xml``), then by
+    the steps between the two.
+    """
+    folder, place = os.path.dirname(path), os.path.dirname(file)
+    stated = {*name.replace("\\", "/").split("/"), *place.split(os.sep)}
+    return -len(stated & set(folder.split(os.sep))), os.path.relpath(folder, place).count(os.sep)
 
 
 def lines_of(path: Path) -> Iterator[str]:
     """The lines of a small text file that say something. Raises `UnusableError`."""
-    return (line for line in map(str.strip, text_of(read_bytes(path)).splitlines()) if line)
+    return (line for line in map(str.strip, text_of(read_bytes(path, 2**24)).splitlines()) if line)

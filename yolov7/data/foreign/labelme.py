@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from yolov7.config.schema import shown
-from yolov7.data.coco_annotations import join_parts
 from yolov7.data.foreign.files import UnusableError, files_below, read_json
 from yolov7.data.foreign.records import (
     Box,
@@ -20,6 +19,7 @@ from yolov7.data.foreign.records import (
     class_name,
     corners_of,
     ellipse,
+    joined,
     points_of,
     polygon_item,
     stated_size,
@@ -40,8 +40,11 @@ def read_labelme(request: Request) -> Reading:
     return reading
 
 
-def _record(file: str, request: Request, reading: Reading) -> Record:
+def _record(file: str, request: Request, reading: Reading) -> Record | None:
     content = read_json(file)
+    if not request.path.is_file() and (not isinstance(content, dict) or "shapes" not in content):
+        reading.left_out["JSON files of another kind"] += 1
+        return None
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise UnusableError("is no labelme file: the key 'shapes' with a list is missing")
     name = content.get("imagePath")
@@ -73,7 +76,7 @@ def _joined(parts: list[Item]) -> list[Item]:
         return parts
     polygons = [part.polygon if len(part.polygon) else corners_of(part.box) for part in parts]
     box = box_around(np.concatenate([corners_of(part.box) for part in parts]))
-    return [Item(parts[0].name, box, join_parts(polygons), any(part.crowd for part in parts))]
+    return [Item(parts[0].name, box, joined(polygons), any(part.crowd for part in parts))]
 
 
 def _item(shape: Row) -> Item | str:

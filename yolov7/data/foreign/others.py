@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from yolov7.config.schema import shown
-from yolov7.data.coco_annotations import join_parts
 from yolov7.data.foreign.files import UnusableError, files_below, read_json, split_of_name
 from yolov7.data.foreign.records import (
     Box,
@@ -23,6 +22,7 @@ from yolov7.data.foreign.records import (
     Request,
     box_around,
     class_name,
+    joined,
     pixels,
     points_of,
     polygon_item,
@@ -32,6 +32,7 @@ from yolov7.data.foreign.records import (
 Row = dict[str, Any]
 _NO_AREA = ("point", "line", "polyline", "graph", "point_3d")
 _MAX_BITMAP = 2**24  # bytes of a PNG
+_MAX_PIXELS = 2**26
 _SPLIT_TAGS = ("train", "val", "test")
 
 
@@ -91,7 +92,7 @@ def _supervisely_item(row: Row) -> Item | str:
         raise UnusableError(f"a {shown(kind)} of {len(exterior)} points; accepted: rectangle, polygon, bitmap")
     holes = [points_of(hole) for hole in interior] if isinstance(interior, list) else []
     outline = polygon_item(name, exterior)
-    return outline._replace(polygon=join_parts([exterior, *(hole for hole in holes if len(hole) > 2)]))
+    return outline._replace(polygon=joined([exterior, *(hole for hole in holes if len(hole) > 2)]))
 
 
 def _bitmap_box(bitmap: Any) -> Box:
@@ -102,6 +103,8 @@ def _bitmap_box(bitmap: Any) -> Box:
     try:
         content = zlib.decompressobj().decompress(base64.b64decode(bitmap["data"]), _MAX_BITMAP)
         with Image.open(BytesIO(content), formats=["PNG"]) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise UnusableError(f"a bitmap of {image.width} x {image.height} px; accepted: up to {_MAX_PIXELS} px")
             mask = np.array(image.convert("RGBA"))[..., 3] if "A" in image.getbands() else np.array(image.convert("L"))
     except (ValueError, zlib.error, OSError, SyntaxError, Image.DecompressionBombError):
         raise UnusableError("a bitmap that cannot be decoded") from None

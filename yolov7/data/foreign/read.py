@@ -26,7 +26,7 @@ from yolov7.data.foreign.via import read_via
 from yolov7.data.foreign.voc import read_voc
 from yolov7.data.image_set import Fault, ImageSet, category_ids
 from yolov7.data.objects import Ragged, no_objects
-from yolov7.data.scan import Entries, Finding, image_set_of, join, map_chunks, tidy
+from yolov7.data.scan import SOURCE, Entries, image_set_of, join, map_chunks, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,13 @@ def open_foreign(options: ConvertOptions) -> list[ImageSet]:
         raise InputError(f"--data {request.path}: nothing of the format {options.from_} can be used"
                          f"{_reasons(reading)}{_hint(request.path, options.from_)}")
     _leave_out(reading, request, options)
+    sizes = _sizes(reading)
     names = _names(reading, options.names)
     splits = _divide(reading.records, options)
-    reading.faults += [] if not reading.more_faults else [
-        Fault(str(request.path), f"{reading.more_faults} further faults are not listed", skipped=False)]
-    image_sets = [_image_set(records, split, names, request) for split, records in splits.items()]
+    if reading.more_faults:
+        more = f"{reading.more_faults} objects and images more cannot be used, and are not listed"
+        reading.faults.append(Fault(str(request.path), more, skipped=False))
+    image_sets = [_image_set(records, split, names, sizes) for split, records in splits.items()]
     first = image_sets[0]
     return [replace(first, faults=(*reading.faults, *first.faults)), *image_sets[1:]]
 
@@ -164,10 +166,31 @@ def _divide(records: list[Record], options: ConvertOptions) -> dict[str, list[Re
     return {split: rows for split, rows in divided.items() if split in (options.splits or divided)}
 
 
-# --- a split ---------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------
 
 
-def _image_set(records: list[Record], split: str, names: tuple[str, ...], request: Request) -> ImageSet:
+def _sizes(reading: Reading) -> dict[str, tuple[int, int]]:
+    """Height and width of each image; records of those that cannot be used become faults."""
+    images = sorted({record.image for record in reading.records})
+    headers = join(map_chunks(scan_headers, (images,), "reading headers"))
+    reading.faults += [Fault(images[item.entry], item.reason.replace(SOURCE, "its annotations"))
+                       for item in headers.findings]
+    sizes = {image: (height, width) for image, (height, width), usable in
+             zip(images, headers.sizes.tolist(), headers.usable.tolist(), strict=True) if usable}
+    for record in reading.records:
+        height, width = sizes.get(record.image, (0, 0))
+        if height and record.size not in (None, (width, height)) and not record.fractions:
+            stated = " x ".join(map(str, record.size or ()))  # coordinates are in pixels of that size
+            reading.fault(record.image, f"{record.file} says {stated}, the image is {width} x {height}", skipped=True)
+            del sizes[record.image]
+    reading.records = [record for record in reading.records if record.image in sizes]
+    if not sizes:
+        raise InputError(f"none of the {len(images)} images can be used{_reasons(reading)}")
+    return sizes
+
+
+def _image_set(records: list[Record], split: str, names: tuple[str, ...],
+               sizes: dict[str, tuple[int, int]]) -> ImageSet:
     by_image: dict[str, list[Record]] = {}
     for record in records:
         by_image.setdefault(record.image, []).append(record)
@@ -175,41 +198,25 @@ def _image_set(records: list[Record], split: str, names: tuple[str, ...], reques
         logger.warning("%s: %d images are named more than once: their objects are taken together", split, merged)
     images = sorted(by_image)
     groups = [by_image[image] for image in images]
-    headers = join(map_chunks(scan_headers, (images,), f"{split}: reading headers"))
-    usable, findings = headers.usable.copy(), list(headers.findings)
-    _check_sizes(groups, headers, usable, findings)
-    entries = _entries(groups, headers, names, usable, findings)
-    ids = list(range(1, int(entries.usable.sum()) + 1))
-    return image_set_of(entries, images, ids, [group[0].file for group in groups], str(request.path), names=names,
-                        category_ids=category_ids(names), split=split)
+    entries = _entries(groups, np.array([sizes[image] for image in images], np.int32), names)
+    return image_set_of(entries, images, range(1, len(images) + 1), [group[0].file for group in groups], split,
+                        names=names, category_ids=category_ids(names), split=split)
 
 
-def _check_sizes(groups: Sequence[list[Record]], headers: Entries, usable: np.ndarray,
-                 findings: list[Finding]) -> None:
-    """Coordinates are in pixels of the image whose size the file states: another one makes them meaningless."""
-    for entry, (group, (height, width)) in enumerate(zip(groups, headers.sizes.tolist(), strict=True)):
-        for record in group:
-            if usable[entry] and record.size not in (None, (width, height)) and not record.fractions:
-                usable[entry] = False
-                stated = " x ".join(map(str, record.size or ()))
-                reason = f"{record.file} says {stated}, the image is {width} x {height}; the image is skipped"
-                findings.append(Finding(entry, True, reason))
-
-
-def _entries(groups: Sequence[list[Record]], headers: Entries, names: tuple[str, ...], usable: np.ndarray,
-             findings: list[Finding]) -> Entries:
+def _entries(groups: Sequence[list[Record]], sizes: np.ndarray, names: tuple[str, ...]) -> Entries:
     """The objects of all images in pixels, tidied."""
     label_of = {name: label for label, name in enumerate(names)}
     items: list[Item] = [item for group in groups for record in group for item in record.items]
     counts = np.array([sum(len(record.items) for record in group) for group in groups], np.int64)
     fractions = np.array([record.fractions for group in groups for record in group for _ in record.items], bool)
     boxes = np.array([item.box for item in items], np.float64).reshape(-1, 4)
-    sides = np.tile(np.repeat(headers.sizes, counts, axis=0)[:, ::-1].astype(np.float64), 2)  # [T, 4]
+    sides = np.tile(np.repeat(sizes, counts, axis=0)[:, ::-1].astype(np.float64), 2)  # [T, 4]
     boxes = np.where(fractions[:, None], boxes * sides, boxes)
     labels = np.array([label_of[item.name] for item in items], np.int64)
     polygons = Ragged(np.concatenate([np.zeros((0, 2)), *(item.polygon for item in items)]),
                       np.array([len(item.polygon) for item in items], np.int64))
     objects = no_objects().like(boxes, labels, polygons=polygons, crowd=np.array([i.crowd for i in items], bool))
-    if reach := int((((boxes < 0) | (boxes > sides)).any(1) & np.repeat(usable, counts)).sum()):
+    if reach := int(((boxes < 0) | (boxes > sides)).any(1).sum()):
         logger.warning("%d boxes reach out of their images: they are clipped", reach)
-    return tidy(objects, counts, headers.sizes, usable, findings, lambda t: f"object {items[t].name!r}", exact=True)
+    return tidy(objects, counts, sizes, np.ones(len(sizes), bool), (), lambda t: f"an object {items[t].name!r}",
+                exact=True)

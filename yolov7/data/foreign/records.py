@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from yolov7.config import InputError
 from yolov7.config.schema import shown
+from yolov7.data.coco_annotations import ShapeError, join_parts
 from yolov7.data.coco_content import number
 from yolov7.data.foreign.files import ImageIndex, UnusableError, split_of_folders
 from yolov7.data.image_set import Fault
@@ -167,6 +168,14 @@ def polygon_item(name: str, points: np.ndarray, crowd: bool = False) -> Item:
     if len(points) < 3:
         raise UnusableError(f"a polygon of {len(points)} points; accepted: at least 3")
     return Item(name, box_around(points), points, crowd)
+
+
+def joined(polygons: list[np.ndarray]) -> np.ndarray:
+    """The parts and holes of one object as one polygon; none where they have too many points to be joined."""
+    try:
+        return join_parts(polygons)
+    except ShapeError:
+        return NO_POLYGON
 
 
 def corners_of(box: Box) -> np.ndarray:

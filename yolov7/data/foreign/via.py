@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
+from io import StringIO
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def _images_in_json(file: str) -> Iterator[_Image]:
 def _images_in_csv(file: str) -> Iterator[_Image]:
     regions: dict[str, list[Any]] = {}
     try:
-        for row in csv.DictReader(text_of(read_bytes(file)).splitlines()):
+        for row in csv.DictReader(StringIO(text_of(read_bytes(file)), newline="")):
             name = row.get("filename") or row.get("#filename")
             if not name or "region_shape_attributes" not in row:
                 raise UnusableError("is no file of the VGG Image Annotator: it lacks the columns filename and "

@@ -52,10 +52,11 @@ def read_voc(request: Request) -> Reading:
 # --- one image ---------------------------------------------------------------------------------------------------
 
 
-def _record(file: str, request: Request, reading: Reading) -> Record:
+def _record(file: str, request: Request, reading: Reading) -> Record | None:
     root = parse_xml(read_bytes(file, _MAX_BYTES))
     if root.tag != "annotation":
-        raise UnusableError(f"is no annotation: its first element is {root.tag[:40]!r}")
+        reading.left_out["XML files of another kind"] += 1
+        return None
     stem = os.path.splitext(os.path.basename(file))[0]
     image = request.images.find((root.findtext("filename") or "").strip(), file, stem)
     size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
@@ -106,6 +107,8 @@ def _count_from_zero(reading: Reading, first_pixel: int | None) -> None:
     first = first_pixel if first_pixel is not None else 0 if zero else 1
     why = "--first-pixel" if first_pixel is not None else "a corner is 0" if zero else "as in the VOC devkit"
     taken = "taken less 1" if first else "taken as they are"
+    if not boxes:
+        return
     reading.notes.append(f"the first pixel is {first} ({why}): xmin and ymin are {taken}; --first-pixel {1 - first} if "
                          "that is wrong")
     for record in reading.records if first else ():
