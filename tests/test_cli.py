@@ -16,7 +16,7 @@ CAPTURE = pytest.CaptureFixture[str]
 
 
 def flag_of(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def help_of(command: str, capsys: CAPTURE) -> str:

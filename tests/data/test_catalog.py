@@ -272,8 +272,9 @@ def test_another_format_is_one_class_and_one_registration(
         found = open_split(source, "train", training=True)
         assert found.paths == (str(tmp_path / "a.png"),)
         assert found.objects.boxes.tolist() == [[1, 2, 30, 40]]
+    (empty := tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"looked for .*test.boxes"):
-        open_data(str(tmp_path.parent))
+        open_data(str(empty))
 
 
 def test_entries_that_no_format_claims(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_bad_flags(animals: Path, flags: list[str], message: str, capsys: pytest
 
 def test_commands_of_two_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", "convrt"]) == 2
-    assert "unknown command 'data convrt'; accepted: data convert" in capsys.readouterr().err
+    assert "unknown command 'data convrt'; accepted: data check, data convert" in capsys.readouterr().err
     assert cli.main(["data"]) == 2
     assert "'data' is an incomplete command; accepted: data convert" in capsys.readouterr().err
     for flags in (["--help"], ["data", "--help"]):

@@ -383,7 +383,7 @@ def test_results_and_converted_sets_have_the_same_numbers(yolo_folder: Write, tm
     (tmp_path / "images" / "p1.jpg").write_bytes(b"no image")
     image_set = open_split(open_data(str(yaml)), "val")
     assert image_set.image_ids == (1, 3)
-    convert(ConvertOptions(str(yaml), "coco", str(tmp_path / "converted"), splits=("val",)))
+    convert(ConvertOptions(data=str(yaml), to="coco", output=str(tmp_path / "converted"), splits=("val",)))
     content = json.loads((tmp_path / "converted" / "annotations" / "instances_val.json").read_text())
     assert [image["id"] for image in content["images"]] == [1, 3]
     evaluator = CocoBoxes()

@@ -20,7 +20,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, description: str) -> T:
-    """Parse command-line flags into a dataclass: the field ``batch_size`` is the flag ``--batch-size``.
+    """Parse command-line flags into a dataclass: the field ``batch_size`` is the flag ``--batch-size``,
+    and ``from_`` is ``--from``.
 
     Type, default and help are those of the field. ``--help`` prints and exits with 0; every fault is an `InputError`.
     """
@@ -31,7 +32,7 @@ def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, descri
     for field in dataclasses.fields(typing.cast(Any, cls)):
         if not field.metadata.get("flag", True):
             continue
-        flag = "--" + field.name.replace("_", "-")
+        flag = _flag_of(field.name)
         flags.append(flag)
         _add_flag(parser, flag, field, hints[field.name])
     parsed, rest = parser.parse_known_args(list(arguments))
@@ -40,12 +41,16 @@ def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, descri
         kind = "flag" if name.startswith("-") else "argument"
         raise InputError(f"unknown {kind} {name!r}{nearest(name, flags)} (see {program} --help)")
     given = vars(parsed)
-    values = {name: convert(value, hints[name], "--" + name.replace("_", "-")) for name, value in given.items()}
+    values = {name: convert(value, hints[name], _flag_of(name)) for name, value in given.items()}
     return check_ranges(cls(**values), program)
 
 
+def _flag_of(name: str) -> str:
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
 def _add_flag(parser: argparse.ArgumentParser, flag: str, field: dataclasses.Field[Any], hint: Any) -> None:
-    settings: dict[str, Any] = {"help": field.metadata.get("help", ""), "default": field.default}
+    settings: dict[str, Any] = {"dest": field.name, "help": field.metadata.get("help", ""), "default": field.default}
     if field.default is None or field.default == ():
         settings["default"] = argparse.SUPPRESS
     if hint is bool:

@@ -165,10 +165,26 @@ class CheckOptions:
 class ConvertOptions:
     """Flags of ``yolov7 data convert``."""
 
-    data: str = option("", "data set: a YAML file, a shipped name, or a folder in COCO layout")
-    to: Literal["yolo", "coco"] | None = option(None, "format to write: yolo (label files) or coco (JSON)")
+    data: str = option("", "data set: a YAML file, a shipped name, or a folder in COCO layout; with --from the folder "
+                           "or the file of the annotations")
+    from_: Literal["voc", "labelme", "via", "csv", "supervisely", "createml"] | None = option(
+        None, "format of another tool that is read: voc (Pascal VOC), labelme, via (VGG Image Annotator), csv (Open "
+        "Images, TensorFlow, keras-retinanet), supervisely, createml; default: what train.py reads")
+    to: Literal["yolo", "coco"] | None = option(None, "format to write: yolo (label files) or coco (JSON); default "
+                                                      "with --from: yolo")
     output: str = option("", "folder to write, new or empty")
     splits: tuple[str, ...] = option((), "splits to write; default: all that the data set has")
+    images: str = option("", "with --from: folder of the images; default: that of the annotations, and those in it")
+    names: tuple[str, ...] | None = option(None, "with --from: the classes in their order; default: the order that the "
+                                                 "format lists them in, else sorted")
+    attribute: str | None = option(None, "with --from via: the attribute of regions that is their class")
+    first_pixel: int | None = option(None, "with --from voc: the number of the first pixel, 1 as in the devkit or 0; "
+                                           "default: 0 where a corner is 0, else 1", low=0, high=1)
+    background: bool = option(False, "with --from: images that no annotation names are images without objects; "
+                                     "default: they are left out")
+    val_fraction: float = option(0.2, "with --from: the part of the training images that becomes val where the data "
+                                      "has no val; 0: none", low=0, high=0.9)
+    seed: int = option(0, "with --from: seed of that choice", low=0)
     boxes: bool = option(False, "write the boxes only; a polygon in a label file stands for its own box, which may "
                                 "differ from the object's")
     copy: bool = option(False, "copy the images; default: hard links where possible, else copies")

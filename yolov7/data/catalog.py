@@ -13,6 +13,7 @@ from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_
 from yolov7.data.coco import CocoJson
 from yolov7.data.darknet import SUFFIX, darknet_bases, names_file, read_darknet
 from yolov7.data.data_yaml import DataConfig, RunSettings, keypoints_of, read_data_config
+from yolov7.data.foreign.recognise import refusal
 from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
 from yolov7.data.image_set import ImageSet, rename_classes, without_classes
 from yolov7.data.yolo_txt import YoloTxt
@@ -51,6 +52,8 @@ def open_data(name: str) -> DataSource:
         return _open_folder(path)
     if path.name.startswith("hyp."):
         raise InputError(f"--data {name!r}: this is a recipe (--hyp); accepted: a data set: {', '.join(shipped)}")
+    if path.is_file() and path.suffix.lower() not in (".yaml", ".yml") and (said := refusal(path)):
+        raise InputError(said)
     if path.is_file():
         return _open_yaml(path)
     if file := shipped_file(name, shipped):
@@ -73,7 +76,7 @@ def _open_folder(root: Path) -> DataSource:
         logger.info("--data %s: taken is its %s", root, file.name)
         return open_data(str(file))
     if not splits:
-        raise InputError(f"--data {root}: {_what_is_missing(root)}")
+        raise InputError(refusal(root) or f"--data {root}: {_what_is_missing(root)}")
     return _named(DataSource(root.name, (), file=str(root), splits=splits), None, None)
 
 
@@ -226,7 +229,9 @@ def open_split(source: DataSource, split: str, training: bool = False, crowds: b
                     left_out)
         image_set = image_set.only(~image_set.objects.crowd)
     if image_set.unlabelled and (training or labelled):
-        raise InputError(f"{found.where}: none of the {len(image_set)} images has a label file; that of the first was "
+        beside = Path(image_set.paths[0]).parent
+        raise InputError(refusal(beside, beside.parent, readable=False) or
+                         f"{found.where}: none of the {len(image_set)} images has a label file; that of the first was "
                          f"looked for as {image_set.unlabelled}")
     if training and not len(image_set.objects):
         reasons = f" ({left_out} crowds are none)" if left_out else ""

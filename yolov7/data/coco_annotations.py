@@ -171,6 +171,7 @@ _NUMBERS = frozenset((int, float))
 _COUNT_CHARACTERS = frozenset(map(chr, range(48, 112)))  # the alphabet of compressed counts
 _MAX_COUNT_CHARACTERS = 6  # for any number below 2 ** 29; longer ones shift bits out of pycocotools' integers
 _MAX_PIXELS = 1 << 28
+_MAX_PARTS, _MAX_PAIRS = 2000, 10_000_000  # of a polygon; of points of two parts
 _NO_POINTS = np.zeros((0, 2), np.float32)
 
 
@@ -213,9 +214,16 @@ def join_polygons(segmentation: Any) -> np.ndarray:
 
 
 def join_parts(polygons: list[np.ndarray]) -> np.ndarray:
-    """Polygons ``[K, 2]`` of the parts of one object as a single one (see `join_polygons`)."""
+    """Polygons ``[K, 2]`` of the parts of one object as a single one (see `join_polygons`).
+
+    Raises `ShapeError` where that would take minutes, or gigabytes.
+    """
     joined, *parts = polygons
+    if len(polygons) > _MAX_PARTS:
+        raise ShapeError(f"a polygon of {len(polygons)} parts; accepted: up to {_MAX_PARTS}")
     for part in parts:
+        if len(joined) * len(part) > _MAX_PAIRS:
+            raise ShapeError(f"a polygon whose parts have {len(joined)} and {len(part)} points, too many to be joined")
         squared = np.square(joined[:, None] - part[None]).sum(-1)  # [K, J]
         here, there = np.unravel_index(squared.argmin(), squared.shape)
         loop = np.concatenate((part[there:], part[: there + 1]))  # from the closest vertex around to itself

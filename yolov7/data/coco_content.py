@@ -17,6 +17,7 @@ from typing import Any
 
 from yolov7.config import InputError, nearest
 from yolov7.config.schema import shown
+from yolov7.data.foreign.recognise import refusal
 from yolov7.runtime.memory import without_collector
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def read_annotations(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: holds a {type(content).__name__}; accepted: COCO's keys images, categories, ...")
+        raise InputError(refusal(file, readable=False) or
+                         f"{file}: holds a {type(content).__name__}; accepted: COCO's keys images, categories, ...")
     _name_images(content.get("images"), file)
     _check_rows(content, "images", ("id", "file_name"), file)
     _check_rows(content, "categories", ("id", "name"), file)
@@ -87,7 +89,8 @@ def number(value: Any) -> float | None:
 
 def _check_rows(content: dict[str, Any], key: str, needed: tuple[str, ...], file: Path) -> None:
     if key not in content:
-        raise InputError(f"{file}: the key {key!r} is missing{nearest(key, content)}")
+        raise InputError(refusal(file, readable=False) or
+                         f"{file}: the key {key!r} is missing{nearest(key, content)}")
     rows = content[key]
     if not isinstance(rows, list):
         raise InputError(f"{file}, {key}: holds a {type(rows).__name__}; accepted: a list")

@@ -1,4 +1,4 @@
-"""Data sets from COCO JSON to YOLO txt and back: `yolov7 data convert`.
+"""Data sets from COCO JSON to YOLO txt and back, and from other tools' formats to both: `yolov7 data convert`.
 
 What the formats cannot both hold: label files have no crowds (``iscrowd=1`` annotations are not used for training), no
 category ids (classes count from 0) and no image ids (they are the file names); a polygon there has no box but its own.
@@ -12,7 +12,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from yolov7.config import InputError, atomic_path, unknown
 from yolov7.config.options import ConvertOptions
 from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.foreign.read import open_foreign
 from yolov7.data.formats import format_of
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.images import IMAGE_SUFFIXES, cv2
@@ -54,17 +55,25 @@ def convert(options: ConvertOptions) -> Path:
 
     Raises `InputError` for a set that has the format already and for an output folder that is not empty.
     """
-    source, splits = _open_source(options)
-    output = _output_folder(options.output)
-    image_sets = [open_split(source, split, crowds=True) for split in splits]
+    options = _checked(options)
+    output = Path(os.path.abspath(options.output))
+    if options.from_:
+        _check_output(output, options.output)
+        image_sets = open_foreign(options)
+    else:
+        source, splits = _open_source(options)
+        _check_output(output, options.output)
+        image_sets = [open_split(source, split, crowds=True) for split in splits]
+    names, splits = image_sets[0].names, tuple(image_set.split for image_set in image_sets)
     tally = _Tally(crowds=sum(int(image_set.objects.crowd.sum()) for image_set in image_sets))
-    image_sets = [image_set.only(~image_set.objects.crowd) for image_set in image_sets]
+    if options.to == "yolo":
+        image_sets = [image_set.only(~image_set.objects.crowd) for image_set in image_sets]
     with atomic_path(output) as temporary:
         for image_set in image_sets:
             write = _write_yolo if options.to == "yolo" else _write_coco
             write(image_set, temporary, options, tally)
         if options.to == "yolo":
-            _write_yaml(source.names, splits, temporary / "data.yaml")
+            _write_yaml(names, splits, temporary / "data.yaml")
     for image_set in image_sets:
         report_faults(image_set, Path(options.output))
     written = Path(options.output, "data.yaml" if options.to == "yolo" else "")
@@ -75,7 +84,10 @@ def convert(options: ConvertOptions) -> Path:
 # --- before anything is written --------------------------------------------------------------------------------
 
 
-def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
+def _checked(options: ConvertOptions) -> ConvertOptions:
+    """With what is needed; a format that is read from another tool is written as label files, unless told otherwise."""
+    if options.from_ and not options.to:
+        options = replace(options, to="yolo")
     for flag, value, accepted in (
         ("--data", options.data, "a YAML file, a shipped name, or a folder in COCO layout"),
         ("--to", options.to, "yolo, coco"),
@@ -85,6 +97,13 @@ def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
             raise InputError(f"{flag} is missing; accepted: {accepted}")
     if options.copy and options.link:
         raise InputError("--copy and --link exclude each other; accepted: one of them, or neither")
+    if not options.from_ and (options.images or options.names or options.attribute):
+        raise InputError("--images, --names and --attribute go with --from, which is missing; accepted: the format of "
+                         "the annotations")
+    return options
+
+
+def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
     source = open_data(options.data)
     splits = tuple(dict.fromkeys(options.splits)) or tuple(source.splits)
     for split in splits:
@@ -96,15 +115,14 @@ def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
     return source, splits
 
 
-def _output_folder(name: str) -> Path:
-    output = Path(os.path.abspath(name))
+def _check_output(output: Path, name: str) -> None:
+    """Raise `InputError` for a folder that cannot be written; makes those above it."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {name!r}: exists; accepted: a folder that is new or empty")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {name!r}: cannot be made: {error.strerror}") from None
-    return output
 
 
 # --- images --------------------------------------------------------------------------------------------------
@@ -213,11 +231,12 @@ def _write_coco(image_set: ImageSet, folder: Path, options: ConvertOptions, tall
         height, width = image_set.sizes[index].tolist()
         images.append({"id": ids[index], "file_name": name, "height": height, "width": width})
         objects = image_set.objects_of(index)
-        for box, label, polygon, points in zip(objects.boxes, objects.labels, objects.polygons, objects.keypoints,
-                                               strict=True):
+        for box, label, polygon, points, crowd in zip(objects.boxes, objects.labels, objects.polygons,
+                                                      objects.keypoints, objects.crowd, strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": ids[index],
                           "category_id": image_set.category_ids[label]}
-            annotations.append(annotation | _shape(box, polygon[:0] if options.boxes else polygon) | _keypoints(points))
+            shape = _shape(box, polygon[:0] if options.boxes or crowd else polygon) | {"iscrowd": int(crowd)}
+            annotations.append(annotation | shape | _keypoints(points))
     categories = [{"id": i, "name": name} | keypoint_names
                   for i, name in zip(image_set.category_ids, image_set.names, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}

@@ -115,12 +115,12 @@ def are_corners(numbers: np.ndarray, boxes: np.ndarray, limits: np.ndarray) -> b
 
 
 def tidy(objects: Objects, counts: np.ndarray, sizes: np.ndarray, usable: np.ndarray, findings: Sequence[Finding],
-         where: Callable[[int], str]) -> Entries:
+         where: Callable[[int], str], exact: bool = False) -> Entries:
     """Clip objects to their images; drop and list those without area, outside the image, or repeated.
 
     ``counts`` int64 ``[I]`` are the objects of each image; boxes may be float64. Objects of images that are not
     ``usable`` are dropped without a word, and so are crowds. ``where(t)`` is the place of object ``t`` in its file, for
-    messages.
+    messages. ``exact`` keeps the types of the columns.
     """
     image_index = np.repeat(np.arange(len(sizes)), counts)  # [T]
     limits = sizes[image_index][:, ::-1]  # [T, 2] width, height
@@ -141,7 +141,8 @@ def tidy(objects: Objects, counts: np.ndarray, sizes: np.ndarray, usable: np.nda
             reason = f"a box outside the image of {limits[t, 0]} x {limits[t, 1]} px"
         found.append(Finding(int(image_index[t]), False, f"{where(t)}: {reason}; the object is dropped", skipped=False))
     offsets = starts_of(np.bincount(image_index[kept], minlength=len(sizes)))
-    return Entries(np.asarray(sizes, np.int32), usable, offsets, clipped[kept].typed(),
+    chosen = clipped[kept]
+    return Entries(np.asarray(sizes, np.int32), usable, offsets, chosen if exact else chosen.typed(),
                    tuple(sorted(found, key=lambda finding: finding.entry)))
 
 

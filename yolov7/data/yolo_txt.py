@@ -15,6 +15,7 @@ from yolov7.config import InputError
 from yolov7.config.schema import shown
 from yolov7.data.darknet import NAMES_FILES, names_file
 from yolov7.data.data_yaml import read_names
+from yolov7.data.foreign.recognise import refusal
 from yolov7.data.formats import Entry, Format, Keypoints, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet, category_ids
 from yolov7.data.images import IMAGE_SUFFIXES
@@ -147,6 +148,8 @@ def find_images(sources: Sequence[Path], bases: Sequence[Path]) -> list[str]:
     for source in sources:
         found = _images_in_folder(source) if source.is_dir() else _images_in_list(source, bases)
         if not found:
+            if source.is_dir() and (said := refusal(source, readable=False)):
+                raise InputError(said)
             what = f"no image in this folder ({', '.join(IMAGE_SUFFIXES)})" if source.is_dir() else "an empty list"
             raise InputError(f"{source}: {what}")
         images += found
@@ -177,6 +180,8 @@ def _images_in_folder(folder: Path) -> list[str]:
 
 
 def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
+    if said := refusal(file, readable=False):
+        raise InputError(said)
     if file.suffix.lower() == ".json":
         raise InputError(f"{file}: is JSON, not a list of images; COCO JSON is named with the folder of its images: "
                          f"{{images: FOLDER, annotations: {file.name}}}")
