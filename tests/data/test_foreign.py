@@ -89,10 +89,12 @@ def test_odd_files_are_no_format(content: bytes, suffix: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["voc", "labelme", "via", "csv", "supervisely", "createml"])
 def test_odd_files_are_refused_in_one_sentence(kind: Any, tmp_path: Path) -> None:
-    content = [b"", b"\xff\xfe", b"\0" * 99, b"{", b"[" * 5000, b"filename,class,xmin,ymin,xmax,ymax\n\x81,\x8d,1,2,3,4\n",
+    content = [b"", b"\xff\xfe", b"\0" * 99, b"{", b"[" * 5000,
+               b"filename,class,xmin,ymin,xmax,ymax\n\x81,\x8d,1,2,3,4\n",
                b'{"a": {"filename": 1, "regions": 1}}', b'[{"image": [], "annotations": 1}]', b'{"shapes": {}}',
                b'{"shapes": [1, {"points": {}}], "imagePath": 3}', b'{"objects": [1], "tags": 1, "size": []}',
-               b'{"objects": 1}', b'{"a": {"filename": "a.jpg", "regions": {"0": 3}}}', b'[1, null]', b'"x"', b"1" * 5000,
+               b'{"objects": 1}', b'{"a": {"filename": "a.jpg", "regions": {"0": 3}}}', b'[1, null]', b'"x"',
+               b"1" * 5000,
                b'{"classes": 3}', b"<annotation><object/><size/></annotation>", b'{"objects": [{"points": [1]}]}',
                b'{"_via_img_metadata": 3}', b"region_shape_attributes,filename\n[],a.jpg\n"]
     write_image(tmp_path / "a.jpg")

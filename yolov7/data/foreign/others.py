@@ -55,7 +55,8 @@ def _listed_classes(file: str, reading: Reading) -> list[str]:
     try:
         content = read_json(file)
         rows = content.get("classes") if isinstance(content, dict) else None
-        return [class_name(row.get("title")) for row in rows or () if isinstance(row, dict)]
+        return [class_name(row.get("title")) for row in (rows if isinstance(rows, list) else ())
+                if isinstance(row, dict)]
     except UnusableError as error:
         reading.notes.append(f"{file}: {error}; the order of the classes is not known from it")
         return []

@@ -70,7 +70,8 @@ def _images_in_json(file: str) -> Iterator[_Image]:
     for row in rows:
         if isinstance(row, dict) and "filename" in row:
             regions = row.get("regions") or []
-            yield _Image(file, str(row["filename"]), list(regions.values() if isinstance(regions, dict) else regions))
+            regions = list(regions.values()) if isinstance(regions, dict) else regions
+            yield _Image(file, str(row["filename"]), regions if isinstance(regions, list) else [regions])
 
 
 def _images_in_csv(file: str) -> Iterator[_Image]:
