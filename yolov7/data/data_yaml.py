@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolov7.config import InputError, from_mapping, read_yaml, unknown
+from yolov7.config.names import readable_names
 from yolov7.config.schema import describe_value
 from yolov7.data.formats import Entry
 
@@ -94,7 +95,7 @@ def _names(found: Any, where: str) -> tuple[str, ...]:
         if isinstance(name, bool) or not isinstance(name, (str, int, float)):
             raise InputError(f"{where}, names[{place}]: found {describe_value(name)}; accepted: a text (in quotes, "
                              "where YAML takes it for something else)")
-    names = tuple(map(str, found))
+    names = readable_names(found)
     check_names(names, f"{where}, names")
     return names
 
