@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolov7.config import InputError, from_mapping, read_yaml, unknown
+from yolov7.config.names import readable_names
 from yolov7.config.schema import describe_value, shown
 from yolov7.data.formats import Entry, Keypoints
 from yolov7.data.text import decode_text
@@ -132,7 +133,7 @@ def _names(found: Any, file: str | Path) -> tuple[str, ...]:
         if isinstance(name, bool) or not isinstance(name, (str, int, float)):
             raise InputError(f"{where}, names[{index}]: found {describe_value(name)}; accepted: a text (in quotes, "
                              "where YAML takes it for something else)")
-    names = tuple(map(str, found))
+    names = readable_names(found)
     check_names(names, f"{where}, names")
     return names
 
@@ -144,12 +145,12 @@ def read_names(file: Path) -> tuple[str, ...]:
             text, encoding = decode_text(stream.read(_MAX_NAMES_FILE))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+    names = readable_names(line.strip() for line in text.splitlines() if line.strip())
     if not names or len(names) > MAX_CLASSES:
         raise InputError(f"{file}: holds {len(names)} class names; accepted: 1 to {MAX_CLASSES}, one in each line")
     check_names(names, str(file))
     logger.info("%s: %d class names%s", file, len(names), "" if encoding == "UTF-8" else f", read as {encoding}")
-    return tuple(names)
+    return names
 
 
 def check_names(names: Iterable[str], where: str) -> None:

@@ -68,7 +68,7 @@ def export(options: ExportOptions, path: Path) -> bool:
     folder = _folder(options.output) if options.output else path.parent
     size = _size(options, loaded)
     inputs = parity.make_inputs(images, size, loaded.model.stride)
-    job = _Job(options, loaded, _request(options, loaded, size), folder / path.stem, inputs,
+    job = _Job(options, loaded, make_request(options, loaded, size), folder / path.stem, inputs,
                parity.reference(loaded.model, inputs))
     results = {name: _attempt(name, job) for name in dict.fromkeys(options.format)}
     report = folder / f"{path.stem}-parity.json"
@@ -221,7 +221,8 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _request(options: ExportOptions, loaded: LoadedModel, size: tuple[int, int]) -> Request:
+def make_request(options: ExportOptions, loaded: LoadedModel, size: tuple[int, int]) -> Request:
+    """What the flags ask for, of a model and for the size (height, width) of its inputs."""
     (height, width), head = size, loaded.model.head
     thresholds = Thresholds(options.conf_thres, options.iou_thres, options.max_det)
     facts = ExportFacts(

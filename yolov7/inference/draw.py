@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from yolov7.config.names import readable
 from yolov7.data.images import PAD_COLOUR, cv2
 from yolov7.structures import Instances
 
@@ -52,7 +53,7 @@ def draw_boxes(
         cv2.rectangle(canvas, (left, top), (right, bottom), class_colour(int(labels[index])), line)
     for index in back_to_front:
         label = int(labels[index])
-        text = names[label] if 0 <= label < len(names) else str(label)
+        text = readable(names[label]) if 0 <= label < len(names) else str(label)
         text += "" if scores is None else f" {scores[index]:.2f}"
         left, top = corners[index, :2].tolist()
         _draw_label(canvas, left, top, class_colour(label), text)

@@ -6,7 +6,7 @@ import importlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from yolov7.config import InputError, from_mapping, to_mapping
+from yolov7.config.names import readable_names
 from yolov7.model.heads.base import Channels, Decoder, Predictions, find_head
 from yolov7.model.weights import ModelInfo
 from yolov7.structures import HeadOutput
@@ -86,7 +87,7 @@ def read_facts(text: str | None, path: Path) -> ExportFacts:
         raise InputError(f"{path}: format version {mapping.get('version')}; accepted: {VERSION}")
     facts = from_mapping(ExportFacts, mapping, f"{path}, metadata")
     find_head(facts.block, str(path), facts.task_package)  # an error names the file
-    return facts
+    return replace(facts, names=readable_names(facts.names), merged=readable_names(facts.merged))
 
 
 class ExportedNetwork:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov7.config import InputError, atomic_write, reason_of
+from yolov7.config.names import readable_names
 from yolov7.model.detector import Detector
 from yolov7.model.reference.layout import (
     OTHER_CLASSES,
@@ -131,7 +132,7 @@ def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
     if isinstance(content, ReferenceCheckpoint):
         return _load_reference(content, path, cfg)
     spec = parse_spec(content["definition"], f"{path}, definition", content.get("package", ""))
-    names = tuple(content["names"])
+    names = readable_names(content["names"])
     with torch.device("meta"):  # the weights are in the file
         model = Detector(spec, len(names))
         if content["form"] == "fused":
@@ -139,7 +140,7 @@ def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
     state = content.get("ema") or content["model"]
     _load_strictly(model, state, str(path))
     return LoadedModel(model.eval(), names, content["image_size"], content.get("data", ""), content.get("epoch", -1),
-                       tuple(content.get("merged", ())))
+                       readable_names(content.get("merged", ())))
 
 
 def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -177,5 +178,6 @@ def _load_reference(content: ReferenceCheckpoint, path: str | Path, cfg: str | N
     model = Detector(spec, num_classes)
     report = import_state_dict(model, content.state, str(path))
     logger.info("%s: weights of the reference implementation for %s: %s", path, spec.name, report.text())
-    names = content.names if len(content.names) == num_classes else tuple(f"class{i}" for i in range(num_classes))
+    fits = len(content.names) == num_classes
+    names = readable_names(content.names if fits else (f"class{i}" for i in range(num_classes)))
     return LoadedModel(model.eval(), names, spec.image_size, "", -1)
