@@ -23,6 +23,7 @@ from .mutations import (
     mutate_yaml,
     name_of,
     odd_value,
+    yaml_text,
 )
 from .runner import Case
 
@@ -68,8 +69,14 @@ def file_bytes(*names: str) -> Callable[[Path], list[bytes]]:
 def make_definition(rng: Random, sound: Any, bench: Bench) -> Case:
     """A model definition, shown, or trained, or given for weights of the reference implementation."""
     text, told = mutate_yaml(rng, rng.choice(sound))
-    path = bench.put("model.yaml", text)
     command = rng.choice(("models",) * 5 + ("scale", "detect", "train", "anchors"))
+    if rng.random() < 0.08:
+        nodes, key = sound[0]["nodes"], rng.choice(("depth", "out", "hidden", "kernel", "stride"))
+        node = rng.choice([name for name in nodes if key in nodes[name]])
+        number = rng.choice((10_000_000, 1 << 31, 1 << 63))
+        changed = sound[0] | {"nodes": nodes | {node: nodes[node] | {key: number}}}
+        text, told = yaml_text(changed), f"{key} of {node} is {number}"
+    path = bench.put("model.yaml", text)
     return Case({"models": ("models", "--cfg", path, *SIZE),
                  "scale": ("models", "--scale", path, "--depth", "0.5", *SIZE),
                  "detect": bench.detect("--cfg", path, weights=bench.at("best-original.pt")),
