@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from yolov7.config import InputError, nearest
 from yolov7.data.images import IMAGE_SUFFIXES, load_image
@@ -18,10 +17,11 @@ from yolov7.data.video import (
     VideoInfo,
     is_address,
     missing_frames,
+    path_of,
     read_video,
+    shown_address,
     unique_names,
     video_info,
-    without_password,
 )
 
 __all__ = ["Files", "Frame", "Streams", "VideoInfo", "open_source"]
@@ -44,7 +44,7 @@ class Files:
     def __init__(self, source: str, images: Sequence[str], videos: Sequence[str]) -> None:
         self.source = source
         self.images = tuple(images)
-        stems = [[Path(path).stem for path in paths] for paths in (images, videos)]
+        stems = [[Path(path_of(path)).stem for path in paths] for paths in (images, videos)]
         self._names = dict(zip((*images, *videos), unique_names(*stems), strict=True))
         self.faults: list[str] = []
         self.videos = {path: video for path in videos if (video := self._tried(video_info, path))}
@@ -88,7 +88,7 @@ class Files:
         return None if image is None else Frame(image, path, self._names[path], 0, None)
 
     def _frames(self, path: str, video: VideoInfo) -> Iterator[Frame]:
-        shown = without_password(path)
+        shown = shown_address(path)
         index = read = 0
         for index, image in read_video(path):
             read += 1
@@ -116,7 +116,7 @@ def open_source(source: str, attempts: int = ATTEMPTS) -> Files | Streams:
         return Files(source, images, videos)
     if len(streams) < len(entries):
         other = next(entry for entry in entries if entry not in streams)
-        raise InputError(f"--source {source!r}: lists the stream {without_password(streams[0])!r} and the file "
+        raise InputError(f"--source {source!r}: lists the stream {shown_address(streams[0])!r} and the file "
                          f"{other!r}; accepted: only streams and cameras, or only files")
     return Streams(list(dict.fromkeys(streams)), attempts)
 
@@ -139,13 +139,13 @@ def _is_stream(entry: str) -> bool:
     scheme, suffix = entry.partition("://")[0].lower(), _suffix(entry)
     if scheme not in SCHEMES or suffix in IMAGE_SUFFIXES:
         what = f"the scheme {scheme!r}" if scheme not in SCHEMES else "an image"
-        raise InputError(f"--source {without_password(entry)!r}: {what} is not read from a server; accepted: videos "
+        raise InputError(f"--source {shown_address(entry)!r}: {what} is not read from a server; accepted: videos "
                          f"and streams by {', '.join(SCHEMES)}, images from the disk")
     return not (scheme.startswith("http") and suffix in VIDEO_SUFFIXES)
 
 
 def _suffix(path: str) -> str:
-    return Path(urlsplit(path).path if is_address(path) else path).suffix.lower()
+    return Path(path_of(path).partition("/")[2] if is_address(path) else path).suffix.lower()
 
 
 def _find(entry: str) -> list[str]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from yolov7.config import InputError, atomic_path
+from yolov7.config.messages import without_secrets
 from yolov7.data.images import cv2
 
 FALLBACK_FPS = 30.0  # for videos that do not say
@@ -91,10 +91,17 @@ def is_address(path: str) -> bool:
     return "://" in path
 
 
-def without_password(address: str) -> str:
-    """A URL as it may be shown; a path stays as it is."""
-    password = urlsplit(address).password if is_address(address) else None
-    return address.replace(f":{password}@", ":***@", 1) if password else address
+def shown_address(path: str) -> str:
+    """A URL without what is secret in it, as it may be shown and stored; a path stays as it is."""
+    return without_secrets(path) if is_address(path) else path
+
+
+def path_of(address: str) -> str:
+    """Host and path of a URL, without user, query and what is secret; anything else as it is."""
+    if not is_address(address):
+        return address
+    rest = re.sub("^[^/]*@", "", without_secrets(address).partition("://")[2])
+    return re.split("[?#]", rest, maxsplit=1)[0]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -127,7 +134,7 @@ def video_info(path: str) -> VideoInfo:
     with open_capture(path) as capture:
         read, image = capture.read()
         if not read:
-            shown = without_password(path)
+            shown = shown_address(path)
             raise InputError(f"{shown}: is not a video that can be read, or holds no frame (truncated?)")
         return describe_capture(capture, image)
 
