@@ -24,6 +24,7 @@ import numpy as np
 from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.config import atomic_path
 from yolov7.config.options import DetectOptions
+from yolov7.config.paths import writing
 from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, encode_image
 from yolov7.data.video import Frame, VideoInfo, VideoWriter
@@ -181,11 +182,14 @@ def label_text(detections: Instances, size: tuple[int, ...], with_score: bool) -
 @contextmanager
 def open_lines(path: Path, rows: Rows, header: Rows = lambda _: ()) -> Iterator[Write]:
     """A file of lines, which can be read while it grows; the header is that of the first result."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    # bytes of a path that are no text stand there as JSON has them
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file, ExitStack() as ending:
+        ending.enter_context(writing(path))  # what is left is flushed
 
         def write(result: Result) -> None:
-            file.writelines(f"{row}\n" for row in chain(() if file.tell() else header(result), rows(result)))
-            file.flush()
+            with writing(path):
+                file.writelines(f"{row}\n" for row in chain(() if file.tell() else header(result), rows(result)))
+                file.flush()
 
         yield write
 
@@ -195,8 +199,13 @@ def open_array(path: Path, rows: Rows) -> Iterator[Write]:
     """A JSON array, written row by row under a temporary name and renamed when it is whole."""
     separators = chain(["\n"], repeat(",\n"))
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+
+        def write(result: Result) -> None:
+            with writing(path):
+                file.writelines(f"{next(separators)}{row}" for row in rows(result))
+
         file.write("[")
-        yield lambda result: file.writelines(f"{next(separators)}{row}" for row in rows(result))
+        yield write
         file.write("\n]\n")
 
 
