@@ -31,7 +31,7 @@ __all__ = [
 # Pillow warns of images of half the size that it refuses: no fault here
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dng", ".webp", ".mpo")
+IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".dng", ".webp", ".mpo")
 FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # as Pillow names what is inside such files
 PAD_COLOUR = (114, 114, 114)
 MIN_SIDE = 10  # pixels; smaller images are faults
