@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_files
+from yolov7.config.paths import check_path
 from yolov7.data.coco import CocoJson
 from yolov7.data.data_yaml import DataConfig, RunSettings, read_data_config
 from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
@@ -38,7 +39,7 @@ def open_data(name: str) -> DataSource:
 
     The built-in set is generated when it is opened for the first time.
     """
-    path = Path(name)
+    path = Path(check_path(name, "--data"))
     shipped = _shipped_data()
     if path.is_dir() and (name not in shipped or (path / "annotations").is_dir()):
         return _open_folder(path)
