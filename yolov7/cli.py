@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from yolov7 import __version__
 from yolov7.commands import data, detect, export, models, speed, test, train
 from yolov7.config import InputError, RunError, nearest, parse_arguments
+from yolov7.config.messages import LogFormatter, shown_message, visible, without_secrets
 from yolov7.config.options import (
     AnchorsOptions,
     CheckOptions,
@@ -79,10 +81,7 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     """One command with its flags; faults become one sentence, with the traceback under ``--verbose``."""
     options_type, function = COMMANDS[name]
     verbose = "--verbose" in arguments
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
-    logging.raiseExceptions = verbose  # a reader that goes away (`| head`) is no news
-    rank = os.environ.get("RANK", "0")  # of several processes only the first one talks
-    logging.getLogger("yolov7").setLevel(logging.DEBUG if verbose else logging.INFO if rank == "0" else logging.ERROR)
+    _set_up_log(verbose)
     try:
         return function(parse_arguments(options_type, arguments, program, str(function.__doc__)))
     except InputError as error:
@@ -92,8 +91,22 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", getattr(interrupt, "code", INTERRUPTED))
     except Exception as error:
+        if isinstance(error, OSError) and error.filename and error.strerror:  # a disk's fault: what and where
+            return _fail(f"{os.fsdecode(error.filename)}: {error.strerror}", FAILED, verbose)
         hint = "" if verbose else " (--verbose shows where)"
         return _fail(f"{type(error).__name__}: {error}{hint}", FAILED, verbose)
+
+
+def _set_up_log(verbose: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter still gets the line
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(LogFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.raiseExceptions = verbose  # a reader that goes away (`| head`) is no news
+    rank = os.environ.get("RANK", "0")  # of several processes only the first one talks
+    logging.getLogger("yolov7").setLevel(logging.DEBUG if verbose else logging.INFO if rank == "0" else logging.ERROR)
 
 
 def _say(text: str) -> None:
@@ -102,9 +115,9 @@ def _say(text: str) -> None:
 
 def _fail(message: str, code: int, verbose: bool = False) -> int:
     if verbose:
-        traceback.print_exc()
+        sys.stderr.write(visible(without_secrets(traceback.format_exc())))
     process = os.environ.get("RANK", "0")
-    sys.stderr.write(f"error: {f'process {process}: ' if process != '0' else ''}{message}\n")
+    sys.stderr.write(f"error: {f'process {process}: ' if process != '0' else ''}{shown_message(message)}\n")
     return code
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from yolov7.config import InputError
+from yolov7.data import video
 from yolov7.data.images import cv2
 from yolov7.data.sources import VideoInfo, open_source
 from yolov7.data.video import VideoWriter
@@ -276,3 +277,102 @@ def test_the_writer_refuses_other_sizes_and_missing_folders(tmp_path: Path) -> N
         VideoWriter(tmp_path / "a.mp4", 10, 64, 48) as writer,
     ):
         writer.write(np.zeros((50, 64, 3), np.uint8))
+
+
+# --- time --------------------------------------------------------------------------------------------------------
+
+
+def with_durations(path: Path, durations: list[int]) -> None:
+    """Give each frame of an MP4 file a time of its own (its table ``stts``), in units of its track's clock.
+
+    Their sum stays: what lies behind the end that the file states is not played.
+    """
+    content = bytearray(path.read_bytes())
+    start = content.index(b"stts") - 4
+    size = int.from_bytes(content[start : start + 4], "big")
+    table = b"stts" + bytes(4) + len(durations).to_bytes(4, "big")
+    table += b"".join((1).to_bytes(4, "big") + duration.to_bytes(4, "big") for duration in durations)
+    content[start : start + size] = (len(table) + 4).to_bytes(4, "big") + table
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):  # behind the frames: no offset changes
+        place = content.index(parent, content.index(b"moov")) - 4
+        grown = int.from_bytes(content[place : place + 4], "big") + len(table) + 4 - size
+        content[place : place + 4] = grown.to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+def ticks_of(path: Path) -> int:
+    """Duration of a frame in an MP4 file of one frame rate."""
+    content = path.read_bytes()
+    place = content.index(b"stts") + 16
+    return int.from_bytes(content[place : place + 4], "big")
+
+
+def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "vfr.mp4", 12, 10.0)
+    tick = ticks_of(path)
+    with_durations(path, [tick] * 4 + [4 * tick] + [tick // 2] * 6 + [tick])
+    frames = list(open_source(str(path)))
+    expected = [0, 0.1, 0.2, 0.3, 0.4, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1]
+    assert [number_of(frame.image) for frame in frames] == list(range(12))
+    assert [frame.seconds for frame in frames] == pytest.approx(expected, abs=0.003)
+
+
+@pytest.mark.parametrize("fps", [10.0, 29.97, 30.0])
+def test_a_constant_frame_rate_is_counted(fps: float, tmp_path: Path) -> None:
+    frames = list(open_source(str(write_video(tmp_path / "a.mp4", 20, fps))))
+    assert len(frames) == 20 and frames[0].video
+    assert [frame.seconds for frame in frames] == [index / frames[0].video.fps for index in range(20)]
+
+
+def test_times_that_make_no_sense_are_not_believed() -> None:
+    assert video._shown_at(0.0, 0.5, 0.4) == 0.5 and video._shown_at(float("nan"), 0.5, 0.4) == 0.5
+    assert video._shown_at(0.3, 0.2, 0.4) == 0.4 and video._shown_at(7.0, 0.5, 0.4) == 7.0
+
+
+# --- what is no image --------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_of_a_folder_is_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_image(tmp_path / "a.png")
+    (tmp_path / "b.heic").write_bytes(b"x")
+    (tmp_path / "c").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "d.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "e.mp4")
+    for name in ("a.txt", "classes.names", "sub"):
+        (tmp_path / name).mkdir() if name == "sub" else (tmp_path / name).touch()
+    with caplog.at_level("INFO", "yolov7"):
+        assert [frame.name for frame in open_source(str(tmp_path))] == ["a"]
+    (line,) = caplog.messages
+    assert "4 of 7 entries are left out" in line
+    assert line.endswith("b.heic, c, d.jpg (a broken link), e.mp4 (a device or pipe)")
+
+
+def test_a_jfif_file_is_a_jpeg(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg").rename(tmp_path / "a.jfif")
+    assert [frame.name for frame in open_source(str(tmp_path))] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.mp4", "a.txt"])
+def test_a_pipe_is_no_source(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="is a device or pipe; accepted: an image"):
+        open_source(str(tmp_path / name))
+    (tmp_path / "list.txt").write_text(f"{tmp_path / name}\n")
+    with pytest.raises(InputError, match="is a device or pipe; accepted: an image"):
+        open_source(str(tmp_path / "list.txt"))
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("/dev/zero", "is a device or pipe"), ("link.jpg", "is a broken link"), ("x" * 300 + ".jpg", "a name of 304 bytes"),
+    ("a\0.jpg", "NUL")])
+def test_names_of_no_file_are_explained(name: str, message: str, tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("link.jpg").symlink_to("nowhere")
+    with pytest.raises(InputError, match=f"--source.*{message}"):
+        open_source(name)
+
+
+def test_a_list_of_sources_may_begin_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{write_image(tmp_path / 'a.png')}\n", encoding="utf-8-sig")
+    assert [frame.name for frame in open_source(str(tmp_path / "list.txt"))] == ["a"]

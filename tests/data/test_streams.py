@@ -310,3 +310,27 @@ def test_a_list_is_of_one_kind(tmp_path: Path) -> None:
     (tmp_path / "mixed.txt").write_text(f"rtsp://me:pw@host/1\n{tmp_path}\n")
     with pytest.raises(InputError, match=r"lists the stream 'rtsp://me:\*\*\*@host/1' and the file"):
         open_source(str(tmp_path / "mixed.txt"))
+
+
+@pytest.mark.parametrize(("address", "name"), [
+    ("rtsp://admin:se[cr/et#@10.0.0.7:554/live/1", "10.0.0.7_live_1"), ("rtsp://cam/x?token=secret", "cam_x"),
+    ("rtsp://cam/user=admin_password=secret_channel=1", "cam_user_admin_password"), ("rtsp://[::1]:554/x", "1_x"),
+    ("rtsp://cam/" + "x" * 300, "cam_" + "x" * 96), ("3", "camera3")])
+def test_names_of_files_hold_no_secret(address: str, name: str) -> None:
+    assert streams._stem(address) == name
+
+
+def test_what_to_do_with_a_password_that_a_url_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams.cv2, "VideoCapture", lambda *_: Dead())
+    with pytest.raises(InputError, match=r"'rtsp://admin:\*\*\*@cam/x': no frame comes .* write %2F for /"):
+        streams.Streams(["rtsp://admin:se[c/ret@cam/x"], 0)
+
+
+class Dead:
+    """A capture without frames."""
+
+    def read(self) -> tuple[bool, None]:
+        return False, None
+
+    def release(self) -> None:
+        pass

@@ -416,3 +416,12 @@ def test_files_that_cannot_be_used(small: Path, images: Path, tmp_path: Path,
         (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
         assert line.startswith(f"error: {tmp_path / name}: {reason}")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("cfg", "message"), [
+    ("NONSENSE", "--cfg 'NONSENSE': no such file"), ("yolov7-tiny", "holds its own model, .* leave the flag out")])
+def test_a_cfg_that_is_not_the_weights_model_is_refused(cfg: str, message: str) -> None:
+    path = Path(__file__).parents[1] / "compat" / "best.pt"
+    with pytest.raises(InputError, match=message):
+        weights.load_model(path, cfg)
+    assert weights.load_model(path).names

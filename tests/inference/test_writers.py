@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from yolov7.config import shipped_files
+from yolov7.config import RunError, shipped_files
 from yolov7.config.options import DetectOptions
 from yolov7.data.catalog import read_data_config
 from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, load_image
 from yolov7.data.sources import open_source
-from yolov7.data.video import Frame, VideoInfo
-from yolov7.inference.writers import COLUMNS, Result, label_text, open_writers
+from yolov7.data.video import Frame, VideoInfo, VideoWriter
+from yolov7.inference import writers as writers_module
+from yolov7.inference.writers import COLUMNS, MAX_COPIES, Result, label_text, open_writers
 from yolov7.structures import Instances
 
 NAMES = ("person", "fire hydrant", 'a/"b", c')
@@ -173,7 +175,7 @@ def video_of(path: Path) -> tuple[float, int]:
 
 
 def test_two_videos(tmp_path: Path) -> None:
-    results = [result(name, index, VideoInfo(fps, 80, 60, 0), rows=())
+    results = [result(name, index, VideoInfo(fps, 80, 60, 0), (index - 1) / fps, rows=())
                for name, fps in (("a", 12.0), ("b", 29.97)) for index in range(1, 8)]
     write(tmp_path, DetectOptions(), *results)
     assert video_of(tmp_path / "a.mp4") == (12.0, 7)
@@ -200,3 +202,53 @@ def test_streams_take_turns_and_may_change_their_size(tmp_path: Path) -> None:
     write(tmp_path, DetectOptions(), *results)
     assert video_of(tmp_path / "a.mp4") == video_of(tmp_path / "b.mp4") == (10.0, 5)
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_WIDTH) == 80
+
+
+def test_a_variable_frame_rate_keeps_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    info, times = VideoInfo(10.0, 80, 60, 0), [0, 0.1, 0.2, 0.8, 0.82, 0.84, 0.9]
+    with caplog.at_level("INFO", "yolov7"):
+        write(tmp_path, DetectOptions(), *(result("a", index, info, seconds, rows=())
+                                           for index, seconds in enumerate(times, start=1)))
+    assert video_of(tmp_path / "a.mp4") == (10.0, 10)  # up to the frame at 0.9 s
+    assert caplog.messages == [f"{tmp_path / 'a.mp4'}: the frame rate varies; written at 10 a second, with 5 frames "
+                               "repeated and 2 left out"]
+
+
+def test_no_time_that_a_video_states_makes_one_without_end(tmp_path: Path) -> None:
+    write(tmp_path, DetectOptions(), *(result("a", index, VideoInfo(30.0, 80, 60, 0), seconds, rows=())
+                                       for index, seconds in ((1, 0.0), (2, 1e9))))
+    assert video_of(tmp_path / "a.mp4") == (30.0, 1 + MAX_COPIES)
+
+
+def test_paths_that_are_no_text_are_written(tmp_path: Path) -> None:
+    write(tmp_path, ALL, result("caf\udce9"))
+    path = "/in/caf\\udce9.png"
+    with open(tmp_path / "detections.csv", newline="", encoding="utf-8") as stream:
+        assert {row["path"] for row in csv.DictReader(stream)} == {path}
+    assert path in (tmp_path / "detections.json").read_text(encoding="utf-8")
+    assert (tmp_path / "caf\udce9.png").is_file() and (tmp_path / "labels" / "caf\udce9.txt").is_file()
+
+
+@pytest.mark.parametrize("option", ["save_csv", "save_json", "save_jsonl", "save_txt", "save_crop", "nosave"])
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(option: str, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    options = DetectOptions(nosave=option != "nosave", **({} if option == "nosave" else {option: True}))
+    tmp_path.joinpath("out").mkdir()
+    with pytest.raises(RunError, match=r"/out/.*: cannot be written: No space left on device"), ExitStack() as stack:
+        writers = open_writers(options, tmp_path / "out", NAMES, stack)
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        monkeypatch.setattr(writers_module.json, "dumps", refuse)
+        monkeypatch.setattr(writers_module.csv, "writer", refuse)
+        writers[0](result())
+    assert not [path for path in files(tmp_path) if path.endswith(".tmp")]
+
+
+def test_a_video_that_the_disk_cut_off_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = VideoInfo(10.0, 80, 60, 0)
+    monkeypatch.setattr(VideoWriter, "_is_whole", lambda _: False)
+    with pytest.raises(RunError, match="a.mp4: cannot be written as a whole; is the disk full"):
+        write(tmp_path, DetectOptions(), result("a", 1, info, 0.0, rows=()))
+    assert files(tmp_path) == set()

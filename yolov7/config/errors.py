@@ -5,13 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from yolov7.config.messages import shown_message
+
 
 class InputError(ValueError):
     """The user's input is at fault: the message is shown as it is, without a traceback, with exit code 2."""
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown_message(message))  # whoever prints it: it may name what a stranger has named
+
 
 class RunError(RuntimeError):
     """The run itself failed, not its input: the message is shown as it is, with exit code 1."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown_message(message))
 
 
 def reason_of(error: Exception) -> str:

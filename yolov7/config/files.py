@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from yolov7.config.errors import InputError, nearest
+from yolov7.config.paths import writing
 from yolov7.config.schema import describe_value
 
 PACKAGE = Path(__file__).parents[1]
@@ -84,24 +85,31 @@ def atomic_path(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """A temporary path beside ``path``, for a file or a folder, which becomes ``path`` when the block ends well.
 
     Otherwise what stands there is removed, and ``path`` stays as it was. A block that leaves nothing there changes
-    nothing. The temporary name ends with ``suffix``, for writers that look at it.
+    nothing. The temporary name ends with ``suffix``, for writers that look at it. What the system
+    refuses is a `RunError` that names ``path``, and an `OSError`, too.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+    name = os.fsencode(path.name)[:200].decode(errors="ignore")  # the temporary one is longer
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp{suffix}")
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():  # a folder cannot be renamed onto one that holds something
-            old = temporary.with_name(f"{temporary.name}.old")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        elif temporary.exists():
-            os.replace(temporary, path)
+        with writing(path, temporary):
+            yield temporary
+            _take_its_name(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary.exists():
             temporary.unlink()
+
+
+def _take_its_name(temporary: Path, path: Path) -> None:
+    if temporary.is_dir() and path.is_dir():  # a folder cannot be renamed onto one that holds something
+        old = temporary.with_name(f"{temporary.name}.old")
+        os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+    elif temporary.exists():
+        os.replace(temporary, path)
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:

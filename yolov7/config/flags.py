@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from yolov7.config.errors import InputError, nearest
+from yolov7.config.paths import check_path
 from yolov7.config.schema import check_ranges, convert
 
 T = TypeVar("T")
+PATHS = {"cfg", "data", "hyp", "name", "output", "picture", "project", "resume", "scale", "weights"}  # of any options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +44,16 @@ def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, descri
         raise InputError(f"unknown {kind} {name!r}{nearest(name, flags)} (see {program} --help)")
     given = vars(parsed)
     values = {name: convert(value, hints[name], _flag_of(name)) for name, value in given.items()}
+    check_paths(values, "--{}")
     return check_ranges(cls(**values), program)
+
+
+def check_paths(values: Mapping[str, Any], flag: str) -> None:
+    """Raise `InputError` for a value that no file can be called; ``flag`` says how messages call an option."""
+    for name in PATHS & values.keys():
+        found = values[name]
+        for path in (found,) if isinstance(found, str) else found or ():
+            check_path(path, flag.format(name))
 
 
 def _flag_of(name: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-# control characters, separators of lines, and halves of surrogate pairs, of which OpenCV's text ends the process
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+from yolov7.config.messages import visible
+
+_LINES = str.maketrans({"\t": "\\x09", "\n": "\\x0a"})
 
 
 def readable(name: str) -> str:
-    r"""A name whose control characters and lone surrogates are written out: ``\x1b``, ``\ud800``; others stay."""
-    return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}" if found[0] <= "\xff" else f"\\u{ord(found[0]):04x}",
-                       name)
+    r"""A name in one line, whose control characters and lone surrogates are written out: ``\x1b``, ``\ud800``.
+
+    The latter end the process in OpenCV's text.
+    """
+    return visible(name).translate(_LINES)
 
 
 def readable_names(names: Iterable[object]) -> tuple[str, ...]:

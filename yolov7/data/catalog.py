@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from yolov7.config import InputError, nearest, read_yaml, shipped_file, shipped_files
+from yolov7.config.paths import check_path
 from yolov7.data.coco import CocoJson
 from yolov7.data.darknet import SUFFIX, darknet_bases, names_file, read_darknet
 from yolov7.data.data_yaml import DataConfig, RunSettings, keypoints_of, read_data_config
@@ -44,7 +45,7 @@ def open_data(name: str) -> DataSource:
 
     The built-in set is generated when it is opened for the first time.
     """
-    path = Path(name)
+    path = Path(check_path(name, "--data"))
     shipped = _shipped_data()
     if path.suffix == SUFFIX and path.is_file():
         return _open_config(read_darknet(path), path, darknet_bases(path))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from yolov7.config import InputError, from_mapping, read_yaml, unknown
 from yolov7.config.names import readable_names
+from yolov7.config.paths import check_path
 from yolov7.config.schema import describe_value, shown
 from yolov7.data.formats import Entry, Keypoints
 from yolov7.data.text import decode_text
@@ -80,6 +81,9 @@ def read_data_config(path: str | Path) -> DataConfig:
     for split in ("train", "val", "test"):
         if getattr(config, split) in ((), "", {}):
             raise InputError(f"{where}, {split}: is empty; leave it out, or name a folder or list of images")
+    for key in ("path", "train", "val", "test"):
+        for name in _paths(getattr(config, key)):
+            check_path(name, f"{where}, {key}")
     if config.names is not None and config.nc not in (None, len(config.names)):
         raise InputError(f"{where}: nc is {config.nc}, but names has {len(config.names)} entries")
     return config
@@ -102,6 +106,10 @@ def keypoints_of(config: DataConfig, where: str) -> Keypoints | None:
     if len(names) != shape[0]:
         raise InputError(f"{where}, kpt_names: found {len(names)} names; accepted: {shape[0]}, as kpt_shape says")
     return Keypoints(names, shape[1], flip)
+
+
+def _paths(entry: Entry | None) -> Iterable[str]:
+    return (entry,) if isinstance(entry, str) else entry.values() if isinstance(entry, dict) else entry or ()
 
 
 def _without_foreign_keys(content: dict[Any, Any], where: str) -> dict[str, Any]:

@@ -24,14 +24,14 @@ except ImportError as error:
                      "opencv-python`") from None
 
 __all__ = [
-    "FORMATS", "IMAGE_SUFFIXES", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2", "encode_image",
-    "letterbox", "load_image", "resize_long_side", "resized_shape",
+    "FORMATS", "IMAGE_SUFFIXES", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2", "decode_image",
+    "encode_image", "letterbox", "load_image", "resize_long_side", "resized_shape",
 ]
 
 # Pillow warns of images of half the size that it refuses: no fault here
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dng", ".webp", ".mpo")
+IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".dng", ".webp", ".mpo")
 FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # as Pillow names what is inside such files
 PAD_COLOUR = (114, 114, 114)
 MIN_SIDE = 10  # pixels; smaller images are faults
@@ -60,11 +60,18 @@ def load_image(path: str | Path) -> np.ndarray:
     Raises `InputError` for a file that is missing, empty, truncated or not an image.
     """
     try:
-        return _decode(Path(path).read_bytes())  # not cv2.imread: it cannot open every unicode path
+        content = Path(path).read_bytes()  # not cv2.imread: it cannot open every unicode path
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return decode_image(content, str(path))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """`load_image` of a file's content, which messages call ``name``."""
+    try:
+        return _decode(content)
     except ImageError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{name}: {error}") from None
 
 
 def check_image(path: str | Path) -> tuple[int, int]:

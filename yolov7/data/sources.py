@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from yolov7.config import InputError, nearest
+from yolov7.config.paths import check_path
 from yolov7.data.images import IMAGE_SUFFIXES, load_image
 from yolov7.data.streams import SCHEMES, Streams
 from yolov7.data.video import (
@@ -18,17 +20,24 @@ from yolov7.data.video import (
     VideoInfo,
     is_address,
     missing_frames,
+    path_of,
     read_video,
+    shown_address,
     unique_names,
     video_info,
-    without_password,
 )
 
 __all__ = ["Files", "Frame", "Streams", "VideoInfo", "open_source"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 VIDEO_SUFFIXES = (".mov", ".avi", ".mp4", ".mpg", ".mpeg", ".m4v", ".wmv", ".mkv", ".webm")
 ACCEPTED = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+BESIDE_IMAGES = (".txt", ".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".md", ".cache", ".names", ".data")
+SHOWN = 5  # of what is left out
+MAX_LIST = 2**26  # bytes of a list of sources
+CAMERA = re.compile(r"^/dev/video(\d+)$")  # a camera, as Linux names it
 ATTEMPTS = 10  # in a row to reach a dropped stream
 
 
@@ -44,7 +53,7 @@ class Files:
     def __init__(self, source: str, images: Sequence[str], videos: Sequence[str]) -> None:
         self.source = source
         self.images = tuple(images)
-        stems = [[Path(path).stem for path in paths] for paths in (images, videos)]
+        stems = [[Path(path_of(path)).stem for path in paths] for paths in (images, videos)]
         self._names = dict(zip((*images, *videos), unique_names(*stems), strict=True))
         self.faults: list[str] = []
         self.videos = {path: video for path in videos if (video := self._tried(video_info, path))}
@@ -88,11 +97,11 @@ class Files:
         return None if image is None else Frame(image, path, self._names[path], 0, None)
 
     def _frames(self, path: str, video: VideoInfo) -> Iterator[Frame]:
-        shown = without_password(path)
+        shown = shown_address(path)
         index = read = 0
-        for index, image in read_video(path):
+        for index, seconds, image in read_video(path, video.fps):
             read += 1
-            yield Frame(image, shown, self._names[path], index, video, seconds=(index - 1) / video.fps)
+            yield Frame(image, shown, self._names[path], index, video, seconds)
         if missing := missing_frames(path, read, max(video.frames, index)):
             self.faults.append(f"{shown}: {missing} of its {read + missing} frames are damaged or missing")
 
@@ -107,7 +116,10 @@ def open_source(source: str, attempts: int = ATTEMPTS) -> Files | Streams:
     or a text file with one of these a line. A camera or stream that drops is tried ``attempts`` times in a row.
     Raises `InputError` where nothing usable is found.
     """
+    if not is_address(source):
+        check_path(source, "--source")
     entries = _listed(source) if source.lower().endswith(".txt") and os.path.isfile(source) else [source]
+    entries = [CAMERA.sub(r"\1", entry) for entry in entries]
     streams = [entry for entry in entries if _is_stream(entry)]
     if not streams:
         files = dict.fromkeys(path for entry in entries for path in _find(entry))  # what two lines name is read once
@@ -116,14 +128,16 @@ def open_source(source: str, attempts: int = ATTEMPTS) -> Files | Streams:
         return Files(source, images, videos)
     if len(streams) < len(entries):
         other = next(entry for entry in entries if entry not in streams)
-        raise InputError(f"--source {source!r}: lists the stream {without_password(streams[0])!r} and the file "
+        raise InputError(f"--source {source!r}: lists the stream {shown_address(streams[0])!r} and the file "
                          f"{other!r}; accepted: only streams and cameras, or only files")
     return Streams(list(dict.fromkeys(streams)), attempts)
 
 
 def _listed(source: str) -> list[str]:
     try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
+        if os.path.getsize(source) > MAX_LIST:
+            raise InputError(f"--source {source!r}: is larger than {MAX_LIST >> 20} MiB; accepted: a source a line")
+        lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--source {source!r}: cannot be read: {error}") from None
     entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -139,13 +153,13 @@ def _is_stream(entry: str) -> bool:
     scheme, suffix = entry.partition("://")[0].lower(), _suffix(entry)
     if scheme not in SCHEMES or suffix in IMAGE_SUFFIXES:
         what = f"the scheme {scheme!r}" if scheme not in SCHEMES else "an image"
-        raise InputError(f"--source {without_password(entry)!r}: {what} is not read from a server; accepted: videos "
+        raise InputError(f"--source {shown_address(entry)!r}: {what} is not read from a server; accepted: videos "
                          f"and streams by {', '.join(SCHEMES)}, images from the disk")
     return not (scheme.startswith("http") and suffix in VIDEO_SUFFIXES)
 
 
 def _suffix(path: str) -> str:
-    return Path(urlsplit(path).path if is_address(path) else path).suffix.lower()
+    return Path(path_of(path).partition("/")[2] if is_address(path) else path).suffix.lower()
 
 
 def _find(entry: str) -> list[str]:
@@ -153,17 +167,38 @@ def _find(entry: str) -> list[str]:
     if is_address(entry):
         return [entry]
     what, files = _candidates(entry)
-    usable = [path for path in files if _suffix(path) in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
-    if not usable:
+    usable = [path for path in files if _suffix(path) in IMAGE_SUFFIXES + VIDEO_SUFFIXES and os.path.isfile(path)]
+    if usable:
+        _tell_what_is_left_out(entry, files, set(usable))
+    else:
         others = f" ({len(files)} other files)" if len(files) > 1 else ""
         raise InputError(f"--source {entry!r}: {what}{others}; accepted: {ACCEPTED}")
     return usable
+
+
+def _tell_what_is_left_out(entry: str, files: Sequence[str], usable: set[str]) -> None:
+    """One line about what stands beside images and videos, but for what is meant to: labels, lists, settings."""
+    left = [path for path in files if path not in usable and _suffix(path) not in BESIDE_IMAGES]
+    if left:
+        names = ", ".join(f"{Path(path).name}{_kind(path)}" for path in left[:SHOWN])
+        logger.warning("--source %r: %d of %d entries are left out, as they are no images or videos that can be read: "
+                       "%s%s", entry, len(left), len(files), names, ", ..." if len(left) > SHOWN else "")
+
+
+def _kind(path: str) -> str:
+    """What is wrong with an entry beside its suffix."""
+    if not os.path.exists(path):
+        return " (a broken link)"
+    return "" if os.path.isfile(path) else " (a device or pipe)"
 
 
 def _candidates(entry: str) -> tuple[str, list[str]]:
     """What to say if none of the files will do, and the files, sorted."""
     if not entry:
         raise InputError("--source: nothing is named; accepted: an image, video, folder, glob, camera or stream")
+    if not os.path.isdir(entry) and os.path.lexists(entry) and (kind := _kind(entry)):
+        raise InputError(f"--source {entry!r}: is {kind[2:-1]}; accepted: an image, video, folder, glob, "
+                         "camera or stream")
     if os.path.isfile(entry):
         return f"suffix {Path(entry).suffix!r} is unknown", [entry]
     if os.path.isdir(entry):
@@ -178,4 +213,4 @@ def _candidates(entry: str) -> tuple[str, list[str]]:
         path = Path(entry)
         beside = (other.name for other in path.parent.glob("*"))
         raise InputError(f"--source {str(path)!r}: no such file or folder{nearest(path.name, beside)}")
-    return what, [str(path) for path in sorted(paths) if path.is_file()]
+    return what, [str(path) for path in sorted(paths) if not path.is_dir()]

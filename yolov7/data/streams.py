@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -23,8 +22,9 @@ from yolov7.data.video import (
     describe_capture,
     is_address,
     open_capture,
+    path_of,
+    shown_address,
     unique_names,
-    without_password,
 )
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp")
 FIRST_WAIT = 1.0  # seconds before a dropped stream is tried again; doubled after every attempt that fails
 MAX_WAIT = 30.0
+MAX_STEM = 100  # characters of a name for files
 PATIENCE = 1.0  # seconds that closing waits for a reader, which may be in the midst of a read
 
 
@@ -61,7 +62,7 @@ class Streams:
             self.close()
             kind = "camera" if addresses[0].isdecimal() else "stream"
             raise InputError(f"--source {self._streams[0].shown!r}: no frame comes from this {kind}; accepted: a "
-                             f"{kind} that can be reached, or an image, video, folder or glob")
+                             f"{kind} that can be reached, or an image, video, folder or glob{_hint(addresses[0])}")
         for stream in self._streams:
             if not stream.info:
                 logger.warning("%s: no frame yet; it is tried again", stream.shown)
@@ -108,7 +109,7 @@ class _Stream:
     """One camera or stream, and the thread that reads it."""
 
     def __init__(self, address: str, name: str, attempts: int, news: threading.Condition) -> None:
-        self.shown = without_password(address)
+        self.shown = shown_address(address)
         self.info: VideoInfo | None = None
         self.newest: Frame | None = None  # BGR
         self.tried = False  # whether a frame came, or the first attempt is over
@@ -184,9 +185,15 @@ class _Stream:
             self._news.notify_all()
 
 
+def _hint(address: str) -> str:
+    """What to do with a password that a URL cannot hold as it is."""
+    user = address.partition("://")[2].rpartition("@")[0]
+    return "; in a password write %2F for /, %3F for ?, %23 for #, %40 for @, %5B for [" \
+        if re.search(r"[/?#@\[\]\s]", user) else ""
+
+
 def _stem(address: str) -> str:
     """A name for files: host and path of a URL, without what may be secret."""
     if not is_address(address):
         return f"camera{address}"
-    parts = urlsplit(address)
-    return re.sub(r"[^\w.-]+", "_", f"{parts.hostname}{parts.path}").strip("_")
+    return re.sub(r"[^\w.-]+", "_", re.sub(r":\d+(?=/|$)", "", path_of(address))).strip("_")[:MAX_STEM]

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from yolov7.config import InputError, atomic_path
+from yolov7.config import InputError, RunError, atomic_path
+from yolov7.config.messages import without_secrets
 from yolov7.data.images import cv2
 
 FALLBACK_FPS = 30.0  # for videos that do not say
 MAX_FPS = 1000.0  # of a video; above it stands a unit of time rather than a rate
 MAX_LIVE_FPS = 120.0
 TIMEOUT = 10_000  # milliseconds without an answer from a server, in opening and in reading
+TICK = 0.002  # seconds: containers with times in whole milliseconds
 NUMBERED = re.compile(r"(.+)_\d+")
 EXACT = (".mp4", ".m4v", ".mov", ".avi")  # containers that count their frames; of others it is an estimate
 
@@ -91,10 +92,17 @@ def is_address(path: str) -> bool:
     return "://" in path
 
 
-def without_password(address: str) -> str:
-    """A URL as it may be shown; a path stays as it is."""
-    password = urlsplit(address).password if is_address(address) else None
-    return address.replace(f":{password}@", ":***@", 1) if password else address
+def shown_address(path: str) -> str:
+    """A URL without what is secret in it, as it may be shown and stored; a path stays as it is."""
+    return without_secrets(path) if is_address(path) else path
+
+
+def path_of(address: str) -> str:
+    """Host and path of a URL, without user, query and what is secret; anything else as it is."""
+    if not is_address(address):
+        return address
+    rest = re.sub("^[^/]*@", "", without_secrets(address).partition("://")[2])
+    return re.split("[?#]", rest, maxsplit=1)[0]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -127,20 +135,32 @@ def video_info(path: str) -> VideoInfo:
     with open_capture(path) as capture:
         read, image = capture.read()
         if not read:
-            shown = without_password(path)
+            shown = shown_address(path)
             raise InputError(f"{shown}: is not a video that can be read, or holds no frame (truncated?)")
         return describe_capture(capture, image)
 
 
-def read_video(path: str) -> Iterator[tuple[int, np.ndarray]]:
-    """The frames (uint8 ``[H, W, 3]`` RGB) with their numbers 1, 2, ...; what cannot be decoded is left out."""
-    index = 0
+def read_video(path: str, fps: float) -> Iterator[tuple[int, float, np.ndarray]]:
+    """The frames (uint8 ``[H, W, 3]`` RGB) with their numbers 1, 2, ... and the seconds at which they are shown.
+
+    What cannot be decoded is left out. ``fps`` counts where the video does not say when a frame is shown, and where it
+    says the same to a millisecond or two.
+    """
+    index, seconds = 0, 0.0
     with open_capture(path) as capture:
         while capture.grab():
             index += 1
+            seconds = _shown_at(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, (index - 1) / fps, seconds)
             decoded, image = capture.retrieve()
             if decoded:
-                yield index, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                yield index, seconds, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _shown_at(said: float, regular: float, before: float) -> float:
+    """Time never runs backwards; 0 for all frames is what is said where nothing is known."""
+    if not said >= before or said == 0 or abs(said - regular) < TICK:
+        return max(regular, before)
+    return said
 
 
 def missing_frames(path: str, read: int, announced: int) -> int:
@@ -167,7 +187,7 @@ class VideoWriter:
 
     Written under a temporary name and renamed when the context is left; removed if it is left by an exception
     or without a frame. OpenCV cuts the last column of an odd width and the last row of an odd height.
-    Raises `InputError` where OpenCV cannot open it.
+    Raises `InputError` where OpenCV cannot open it, `RunError` where the disk does not take all of it.
     """
 
     def __init__(self, path: str | Path, fps: float, width: int, height: int) -> None:
@@ -194,9 +214,17 @@ class VideoWriter:
     def close(self, keep: bool = True) -> None:
         """Finish the file, or remove it."""
         self._writer.release()
-        if not (keep and self.frames):
+        whole = not keep or not self.frames or self._is_whole()
+        if not (keep and self.frames and whole):
             self._temporary.unlink(missing_ok=True)
         self._stack.close()
+        if not whole:
+            raise RunError(f"{self.path}: cannot be written as a whole; is the disk full?")
+
+    def _is_whole(self) -> bool:
+        """OpenCV does not say what the disk has refused; a whole file holds all its frames."""
+        with open_capture(str(self._temporary)) as capture:
+            return bool(capture.get(cv2.CAP_PROP_FRAME_COUNT) >= self.frames)
 
     def __enter__(self) -> VideoWriter:
         return self

@@ -5,9 +5,15 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from yolov7.config.messages import bounded
 from yolov7.config.names import readable
 from yolov7.data.images import PAD_COLOUR, cv2
 from yolov7.structures import Instances
@@ -16,6 +22,8 @@ from yolov7.structures import Instances
 Overlay = Callable[[np.ndarray, Instances, Sequence[str], bool], np.ndarray]
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+DRAWS_UNICODE = int(cv2.__version__.partition(".")[0]) >= 5
+MAX_TEXT = 200  # characters of a label
 MIN_TEXT = 0.35  # font scale; smaller letters cannot be read
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, never come close to each other
 _SHADES = ((0.95, 1.0), (0.55, 0.95), (0.9, 0.65), (0.45, 0.7), (0.75, 0.85))  # saturation, value
@@ -53,7 +61,7 @@ def draw_boxes(
         cv2.rectangle(canvas, (left, top), (right, bottom), class_colour(int(labels[index])), line)
     for index in back_to_front:
         label = int(labels[index])
-        text = readable(names[label]) if 0 <= label < len(names) else str(label)
+        text = names[label] if 0 <= label < len(names) else str(label)
         text += "" if scores is None else f" {scores[index]:.2f}"
         left, top = corners[index, :2].tolist()
         _draw_label(canvas, left, top, class_colour(label), text)
@@ -65,6 +73,9 @@ def _draw_label(canvas: np.ndarray, left: int, top: int, colour: tuple[int, int,
     height, width = canvas.shape[:2]
     scale = max(MIN_TEXT, 0.0004 * (height + width))  # in proportion to the sides, as is the stroke
     thickness = max(1, round(1.5 * scale))
+    text = readable(bounded(text, MAX_TEXT))
+    if not (text.isascii() or DRAWS_UNICODE):
+        return _draw_other_script(canvas, left, top, colour, text)
     (text_width, text_height), baseline = cv2.getTextSize(text, FONT, scale, thickness)
     margin = max(1, round(4 * scale))
     plate_width, plate_height = text_width + 2 * margin, text_height + baseline + 2 * margin
@@ -75,6 +86,35 @@ def _draw_label(canvas: np.ndarray, left: int, top: int, colour: tuple[int, int,
     cv2.rectangle(canvas, (x, y), (x + plate_width - 1, y + plate_height - 1), colour, cv2.FILLED)
     origin = (x + margin, y + margin + text_height)
     cv2.putText(canvas, text, origin, FONT, scale, _readable_on(colour), thickness, cv2.LINE_AA)
+    return None
+
+
+def _draw_other_script(canvas: np.ndarray, left: int, top: int, colour: tuple[int, int, int], text: str) -> None:
+    """As `_draw_label`, with a font file instead of OpenCV's letters, which before version 5 are ASCII alone."""
+    height, width = canvas.shape[:2]
+    size = max(10, round(0.012 * (height + width)))
+    font = _font(size)
+    box = font.getbbox(text)
+    margin = max(1, size // 8)
+    plate_width, plate_height = math.ceil(box[2]) + 2 * margin, math.ceil(box[3]) + 2 * margin
+    if plate_width > width or plate_height > height:
+        return
+    x = min(left, width - plate_width)
+    y = min(top - plate_height if top >= plate_height else top, height - plate_height)
+    plate = Image.new("RGB", (plate_width, plate_height), colour)
+    ImageDraw.Draw(plate).text((margin, margin), text, fill=_readable_on(colour), font=font)
+    canvas[y : y + plate_height, x : x + plate_width] = np.asarray(plate)
+
+
+@cache
+def _font(size: int) -> Any:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic; else Pillow's own, which has Latin."""
+    found = find_spec("matplotlib")  # not imported: it is slow
+    if found and found.origin:
+        path = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
 
 
 def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -99,6 +100,8 @@ class ExportedNetwork:
 
     device = torch.device("cpu")
 
+    opened: tuple[Path, str] | None = None  # file and precision, by which a copy in another process opens it again
+
     def __init__(self, facts: ExportFacts, run: Run) -> None:
         self.facts, self.run = facts, run
         self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block)
@@ -108,6 +111,12 @@ class ExportedNetwork:
         channels = Channels(facts.channels or Channels.of(len(facts.names), {}).widths)
         head = find_head(facts.block, facts.model, facts.task_package)
         self._decoder = Decoder(channels, torch.tensor(facts.anchors), facts.strides, head.decode_columns)
+
+    def __reduce__(self) -> tuple[Callable[[Path, str], ExportedNetwork], tuple[Path, str]]:
+        """Runtimes cannot be copied: what is pickled is the way to open the file."""
+        if self.opened is None:
+            raise TypeError("an exported network that no file was opened for cannot be pickled")
+        return open_exported, self.opened
 
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         """See `yolov7.inference.network.Network`."""
@@ -240,6 +249,13 @@ def open_openvino(path: Path, precision: str = "fp32") -> ExportedNetwork:
 
 OPENERS: dict[str, Callable[[Path, str], ExportedNetwork]] = {  # by suffix
     ".onnx": open_onnx, ".torchscript": open_torchscript, ".xml": open_openvino}
+
+
+def open_exported(path: Path, precision: str = "fp32") -> ExportedNetwork:
+    """The file's runtime by its suffix. Raises `InputError`."""
+    network = OPENERS[path.suffix](path, precision)
+    network.opened = Path(os.path.abspath(path)), precision
+    return network
 
 
 def _as_exported(path: Path, precision: str) -> None:

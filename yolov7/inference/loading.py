@@ -10,7 +10,7 @@ import torch
 
 from yolov7.config import InputError
 from yolov7.config.options import NetworkOptions
-from yolov7.inference.exported import OPENERS
+from yolov7.inference.exported import OPENERS, open_exported
 from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
 from yolov7.model.weights import load_model
 from yolov7.runtime.device import check_compiler
@@ -52,7 +52,7 @@ def _open(path: Path, device: torch.device, precision: str, options: NetworkOpti
         raise InputError(f"{path}: exported files run on the CPU; accepted: --device cpu")
     if not path.is_file():
         raise InputError(f"--weights {str(path)!r}: no such file")
-    network = OPENERS[path.suffix](path, "fp32" if options.precision == "auto" else precision)
+    network = open_exported(path, "fp32" if options.precision == "auto" else precision)
     if kept := network.facts.thresholds:
         logger.warning("%s: NMS is built into this file; --conf-thres and --max-det cannot loosen it: at most %d "
                        "detections above %g, of one class up to IoU %g", path, kept.most, kept.confidence, kept.iou)

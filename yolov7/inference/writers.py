@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,12 +25,16 @@ import numpy as np
 from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.config import atomic_path
 from yolov7.config.options import DetectOptions
+from yolov7.config.paths import writing
 from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, encode_image
 from yolov7.data.video import Frame, VideoInfo, VideoWriter
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.structures import Instances
 
+logger = logging.getLogger(__name__)
+
+MAX_COPIES = 1000  # of a frame in a row: no time that a file states makes a video without end
 MAX_STILL = 1.0  # seconds that a stream's video stands still where no frame came
 COLUMNS = ("path", "frame", "label", "name", "score", "x1", "y1", "x2", "y2")
 WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -87,8 +92,8 @@ def open_writers(options: DetectOptions, folder: Path, names: tuple[str, ...], s
 class Images:
     """An image for every image, in its own format where OpenCV writes that, and an MP4 file for every video.
 
-    A video keeps its frame rate, size and number of frames. That of a stream runs as time does: a frame is shown
-    until the next one, `MAX_STILL` at most.
+    A video keeps its size and runs as time does: at its frame rate, a frame is shown until the next one, of a stream
+    `MAX_STILL` at most. Where the frame rate varies, frames are repeated and left out for that.
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -108,7 +113,8 @@ class Images:
                 self._files.close()  # one video comes after the other
                 self._videos.clear()
             writer = VideoWriter(self._folder / f"{frame.name}.mp4", info.fps, info.width, info.height)
-            self._videos[frame.name] = _Video(self._files.enter_context(writer), info)
+            self._videos[frame.name] = video = _Video(self._files.enter_context(writer), info)
+            self._files.callback(video.tell)
         return self._videos[frame.name].add(result.drawn, frame.seconds)
 
 
@@ -119,15 +125,28 @@ class _Video:
         self._writer, self._info = writer, info
         self._clock = 0.0  # seconds of the video
         self._before: float | None = None
+        self._repeated = self._left_out = 0
 
     def add(self, image: np.ndarray, seconds: float) -> None:
         height, width = self._writer.size
         if image.shape[:2] != (height, width):  # a stream that has come back in another size
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        for _ in range(self._copies(seconds) if self._info.live else 1):
+        copies = self._copies_live(seconds) if self._info.live else self._copies(seconds)
+        self._repeated += max(copies - 1, 0)
+        self._left_out += copies == 0
+        for _ in range(copies):
             self._writer.write(image)
 
+    def tell(self) -> None:
+        """Say what was done to keep time."""
+        if not self._info.live and (self._repeated or self._left_out):
+            logger.info("%s: the frame rate varies; written at %.4g a second, with %d frames repeated and %d left out",
+                        self._writer.path, self._info.fps, self._repeated, self._left_out)
+
     def _copies(self, seconds: float) -> int:
+        return min(max(round(seconds * self._info.fps) + 1 - self._writer.frames, 0), MAX_COPIES)
+
+    def _copies_live(self, seconds: float) -> int:
         passed = 0.0 if self._before is None else seconds - self._before
         self._before = seconds
         self._clock += min(max(passed, 0.0), MAX_STILL)
@@ -181,11 +200,14 @@ def label_text(detections: Instances, size: tuple[int, ...], with_score: bool) -
 @contextmanager
 def open_lines(path: Path, rows: Rows, header: Rows = lambda _: ()) -> Iterator[Write]:
     """A file of lines, which can be read while it grows; the header is that of the first result."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    # bytes of a path that are no text stand there as JSON has them
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file, ExitStack() as ending:
+        ending.enter_context(writing(path))  # what is left is flushed
 
         def write(result: Result) -> None:
-            file.writelines(f"{row}\n" for row in chain(() if file.tell() else header(result), rows(result)))
-            file.flush()
+            with writing(path):
+                file.writelines(f"{row}\n" for row in chain(() if file.tell() else header(result), rows(result)))
+                file.flush()
 
         yield write
 
@@ -195,8 +217,13 @@ def open_array(path: Path, rows: Rows) -> Iterator[Write]:
     """A JSON array, written row by row under a temporary name and renamed when it is whole."""
     separators = chain(["\n"], repeat(",\n"))
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+
+        def write(result: Result) -> None:
+            with writing(path):
+                file.writelines(f"{next(separators)}{row}" for row in rows(result))
+
         file.write("[")
-        yield lambda result: file.writelines(f"{next(separators)}{row}" for row in rows(result))
+        yield write
         file.write("\n]\n")
 
 

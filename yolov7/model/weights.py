@@ -132,6 +132,9 @@ def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
     if isinstance(content, ReferenceCheckpoint):
         return _load_reference(content, path, cfg)
     spec = parse_spec(content["definition"], f"{path}, definition", content.get("package", ""))
+    if cfg and read_spec(cfg).definition != spec.definition:
+        raise InputError(f"--cfg {cfg!r}: {path} holds its own model, {spec.name}, which is another one; leave the "
+                         "flag out")
     names = readable_names(content["names"])
     with torch.device("meta"):  # the weights are in the file
         model = Detector(spec, len(names))

@@ -1,0 +1,100 @@
+"""Arguments of Python calls: the rules of the command line's flags, in messages that name the arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from yolov7.config.errors import InputError
+from yolov7.config.flags import check_paths
+from yolov7.config.options import DetectOptions, NetworkOptions, Precision
+from yolov7.config.schema import from_mapping
+
+T = TypeVar("T")
+
+
+def same_as(options: type, name: str) -> Any:
+    """A field with the default, the help and the limits of a flag."""
+    (field,) = (field for field in dataclasses.fields(options) if field.name == name)
+    return dataclasses.field(default=field.default, metadata={**field.metadata, "flag": _flag(name)})
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class LoadArguments:
+    """Of `yolov7.load`."""
+
+    weights: tuple[str, ...] = same_as(NetworkOptions, "weights")
+    device: str = same_as(NetworkOptions, "device")
+    precision: Precision = same_as(NetworkOptions, "precision")
+    augment: bool = same_as(NetworkOptions, "augment")
+    half_decode: bool = same_as(NetworkOptions, "half_decode")
+    compile: bool = same_as(NetworkOptions, "compile")
+    cfg: str | None = same_as(NetworkOptions, "cfg")
+
+
+@dataclass(frozen=True)
+class CallArguments:
+    """Of a model that is called."""
+
+    conf: float = same_as(DetectOptions, "conf_thres")
+    iou: float = same_as(DetectOptions, "iou_thres")
+    classes: tuple[str, ...] | None = same_as(DetectOptions, "classes")
+    size: int | None = same_as(DetectOptions, "img_size")
+    max_det: int = same_as(DetectOptions, "max_det")
+    agnostic: bool = same_as(DetectOptions, "agnostic_nms")
+
+
+ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, CallArguments)
+             for field in dataclasses.fields(call)}  # by flag
+
+
+def check_arguments(cls: type[T], call: str, **given: Any) -> T:
+    """The arguments of a call, read as the flags of the same meaning are; raises `InputError`."""
+    arguments = from_mapping(cls, {name: _plain(name, value) for name, value in given.items()}, call)
+    values = vars(arguments)
+    check_paths(values, f"{call}, {{}}")
+    if values.get("classes") == ():
+        raise InputError(f"{call}, classes: is empty; accepted: names or numbers, or None for all")
+    return arguments
+
+
+def _plain(name: str, value: Any) -> Any:
+    """What Python programs have for a number, a list, a path or a device, as the files and flags have it."""
+    if name == "device" and value is None:
+        return ""
+    if name == "device" and (type(value) is int or type(value).__name__ == "device"):  # torch.device
+        return str(value)
+    if name == "classes" and value is not None:
+        return [str(item) if type(item) is int else item for item in _items(value)]
+    return _items(value) if name == "weights" else _value(value)
+
+
+def _items(value: Any) -> list[Any]:
+    """Several, or one alone."""
+    value = _value(value)
+    return [_value(item) for item in value] if isinstance(value, (list, tuple, set, frozenset, range)) else [value]
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # of NumPy or torch
+
+
+@contextmanager
+def named_as_arguments() -> Iterator[None]:
+    """Errors of the functions that commands use, too, name the arguments of Python calls instead of flags."""
+    try:
+        yield
+    except InputError as error:
+        text = re.sub(r"(?<![\w-])--[a-z][a-z-]*", lambda found: ARGUMENTS.get(found[0], found[0]), str(error))
+        raise InputError(text) from None
