@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolov7.config import InputError, from_mapping, read_yaml, unknown
+from yolov7.config.options import MAX_CLASSES, MAX_COUNT, MAX_SIDE
 from yolov7.config.schema import describe_value
 from yolov7.data.formats import Entry
 
 logger = logging.getLogger(__name__)
 
-MAX_CLASSES = 100_000
 _RESEMBLES = 0.75  # of difflib: a key that is this like one of ours is a slip, not another tool's
 _LIST = "accepted: a list of class names (names: [cat, dog]), or their numbers with them (names: {0: cat, 1: dog})"
 
@@ -26,10 +26,10 @@ _LIST = "accepted: a list of class names (names: [cat, dog]), or their numbers w
 class RunSettings:
     """What a data set suggests for one model, where no flag says otherwise."""
 
-    epochs: int | None = None
-    img_size: tuple[int, ...] | None = None
-    batch_size: int | None = None
-    nominal_batch: int | None = None
+    epochs: int | None = field(default=None, metadata={"low": 1, "most": MAX_COUNT})
+    img_size: tuple[int, ...] | None = field(default=None, metadata={"low": 32, "most": MAX_SIDE})
+    batch_size: int | None = field(default=None, metadata={"low": 1, "most": MAX_COUNT})
+    nominal_batch: int | None = field(default=None, metadata={"low": 1, "most": MAX_COUNT})
     hyp: str | None = None
     set: tuple[str, ...] = ()  # overrides of the recipe, unless --hyp names another one
 

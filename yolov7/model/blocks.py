@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolov7.config.errors import shown
+
 BATCH_NORM_EPSILON = 1e-3  # not part of a state dict: a constant of the reference implementation's weights
 BATCH_NORM_MOMENTUM = 0.03
 
@@ -45,7 +47,7 @@ def register_block(block: BlockType) -> BlockType:
 def make_activation(name: str) -> nn.Module:
     """The activation of a config: ``silu``, or ``leaky_relu`` with slope 0.1."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r}; accepted: {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"activation {shown(name)}; accepted: {', '.join(ACTIVATIONS)}")
     return nn.LeakyReLU(0.1, inplace=True) if name == "leaky_relu" else nn.SiLU(inplace=True)
 
 
@@ -148,7 +150,7 @@ class ELAN(Block):
         if depth % self.depth_step:
             raise ValueError(f"depth {depth} is not a multiple of {self.depth_step}")
         if not set(rep_positions) <= set(range(1, depth + 1)):
-            raise ValueError(f"rep_positions {rep_positions}; accepted: 1 to {depth}")
+            raise ValueError(f"rep_positions {shown(rep_positions)}; accepted: 1 to {depth}")
         self.out_channels = out
         groups = self.cardinality
         self.bypass = Conv(in_channels, groups * hidden, activation=activation)
