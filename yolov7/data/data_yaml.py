@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from yolov7.config import InputError, from_mapping, read_yaml, unknown
+from yolov7.config.errors import describe_value, shown
+from yolov7.config.names import check_names
 from yolov7.config.options import MAX_CLASSES, MAX_COUNT, MAX_SIDE
-from yolov7.config.schema import describe_value
 from yolov7.data.formats import Entry
 
 logger = logging.getLogger(__name__)
@@ -99,24 +98,15 @@ def _names(found: Any, where: str) -> tuple[str, ...]:
     return names
 
 
-def check_names(names: Iterable[str], where: str) -> None:
-    """Raise `InputError` for class names that cannot be told apart or read."""
-    names = list(names)
-    if blank := [place for place, name in enumerate(names) if not name.strip()]:
-        raise InputError(f"{where}: the name of class {blank[0]} is empty")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"{where}: {', '.join(map(repr, twice[:5]))} stands twice; accepted: names that differ")
-
-
 def _in_order(found: dict[Any, Any], where: str) -> list[Any]:
     """The names of ``{0: cat, 1: dog}``; their numbers may be texts."""
-    numbered = {int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() else key: name
+    numbered = {int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10 else key: name
                 for key, name in found.items()}
     if len(numbered) == len(found) and set(numbered) == set(range(len(found))):
         return [numbered[number] for number in range(len(numbered))]
     if not all(isinstance(key, int) for key in numbered):
-        raise InputError(f"{where}, names: found the keys {', '.join(map(str, list(found)[:5]))}; {_LIST}")
-    raise InputError(f"{where}, names: found the numbers {sorted(numbered)}; accepted: 0 to {len(found) - 1}")
+        raise InputError(f"{where}, names: found the keys {shown(list(found)[:5])}; {_LIST}")
+    raise InputError(f"{where}, names: found the numbers {shown(sorted(numbered))}; accepted: 0 to {len(found) - 1}")
 
 
 def _where_from(download: Any, path: Any) -> str:

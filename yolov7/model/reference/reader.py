@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -23,8 +22,8 @@ from torch import Tensor
 
 from yolov7.config import InputError, reason_of
 from yolov7.model.blocks import BATCH_NORM_EPSILON
+from yolov7.model.stored import check_archive
 
-MAX_FILE_SIZE = 8 << 30  # bytes; the largest unstripped checkpoint of the reference implementation has 1.4 GB
 MAX_MODULES = 100_000
 MAX_DEPTH = 50
 
@@ -85,8 +84,11 @@ class _Storage:
         self.dtype = dtype
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds plain values, tensors and stubs; never looks up a real class."""
+class _Unpickler(pickle._Unpickler):
+    """Builds plain values, tensors and stubs; never looks up a real class.
+
+    Of Python, not of C, whose memory grows to the largest number that the file gives to one of its values.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, entry: str) -> None:
         super().__init__(io.BytesIO(archive.read(entry)), encoding="utf-8")
@@ -106,8 +108,8 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in DTYPES:
             return _Storage(DTYPES[name])
         if not path.startswith(HARMLESS):
-            raise InputError(f"the file refers to {path}, which no checkpoint of the reference implementation needs; "
-                             "it was not opened")
+            raise InputError(f"the file refers to {path[:200]}, which no checkpoint of the reference implementation "
+                             "needs; it was not opened")
         if path not in self._stubs:
             self._stubs[path] = type("_Stub", (_Stub,), {"path": path})
         return self._stubs[path]
@@ -183,8 +185,7 @@ def is_state_dict(content: Any) -> bool:
 
 
 def _unpickle(path: str | Path) -> Any:
-    if os.path.getsize(path) > MAX_FILE_SIZE:
-        raise InputError(f"{path}: is larger than {MAX_FILE_SIZE >> 30} GiB")
+    check_archive(Path(path))
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
