@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from yolov7.config import InputError, from_mapping, to_mapping
+from yolov7.inference.torchscript import checked_archive
 from yolov7.model.heads.base import Channels, Decoder, Predictions, find_head
+from yolov7.model.stored import checked_tensors
 from yolov7.model.weights import ModelInfo
 from yolov7.structures import HeadOutput
 
@@ -197,9 +199,12 @@ def open_torchscript(path: Path, precision: str = "fp32") -> ExportedNetwork:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that this format grows old
-            graph = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+            graph = torch.jit.load(checked_archive(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+    except InputError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise _unreadable(path, "TorchScript", error) from None
+    checked_tensors(graph.state_dict(), str(path))
     text: Any = extra[KEY]
     facts = read_facts(text.decode() if isinstance(text, bytes) else text, path)
 
