@@ -250,8 +250,8 @@ def _read_rows(label_files: Sequence[str], usable: np.ndarray, findings: list[Fi
                 continue
             start = len(values)
             try:
-                values.extend(map(float, columns))
-            except ValueError:
+                values.extend(map(float, columns) if row.isascii() and "_" not in row else map(_number, columns))
+            except (ValueError, _LabelError):
                 del values[start:]
                 values.append(math.nan)
             lengths.append(len(values) - start)
@@ -330,7 +330,7 @@ def check_row(columns: Sequence[str], num_classes: int) -> None:
 
 def _number(text: str) -> float:
     try:
-        value = float(text)
+        value = float(text if text.isascii() and "_" not in text else "")  # Python takes 1_0, and digits of any script
     except ValueError:
         raise _LabelError(f"{text!r} is not a number") from None
     if not math.isfinite(value):

@@ -103,7 +103,7 @@ class ModelSpec:
     def with_anchors(self, anchors: Anchors) -> ModelSpec:
         """The same network with other anchors ``[L, A, 2]`` in pixels, also in its definition."""
         plain = [[[float(side) for side in pair] for pair in level] for level in anchors]
-        checked = _parse_anchors(plain, len(self.head.inputs), f"{self.name}.head, anchors")
+        checked = parse_anchors(plain, len(self.head.inputs), f"{self.name}.head, anchors")
         definition = {**self.definition, "head": {**self.definition["head"], "anchors": plain}}
         return dataclasses.replace(self, head=dataclasses.replace(self.head, anchors=checked), definition=definition)
 
@@ -258,13 +258,14 @@ def _parse_head(content: Any, nodes: Sequence[NodeSpec], where: str, package: st
     if auxiliary and len(auxiliary) != len(inputs):
         raise InputError(f"{where}, auxiliary: found {len(auxiliary)} nodes; accepted: none, or one for each of the "
                          f"{len(inputs)} levels")
-    anchors = _parse_anchors(content["anchors"], len(inputs), f"{where}, anchors")
+    anchors = parse_anchors(content["anchors"], len(inputs), f"{where}, anchors")
     given = {key: value for key, value in content.items() if key in own}
     return HeadSpec(inputs, anchors, convert(content.get("implicit", True), bool, f"{where}, implicit"), auxiliary,
                     block, _check_arguments(block, own, given, where))
 
 
-def _parse_anchors(content: Any, levels: int, where: str) -> tuple[tuple[tuple[float, float], ...], ...]:
+def parse_anchors(content: Any, levels: int, where: str) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Sides ``[L, A, 2]`` of anchors in pixels. Raises `InputError`."""
     rows = content if isinstance(content, (list, tuple)) else ()
     if len(rows) > MAX_LEVELS or any(isinstance(row, (list, tuple)) and len(row) > MAX_ANCHORS for row in rows):
         raise InputError(f"{where}: found {shown(content)}; accepted: at most {MAX_LEVELS} levels of {MAX_ANCHORS}")
