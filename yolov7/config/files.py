@@ -40,6 +40,8 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
             content = stream.read(limit + 1)
     except OSError as error:
         raise InputError(f"{shorten(path)}: cannot be read: {error.strerror or error}") from None
+    except InputError:
+        raise
     except ValueError:
         raise InputError(f"{shorten(path)!r}: is not a name of a file; accepted: one without a NUL character") from None
     if len(content) > limit:

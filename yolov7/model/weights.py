@@ -31,6 +31,7 @@ from yolov7.model.reference.layout import (
     identify,
     import_state_dict,
 )
+from yolov7.model.reference.mit import from_mit, is_mit
 from yolov7.model.reference.reader import ReferenceCheckpoint, is_state_dict, read_reference, select_network
 from yolov7.model.reparam import is_fused, reparameterize
 from yolov7.model.spec import ModelSpec, checked_size, parse_spec, read_spec
@@ -118,6 +119,9 @@ def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
     if not is_state_dict(state):
         raise InputError(f"{path}: is neither a weight file of this project nor a state dict of the reference "
                          "implementation")
+    if is_mit(state):
+        logger.info("%s: MIT-licensed weights of v7; its pools are taken as parallel", path)
+        state = from_mit(state, str(path))
     return ReferenceCheckpoint(state, (), "")
 
 

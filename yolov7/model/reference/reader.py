@@ -42,6 +42,9 @@ LAYERS = {  # classes of the detection models, behind "models."
     *(f"yolo.{name}" for name in ("Model", "Detect", "IDetect", "IAuxDetect")),
 }
 
+BRANCHES = {"ISegment": "YOLOv7-seg", "Segment": "YOLOv7-seg", "IKeypoint": "YOLOv7-pose", "Keypoint": "YOLOv7-pose",
+            "IBin": "YOLOv7-bin", "Mask": "YOLOv7-mask", "IMerge": "YOLOv7-mask", "Merge": "YOLOv7-mask"}
+
 
 @dataclass(frozen=True)
 class ReferenceCheckpoint:
@@ -102,6 +105,7 @@ class _Unpickler(pickle._Unpickler):
         path = f"{module}.{name}"
         replacements: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict, "__builtin__.set": set, "builtins.set": set,
+            "__builtin__.getattr": _Stub, "builtins.getattr": _Stub,  # of the branch for segments: nothing is looked up
             "torch._utils._rebuild_tensor_v2": _rebuild_tensor, "torch._utils._rebuild_parameter": _first_argument}
         if path in replacements:
             return replacements[path]
@@ -161,8 +165,10 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
         raise InputError(f"{path}: has more than {MAX_MODULES} layers")
     for _, module in modules:
         if module.path.startswith("models.") and module.path.removeprefix("models.") not in LAYERS:
-            raise InputError(f"{path}: has layers of the class {module.path}: a network of another project, or of a "
-                             "branch of the reference implementation for masks or poses")
+            branch = next((f"a {name} checkpoint, a network that is not yet supported; it" for part, name in
+                           BRANCHES.items() if part in module.path), "of another kind: it")
+            raise InputError(f"{path}: is {branch} has layers of the class {module.path[:200]}: a network of another "
+                             "project, or of a branch of the reference implementation for masks or poses")
         if module.path.endswith("BatchNorm2d") and abs(vars(module).get("eps", 0) - BATCH_NORM_EPSILON) > 1e-9:
             raise InputError(f"{path}: has batch norm with epsilon {vars(module).get('eps')}; accepted: "
                              f"{BATCH_NORM_EPSILON}, as in the reference implementation's detection models")
