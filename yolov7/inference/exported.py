@@ -109,8 +109,8 @@ def _check_facts(facts: ExportFacts, where: str) -> None:
     if facts.channels and facts.channels.get("classes") != len(facts.names):
         raise InputError(f"{where}, channels: found {shown(facts.channels)}; accepted: {len(facts.names)} classes, as "
                          "names has")
-    if (facts.head == "end2end") != (facts.thresholds is not None):
-        raise InputError(f"{where}, thresholds: accepted: those of --head end2end, and nothing for another head")
+    if facts.head == "end2end" and facts.thresholds is None:  # a graph without its NMS still has them
+        raise InputError(f"{where}: the key 'thresholds' is missing; accepted: those of the graph's NMS")
 
 
 class ExportedNetwork:
