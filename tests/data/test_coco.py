@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from pycocotools import mask as run_lengths
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.coco_annotations import join_polygons, read_polygon
+from yolov7.data.coco_content import read_annotations
 from yolov7.data.image_set import ImageSet, report_faults
 
 Write = Callable[..., Path]
@@ -380,3 +382,10 @@ def test_a_broken_mask_leaves_a_box(coco_folder: Write, mask: dict[str, Any], me
     assert found.objects.polygons.points.shape == (0, 2)
     text = f"annotation 1: a run-length mask {message}; the object is a box only"
     assert only_fault(found)[0].endswith(text)
+
+
+def test_annotations_are_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.json")
+    for path in (tmp_path / "fifo.json", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="is not a regular file"):
+            read_annotations(path)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from yolov7.config import InputError
+from yolov7.data import yolo_txt
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
 from yolov7.data.yolo_txt import find_images, label_paths
@@ -222,3 +223,9 @@ def test_image_ids(tmp_path: Path, stems: list[str], ids: list[int]) -> None:
     (tmp_path / "list.txt").write_text("".join(f"./{stem}.png\n" for stem in stems))
     (tmp_path / "set.yaml").write_text("train: list.txt\nnames: [a]\n")
     assert list(train_set(tmp_path / "set.yaml").image_ids) == ids
+
+
+@pytest.mark.parametrize("text", ["1_0", "٣", "0.5_0", "0\u0663"])
+def test_numbers_are_ascii_without_underscores(text: str) -> None:
+    with pytest.raises(yolo_txt._LabelError, match="is not a number"):
+        yolo_txt.check_row(["0", "0.5", "0.5", "0.1", text], 100)

@@ -258,7 +258,7 @@ def test_a_network_inside_itself(their: Callable[[str], Any], tmp_path: Path) ->
     content["model"]._modules["model"]._modules["0"]._modules["again"] = content["model"]._modules["model"]
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(InputError, match="a network nested deeper than 50 layers"):
-        read_reference(tmp_path / "w.pt")
+        weights.load_model(tmp_path / "w.pt")
 
 
 # --- identification and the way back ---------------------------------------------------------------------------------
@@ -307,3 +307,17 @@ def test_fused_models_load_as_such(tmp_path: Path) -> None:
     assert list(loaded.state_dict()) == list(model.state_dict()) and not loaded.head.auxiliary_convs
     assert not any(value.is_meta for value in loaded.state_dict().values())
     assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize(("layer", "name"), [("ISegment", "YOLOv7-seg"), ("IKeypoint", "YOLOv7-pose"),
+                                             ("IMerge", "YOLOv7-mask")])
+def test_networks_of_other_branches_are_named(tmp_path: Path, layer: str, name: str) -> None:
+    """With the ``getattr`` that files of the branch for segments have, of which nothing is looked up."""
+    found = b"c__builtin__\ngetattr\nX\x01\x00\x00\x00aX\x01\x00\x00\x00b\x86R"
+    head = b"cmodels.yolo\n" + layer.encode() + b"\n)\x81}X\x04\x00\x00\x00prot" + found + b"sb"
+    network = b"cmodels.yolo\nModel\n)\x81}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x000" + head + b"ssb"
+    pickled = b"\x80\x02}X\x05\x00\x00\x00model" + network + b"s."
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+    with pytest.raises(InputError, match=f"is a {name} checkpoint, a network that is not yet supported"):
+        weights.load_model(tmp_path / "w.pt")

@@ -10,15 +10,19 @@ from yolov7.config.files import (
     atomic_path,
     atomic_write,
     find_yaml,
+    is_file,
+    read_bytes,
+    read_text,
     read_yaml,
     shipped_file,
     shipped_files,
     short_name,
 )
 from yolov7.config.flags import parse_arguments
+from yolov7.config.plain_yaml import parse_yaml
 from yolov7.config.schema import check_ranges, convert, from_mapping, option, override, to_mapping
 
 __all__ = [
     "SHIPPED", "InputError", "RunError", "atomic_path", "atomic_write", "check_ranges", "convert", "find_yaml",
-    "from_mapping", "nearest", "option", "override", "parse_arguments", "read_yaml", "reason_of", "shipped_file",
-    "shipped_files", "short_name", "to_mapping", "unknown"]
+    "from_mapping", "is_file", "nearest", "option", "override", "parse_arguments", "parse_yaml", "read_bytes",
+    "read_text", "read_yaml", "reason_of", "shipped_file", "shipped_files", "short_name", "to_mapping", "unknown"]

@@ -4,43 +4,69 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from yolov7.config.errors import InputError, nearest
+from yolov7.config.errors import InputError, nearest, reason_of
 from yolov7.config.paths import writing
+from yolov7.config.plain_yaml import parse_yaml
 from yolov7.config.schema import describe_value
 
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = PACKAGE / "shipped" if (PACKAGE / "shipped").is_dir() else PACKAGE.parent  # wheel, or checkout
+YAML_LIMIT = 4 << 20  # bytes
+LONG_PATH = 1000  # characters
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without code and without silently overwritten keys."""
+def is_file(path: str | Path) -> bool:
+    """Whether a regular file stands there; a name that no file can have is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long; a NUL in it
+        return False
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise InputError(f"{self.name}, line {line}: the key {key.value!r} stands twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """The content of a regular file. Raises `InputError`, too, where it has more bytes than the limit.
+
+    Devices, pipes and folders are refused before a byte is read: some have no end, and some never begin.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{shorten(path)}: is not a regular file; accepted: neither a folder nor a device or pipe")
+        with open(path, "rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{shorten(path)}: cannot be read: {error.strerror or error}") from None
+    except InputError:
+        raise
+    except ValueError:
+        raise InputError(f"{shorten(path)!r}: is not a name of a file; accepted: one without a NUL character") from None
+    if len(content) > limit:
+        raise InputError(f"{shorten(path)}: is larger than {limit >> 20} MiB; accepted: at most that")
+    return content
+
+
+def shorten(path: str | Path) -> str:
+    """A path as messages show it: long ones without their middle."""
+    text = str(path)
+    return text if len(text) <= LONG_PATH else f"{text[:LONG_PATH // 2]}...{text[-LONG_PATH // 2:]}"
+
+
+def read_text(path: str | Path, limit: int, what: str = "text") -> str:
+    """A regular file in UTF-8, with or without a byte-order mark (see `read_bytes`)."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not valid {what}: {reason_of(error)}; accepted: UTF-8") from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping; raises `InputError`."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            content = yaml.load(stream, _StrictLoader)  # a SafeLoader: builds plain values only
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    content = parse_yaml(read_text(path, YAML_LIMIT, "YAML"), str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds {describe_value(content)}, expected keys with values")
     return content
@@ -70,13 +96,14 @@ def shipped_file(name: str, shipped: dict[str, Path], prefixes: Sequence[str] = 
 
 def find_yaml(name: str, folder: str, flag: str, prefixes: Sequence[str] = ()) -> Path:
     """The file that a flag names: an existing path first, then a shipped file by its name; raises `InputError`."""
-    if Path(name).is_file():
+    if is_file(name):
         return Path(name)
     shipped = shipped_files(folder, prefixes)
     if path := shipped_file(name, shipped, prefixes):
         return path
+    found = "is not a regular file" if os.path.exists(name) else "no such file"
     raise InputError(
-        f"{flag} {name!r}: no such file, and none is shipped under that name; shipped: "
+        f"{flag} {shorten(name)!r}: {found}, and none is shipped under that name; shipped: "
         f"{', '.join(shipped)}{nearest(short_name(name, prefixes), shipped)}")
 
 

@@ -11,6 +11,10 @@ from typing import Literal
 from yolov7.config.schema import option
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MAX_CLASSES = 100_000
+MAX_SIDE = 32_768  # pixels of a network input
+MAX_COUNT = 1_000_000  # of epochs, detections, attempts: more than anybody means
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class NMSFlags:
 
     conf_thres: float = option(0.25, "minimum score", low=0, high=1)
     iou_thres: float = option(0.45, "maximum IoU of two detections of one class", low=0, high=1)
-    max_det: int = option(300, "maximum number of detections in an image", low=1)
+    max_det: int = option(300, "maximum number of detections in an image", low=1, most=MAX_COUNT)
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,15 @@ class TestOptions(OutputFolder, NMSFlags, NetworkOptions):
         "val", "split to evaluate; or on the val split: what each stage takes (speed), AP and time at several sizes "
         "(study), half and full precision at IoU 0.65 and 0.70 as in table 10 of the paper (table10); speed and study "
         "take several weights one after the other")
-    batch_size: int = option(32, "images in a batch", low=1)
-    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
+    batch_size: int = option(32, "images in a batch", low=1, most=MAX_COUNT)
+    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32,
+                                  most=MAX_SIDE)
     conf_thres: float = option(0.001, "minimum score", low=0, high=1)
     iou_thres: float = option(0.65, "maximum IoU of two detections of one class", low=0, high=1)
-    sizes: tuple[int, ...] = option(tuple(range(256, 1537, 128)), "sizes of --task study", low=32)
+    sizes: tuple[int, ...] = option(tuple(range(256, 1537, 128)), "sizes of --task study", low=32, most=MAX_SIDE)
     metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the metric of the reference "
                                            "implementation")
-    workers: int = option(8, "loader processes, at most", low=0)
+    workers: int = option(8, "loader processes, at most", low=0, most=MAX_COUNT)
     classes: tuple[str, ...] | None = option(None, "score these classes only (numbers or names); default: those "
                                              "that the weights know")
     single_cls: bool = option(False, "take all classes as one; weights of ours that were trained so say it themselves")
@@ -89,8 +94,9 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
     source: str = option("", "image, video, folder (not those in it), glob, camera (its number), stream (rtsp://, "
                          "rtmp://, http://, ...), or a text file with one of these a line")
     batch_size: int = option(1, "images or frames read together, and run together where their shapes allow; of "
-                             "streams always the newest frame of each", low=1)
-    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32)
+                             "streams always the newest frame of each", low=1, most=MAX_COUNT)
+    img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32,
+                                  most=MAX_SIDE)
     classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)")
     agnostic_nms: bool = option(False, "NMS across classes")
     save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised")
@@ -103,7 +109,8 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
     round_boxes: bool = option(False, "boxes in whole pixels, as the reference implementation writes them")
     nosave: bool = option(False, "write no images or videos")
     view_img: bool = option(False, "show what is found in a window, where there is a screen (q ends the run)")
-    reconnects: int = option(10, "attempts in a row to reach a stream that has dropped, before the run ends", low=0)
+    reconnects: int = option(10, "attempts in a row to reach a stream that has dropped, before the run ends", low=0,
+                             most=MAX_COUNT)
     project: str = option("runs/detect", "results are folders below this one")
     verbose: bool = option(False, "tracebacks and debug messages")
 
@@ -117,8 +124,8 @@ class ExportOptions:
                                      "(the reference implementation's layout), torchscript, onnx, openvino, tensorrt")
     cfg: str | None = option(None, "model, for weights that hold no definition of their own")
     img_size: tuple[int, ...] | None = option(None, "height and width of the network input (one number: square); "
-                                              "default: that of the weights", low=32)
-    batch_size: int = option(1, "batch of the exported graph", low=1)
+                                              "default: that of the weights", low=32, most=MAX_SIDE)
+    batch_size: int = option(1, "batch of the exported graph", low=1, most=MAX_COUNT)
     dynamic_batch: bool = option(False, "a graph for any batch")
     dynamic: bool = option(False, "a graph for any batch and size")
     head: Literal["decoded", "raw", "end2end"] = option(
@@ -126,7 +133,7 @@ class ExportOptions:
         "NMS in the graph")
     conf_thres: float = option(0.25, "minimum score, of --head end2end", low=0, high=1)
     iou_thres: float = option(0.45, "maximum IoU of two detections of one class, of --head end2end", low=0, high=1)
-    max_det: int = option(100, "maximum number of detections in an image, of --head end2end", low=1)
+    max_det: int = option(100, "maximum number of detections in an image, of --head end2end", low=1, most=MAX_COUNT)
     fp16: bool = option(False, "weights in float16, inputs and outputs in float32 (not of weights and original)")
     with_preprocess: bool = option(False, "the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1")
     source: str = option("", "images for the comparison with PyTorch; default: the data set's validation split")
@@ -143,8 +150,9 @@ class ModelsOptions:
     depth: float | None = option(None, "factor on the depth of --scale; default: 1", low=0.01, high=16)
     width: float | None = option(None, "factor on its widths; default: (1 + depth) / 2", low=0.01, high=16)
     hidden_width: float | None = option(None, "factor on the widths inside its blocks; default: 1", low=0.01, high=16)
-    img_size: int | None = option(None, "side of the network input; default: the model's nominal size", low=32)
-    num_classes: int = option(80, "classes of the head", low=1)
+    img_size: int | None = option(None, "side of the network input; default: the model's nominal size", low=32,
+                                  most=MAX_SIDE)
+    num_classes: int = option(80, "classes of the head", low=1, most=MAX_CLASSES)
     deploy: bool = option(False, "the nodes of the deployed form")
     picture: str = option("", "also draw the graph: a PNG, PDF or SVG file")
     output: str = option("", "also write the model as YAML, scaled and written out")
@@ -199,8 +207,8 @@ class AnchorsOptions:
     data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
     cfg: str = option("yolov7-tiny", "model: a shipped name or a YAML file")
     img_size: int | None = option(None, "side of the network input in training; default: the data set's settings for "
-                                  "the model, then the model's", low=32)
-    generations: int = option(1000, "random changes that are tried after k-means", low=0)
-    seed: int = option(0, "seed of k-means and of the changes", low=0)
+                                  "the model, then the model's", low=32, most=MAX_SIDE)
+    generations: int = option(1000, "random changes that are tried after k-means", low=0, most=MAX_COUNT)
+    seed: int = option(0, "seed of k-means and of the changes", low=0, most=MAX_SEED)
     output: str = option("", "also write the model with the fitted anchors as YAML")
     verbose: bool = option(False, "tracebacks and debug messages")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from yolov7.config.errors import InputError, unknown
 from yolov7.config.files import find_yaml, read_yaml
+from yolov7.config.options import MAX_COUNT
 from yolov7.config.schema import convert, from_mapping, option
 
 
@@ -17,31 +18,32 @@ from yolov7.config.schema import convert, from_mapping, option
 class OptimizerConfig:
     """The optimizer and its schedule."""
 
-    lr0: float = option(0.01, "peak learning rate", low=0)
+    lr0: float = option(0.01, "peak learning rate", low=0, most=MAX_COUNT)
     lrf: float = option(0.1, "final learning rate as a fraction of lr0", low=0, high=1)
     momentum: float = option(0.937, "Nesterov momentum", low=0, high=1)
-    weight_decay: float = option(0.0005, "L2 on convolution weights, at a nominal batch of 64", low=0)
-    warmup_epochs: float = option(3.0, "length of the warm-up", low=0)
+    weight_decay: float = option(0.0005, "L2 on convolution weights, at a nominal batch of 64", low=0, most=MAX_COUNT)
+    warmup_epochs: float = option(3.0, "length of the warm-up", low=0, most=MAX_COUNT)
     warmup_momentum: float = option(0.8, "momentum at iteration 0", low=0, high=1)
-    warmup_bias_lr: float = option(0.1, "learning rate of the biases at iteration 0", low=0)
-    clip_grad: float = option(0.0, "maximum norm of the gradient of a step, 0 = not clipped", low=0)
+    warmup_bias_lr: float = option(0.1, "learning rate of the biases at iteration 0", low=0, most=MAX_COUNT)
+    clip_grad: float = option(0.0, "maximum norm of the gradient of a step, 0 = not clipped", low=0, most=MAX_COUNT)
     kind: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW (momentum is its first beta)")
-    nominal_batch: int = option(64, "images in an optimizer step, where neither flag nor data set says it", low=1)
+    nominal_batch: int = option(64, "images in an optimizer step, where neither flag nor data set says it", low=1,
+                               most=MAX_COUNT)
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Gains and switches of assignment and loss. Gains are for 3 levels, 80 classes and 640 px (see `scale_gains`)."""
 
-    box: float = option(0.05, "box gain", low=0)
-    cls: float = option(0.3, "class gain", low=0)
-    cls_pw: float = option(1.0, "positive weight of the class term", low=0)
-    obj: float = option(0.7, "objectness gain", low=0)
-    obj_pw: float = option(1.0, "positive weight of the objectness term", low=0)
+    box: float = option(0.05, "box gain", low=0, most=MAX_COUNT)
+    cls: float = option(0.3, "class gain", low=0, most=MAX_COUNT)
+    cls_pw: float = option(1.0, "positive weight of the class term", low=0, most=MAX_COUNT)
+    obj: float = option(0.7, "objectness gain", low=0, most=MAX_COUNT)
+    obj_pw: float = option(1.0, "positive weight of the objectness term", low=0, most=MAX_COUNT)
     iou_t: float = option(0.2, "ignored; kept for compatibility")
     gr: float = option(1.0, "share of the IoU in the objectness target, the rest is 1", low=0, high=1)
-    anchor_t: float = option(4.0, "maximum ratio of sides between anchor and object", low=1)
-    fl_gamma: float = option(0.0, "focal gamma, 0 = off", low=0)
+    anchor_t: float = option(4.0, "maximum ratio of sides between anchor and object", low=1, most=MAX_COUNT)
+    fl_gamma: float = option(0.0, "focal gamma, 0 = off", low=0, most=MAX_COUNT)
     label_smoothing: float = option(0.0, "label smoothing of the class term", low=0, high=1)
     loss_ota: bool = option(True, "simOTA; false: every candidate is a positive (the plain loss)")
     assignment: Literal["coarse_to_fine", "lead_guided", "independent"] = option(
@@ -50,7 +52,7 @@ class LossConfig:
     aux_decode: Literal["constrained", "free"] = option(
         "constrained", "how far boxes of an auxiliary head reach out of their cell (paper, table 7): 0.5 cells, or 1")
     top_k: int = option(0, "number of best IoUs whose sum is an object's number of positives; 0: 10, or 20 with an "
-                        "auxiliary head", low=0)
+                        "auxiliary head", low=0, most=MAX_COUNT)
     deduplicate_candidates: bool = option(False, "propose a cell and anchor once, however many objects do")
     class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; (): all 1", low=0)
     gains: dict[str, float] = field(default_factory=dict, metadata={

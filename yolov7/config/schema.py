@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import reprlib
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import yaml
-
-from yolov7.config.errors import InputError, nearest, unknown
+from yolov7.config.errors import InputError, describe_value, nearest, shown, unknown
+from yolov7.config.plain_yaml import parse_yaml
 
 T = TypeVar("T")
 
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 2
-_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 6
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
-
-
-def describe_value(value: object) -> str:
-    """A value with its type, in the words of the messages: ``a number (0.5)``."""
-    if value is None:
-        return "nothing"
-    names = {bool: "a switch", int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "keys"}
-    return f"{names.get(type(value), type(value).__name__)} ({shown(value)})"
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: a few dozen characters, whatever its size and depth."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # a number of thousands of digits
-        return "a number of too many digits"
+__all__ = ["check_ranges", "convert", "describe_value", "from_mapping", "option", "override", "shown", "to_mapping"]
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:
@@ -46,17 +25,18 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(value, arguments, where)
     if origin is typing.Literal:
-        if value in arguments:
+        if isinstance(value, str) and value in arguments:
             return value
         choices = ", ".join(map(str, arguments))
-        raise InputError(f"{where}: found {value!r}; accepted: {choices}{nearest(value, arguments)}")
+        raise InputError(f"{where}: found {shown(value)}; accepted: {choices}{nearest(value, arguments)}")
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast("type[Any]", hint), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         item = arguments[0]
         return tuple(convert(v, item, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {convert(k, arguments[0], where): convert(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+        return {convert(k, arguments[0], where): convert(v, arguments[1], f"{where}.{str(k)[:50]}")
+                for k, v in value.items()}
     return _convert_scalar(value, hint, where)
 
 
@@ -73,26 +53,35 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
 
 
 def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
-    if hint is bool and value in (0, 1) and not isinstance(value, float):  # the reference implementation has 0 and 1
+    if hint is bool and isinstance(value, int) and value in (0, 1):  # the reference implementation has 0 and 1
         return bool(value)
     if hint is float and isinstance(value, str):
         value = _number(value)  # YAML 1.1 reads 5e-4 as text
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value):
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint is str and isinstance(value, str):
         return value
-    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a list"}
+    expected = {bool: "true or false", int: "a whole number", float: "a number that is finite", str: "a text",
+                tuple: "a list"}
     accepted = expected.get(typing.get_origin(hint) or hint, "keys with values")
     raise InputError(f"{where}: found {describe_value(value)}; accepted: {accepted}")
 
 
 def _number(text: str) -> float | str:
     try:
-        return float(text)
+        return float(text) if text.isascii() and "_" not in text else text
     except ValueError:
         return text
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number, of any size, is a finite float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
@@ -120,16 +109,22 @@ def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 def check_ranges(config: T, where: str) -> T:
-    """The same dataclass; raises `InputError` where a number is outside ``low`` to ``high`` of its field."""
+    """The same dataclass; raises `InputError` where a number is outside ``low`` to ``high`` of its field.
+
+    ``most`` is a limit against slips and hostile files alone, which only those messages name that it concerns.
+    """
     for field in dataclasses.fields(typing.cast(Any, config)):
         value = getattr(config, field.name)
-        low, high = field.metadata.get("low"), field.metadata.get("high")
+        low, high, most = (field.metadata.get(name) for name in ("low", "high", "most"))
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, (int, float)):
                 continue
+            place = f"{where}, {field.name}: found {shown(number)}"
             if (low is not None and number < low) or (high is not None and number > high):
                 limits = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
-                raise InputError(f"{where}, {field.name}: found {number}; accepted: {limits}")
+                raise InputError(f"{place}; accepted: {limits}")
+            if most is not None and number > most:
+                raise InputError(f"{place}; accepted: at most {most}")
     return config
 
 
@@ -160,23 +155,24 @@ def override(config: T, assignments: Sequence[str], flag: str = "--set") -> T:
     """A copy of ``config`` with ``section.key=value`` assignments applied; values are read as YAML."""
     mapping = to_mapping(config, whole=True)
     for assignment in assignments:
+        where = f"{flag} {shown(assignment)}"
         path, separator, text = assignment.partition("=")
         if not separator:
-            raise InputError(f"{flag} {assignment!r}: accepted: section.key=value")
+            raise InputError(f"{where}: accepted: section.key=value")
         target, keys = mapping, path.strip().split(".")
         for key in keys[:-1]:
             if not isinstance(target.get(key), dict):
                 sections = [name for name, value in target.items() if isinstance(value, dict)]
-                raise InputError(f"{flag} {assignment!r}: {unknown('section', key, sections)}")
+                raise InputError(f"{where}: {unknown('section', key, sections)}")
             target = target[key]
         if keys[-1] not in target or isinstance(target[keys[-1]], dict):
-            raise InputError(f"{flag} {assignment!r}: {unknown('key', keys[-1], target)}")
-        target[keys[-1]] = yaml.safe_load(text)
+            raise InputError(f"{where}: {unknown('key', keys[-1], target)}")
+        target[keys[-1]] = parse_yaml(text, where)
     return from_mapping(type(config), mapping, flag)
 
 
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
-    """A dataclass field with its help, and optional limits (``low``, ``high``) and settings of its flag.
+    """A dataclass field with its help, and optional limits (``low``, ``high``, ``most``) and settings of its flag.
 
     Those are ``metavar``, ``nargs`` and ``const`` of argparse; with ``flag=False`` the field is a key of files alone.
     """

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from yolov7.config import InputError, nearest
+from yolov7.config import InputError, nearest, read_bytes
 from yolov7.config.schema import shown
 from yolov7.data.foreign.recognise import refusal
 from yolov7.runtime.memory import without_collector
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 FAULTS = "yolov7 faults"  # the key of what was left out: (reason, whether it is an image)
+MAX_JSON = 4 << 30  # bytes; the annotations of Objects365 have 1.5 GB
 _LARGE = 50_000_000  # bytes: about a second
 _CLEAN = frozenset((int, float))
 
@@ -37,9 +38,11 @@ def read_annotations(file: Path) -> dict[str, Any]:
         if (size := file.stat().st_size) > _LARGE:
             logger.info("reading %s (%d MB)", file, size / 1e6)
         with without_collector():
-            content = json.loads(file.read_bytes())  # UTF-8 or UTF-16, with or without a byte-order mark
+            content = json.loads(read_bytes(file, MAX_JSON))  # UTF-8 or UTF-16, with or without a byte-order mark
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON: {error}") from None
     if not isinstance(content, dict):

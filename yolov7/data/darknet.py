@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from yolov7.config import InputError, unknown
-from yolov7.config.schema import shown
-from yolov7.data.data_yaml import MAX_CLASSES, DataConfig, read_names
+from yolov7.config import InputError, read_bytes, unknown
+from yolov7.config.errors import shown
+from yolov7.config.options import MAX_CLASSES
+from yolov7.data.data_yaml import DataConfig, read_names
 from yolov7.data.formats import ways_of_writing
 from yolov7.data.text import decode_text
 
@@ -35,11 +36,7 @@ def read_darknet(file: Path) -> DataConfig:
 
 
 def _values(file: Path) -> dict[str, str]:
-    try:
-        with open(file, "rb") as stream:
-            text = decode_text(stream.read(_MAX_SIZE))[0]
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
+    text = decode_text(read_bytes(file, _MAX_SIZE))[0]
     values: dict[str, str] = {}
     accepted = ("classes", "names", *_SPLITS, *_OTHER_KEYS)
     for number, line in enumerate(text.splitlines(), 1):

@@ -5,22 +5,21 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from yolov7.config import InputError, from_mapping, read_yaml, unknown
-from yolov7.config.names import readable_names
+from yolov7.config import InputError, from_mapping, read_bytes, read_yaml, unknown
+from yolov7.config.errors import describe_value, shown
+from yolov7.config.names import check_names, readable_names
+from yolov7.config.options import MAX_CLASSES, MAX_COUNT, MAX_SIDE
 from yolov7.config.paths import check_path
-from yolov7.config.schema import describe_value, shown
 from yolov7.data.formats import Entry, Keypoints
 from yolov7.data.text import decode_text
 
 logger = logging.getLogger(__name__)
 
-MAX_CLASSES = 100_000
 MAX_KEYPOINTS = 1000
 _MAX_PATH = 1000  # characters
 _MAX_NAMES_FILE = 10_000_000  # bytes
@@ -34,10 +33,10 @@ _LIST = "accepted: a list of class names (names: [cat, dog]), or their numbers w
 class RunSettings:
     """What a data set suggests for one model, where no flag says otherwise."""
 
-    epochs: int | None = None
-    img_size: tuple[int, ...] | None = None
-    batch_size: int | None = None
-    nominal_batch: int | None = None
+    epochs: int | None = field(default=None, metadata={"low": 1, "most": MAX_COUNT})
+    img_size: tuple[int, ...] | None = field(default=None, metadata={"low": 32, "most": MAX_SIDE})
+    batch_size: int | None = field(default=None, metadata={"low": 1, "most": MAX_COUNT})
+    nominal_batch: int | None = field(default=None, metadata={"low": 1, "most": MAX_COUNT})
     hyp: str | None = None
     set: tuple[str, ...] = ()  # overrides of the recipe, unless --hyp names another one
 
@@ -148,37 +147,22 @@ def _names(found: Any, file: str | Path) -> tuple[str, ...]:
 
 def read_names(file: Path) -> tuple[str, ...]:
     """A file with a class name in each line (``classes.txt``, ``obj.names``). Raises `InputError`."""
-    try:
-        with open(file, "rb") as stream:
-            text, encoding = decode_text(stream.read(_MAX_NAMES_FILE))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
+    text, encoding = decode_text(read_bytes(file, _MAX_NAMES_FILE))
     names = readable_names(line.strip() for line in text.splitlines() if line.strip())
-    if not names or len(names) > MAX_CLASSES:
-        raise InputError(f"{file}: holds {len(names)} class names; accepted: 1 to {MAX_CLASSES}, one in each line")
     check_names(names, str(file))
     logger.info("%s: %d class names%s", file, len(names), "" if encoding == "UTF-8" else f", read as {encoding}")
     return names
 
 
-def check_names(names: Iterable[str], where: str) -> None:
-    """Raise `InputError` for class names that cannot be told apart or read."""
-    names = list(names)
-    if blank := [place for place, name in enumerate(names) if not name.strip()]:
-        raise InputError(f"{where}: the name of class {blank[0]} is empty")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"{where}: {', '.join(map(repr, twice[:5]))} stands twice; accepted: names that differ")
-
-
 def _in_order(found: dict[Any, Any], where: str) -> list[Any]:
     """The names of ``{0: cat, 1: dog}``; their numbers may be texts."""
-    numbered = {int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() else key: name
+    numbered = {int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10 else key: name
                 for key, name in found.items()}
     if len(numbered) == len(found) and set(numbered) == set(range(len(found))):
         return [numbered[number] for number in range(len(numbered))]
     if not all(isinstance(key, int) for key in numbered):
-        raise InputError(f"{where}, names: found the keys {', '.join(map(str, list(found)[:5]))}; {_LIST}")
-    raise InputError(f"{where}, names: found the numbers {sorted(numbered)}; accepted: 0 to {len(found) - 1}")
+        raise InputError(f"{where}, names: found the keys {shown(list(found)[:5])}; {_LIST}")
+    raise InputError(f"{where}, names: found the numbers {shown(sorted(numbered))}; accepted: 0 to {len(found) - 1}")
 
 
 def _where_from(download: Any, path: Any) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from yolov7.config import InputError
-from yolov7.config.schema import shown
+from yolov7.config import InputError, read_bytes
+from yolov7.config.errors import shown
 from yolov7.data.darknet import NAMES_FILES, names_file
 from yolov7.data.data_yaml import read_names
 from yolov7.data.foreign.recognise import refusal
@@ -185,15 +185,9 @@ def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
     if file.suffix.lower() == ".json":
         raise InputError(f"{file}: is JSON, not a list of images; COCO JSON is named with the folder of its images: "
                          f"{{images: FOLDER, annotations: {file.name}}}")
-    try:
-        with open(file, "rb") as stream:
-            text, encoding = decode_text(stream.read(_MAX_LIST + 1))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read as a list of images: {error.strerror or error}") from None
-    if len(text) > _MAX_LIST or "\0" in text:
-        reason = "holds zeros" if "\0" in text else "too long"
-        raise InputError(f"{file}: cannot be read as a list of images: {reason}; accepted: a text of up to "
-                         f"{_MAX_LIST >> 20} MB with a path in each line")
+    text, encoding = decode_text(read_bytes(file, _MAX_LIST))
+    if "\0" in text:
+        raise InputError(f"{file}: cannot be read as a list of images: it holds zeros; accepted: a path in each line")
     if encoding != "UTF-8":
         logger.info("%s: read as %s", file, encoding)
     lines = text.splitlines()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import yaml
 
 from yolov7.config import InputError, from_mapping, option, override, to_mapping, unknown
-from yolov7.config.options import OutputFolder, Precision
+from yolov7.config.options import MAX_COUNT, MAX_SEED, MAX_SIDE, OutputFolder, Precision
 from yolov7.config.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -43,23 +43,25 @@ class RunConfig:
     hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names")
     recipe: Recipe = option(None, "what the recipe says, with the changes of --set", flag=False)
     epochs: int = option(None, "epochs; default: the data set's settings for the model, else 300", low=1,
+                         most=MAX_COUNT,
                          resumable=True)
     batch_size: int = option(None, "images in a batch, over all processes; default: the data set's settings for the "
-                             "model, else 16", low=1)
+                             "model, else 16", low=1, most=MAX_COUNT)
     nominal_batch: int = option(None, "images in an optimizer step (gradients are accumulated); default: the data "
-                                "set's settings for the model, else the recipe's", low=1)
-    train_size: int = option(None, "side of the network input in training, pixels", flag=False)
-    test_size: int = option(None, "side of the network input in evaluation, pixels", flag=False)
+                                "set's settings for the model, else the recipe's", low=1, most=MAX_COUNT)
+    train_size: int = option(None, "side of the network input in training, pixels", flag=False, low=1, most=MAX_SIDE)
+    test_size: int = option(None, "side of the network input in evaluation, pixels", flag=False, low=1,
+                            most=MAX_SIDE)
     linear_lr: bool = option(False, "linear instead of cosine decay")
-    seed: int = option(0, "seed of weights, order and augmentation", low=0)
-    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, resumable=True)
+    seed: int = option(0, "seed of weights, order and augmentation", low=0, most=MAX_SEED)
+    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, most=MAX_COUNT, resumable=True)
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU", resumable=True)
     multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each")
     freeze: tuple[str, ...] = option((), "layers to freeze: names of the model's nodes, or N for the first N",
                                      metavar="NODE")
     image_weights: bool = option(False, "draw images with rare or badly found classes more often")
-    patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0)
-    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0)
+    patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0, most=MAX_COUNT)
+    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0, most=MAX_COUNT)
     precision: Precision = option(
         "auto", "number format of the network; auto: half precision where the device has it natively")
     rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
@@ -76,7 +78,8 @@ class TrainOptions(OutputFolder, RunConfig):
     """Flags of ``train``: those of the run, and how this start of it goes."""
 
     img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
-                                              "numbers); default: the data set's settings, then the model's", low=32)
+                                              "numbers); default: the data set's settings, then the model's", low=32,
+                                              most=MAX_SIDE)
     set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
     autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
     resume: str | None = option(None, "resume an interrupted run: its last.pt, its folder, or nothing for the latest "

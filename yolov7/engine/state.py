@@ -6,7 +6,7 @@ renamed: after a kill at any moment the previous file is whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from yolov7.config import InputError, to_mapping
+from yolov7.config import InputError, convert, from_mapping, option, reason_of, to_mapping
+from yolov7.config.errors import shown
+from yolov7.config.options import MAX_COUNT
 from yolov7.engine.optim import ModelEMA
 from yolov7.engine.run_config import RunConfig
 from yolov7.model import weights
 from yolov7.model.detector import Detector
+from yolov7.model.stored import checked_tensor, checked_tensors, tensors_in
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,17 @@ class RunState:
             "best": best}
 
     def restore(self, content: dict[str, Any], weights_folder: Path) -> None:
-        """Take over what `content` gave; its shapes must be those of this state."""
+        """Take over what `content` gave. Raises `InputError` where it is that of another run."""
+        try:
+            self._take_over(content)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:  # torch's
+            raise InputError(f"{weights_folder / 'last.pt'}: its state does not fit the run: {reason_of(error)}; "
+                             "accepted: last.pt as the run has written it") from None
+        if content["best"] is not None:
+            epoch, ap, ap50, *fitness = content["best"]
+            self.best = TrainingResult(epoch, ap, ap50, weights_folder / "best.pt", *fitness)
+
+    def _take_over(self, content: dict[str, Any]) -> None:
         self.model.load_state_dict(content["model"])
         self.ema.model.load_state_dict(content["ema"])
         self.ema.updates.fill_(content["ema_updates"])
@@ -80,11 +93,8 @@ class RunState:
             self.scaler.load_state_dict(content["scaler"])
         self.losses.copy_(content["losses"])
         self.scores = np.array(content["scores"])
-        for name, value in content["place"].items():
-            setattr(self, name, value)
-        if content["best"] is not None:
-            epoch, ap, ap50, *fitness = content["best"]
-            self.best = TrainingResult(epoch, ap, ap50, weights_folder / "best.pt", *fitness)
+        for field in fields(_Place):
+            setattr(self, field.name, content["place"][field.name])
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing of an epoch is done yet."""
@@ -99,7 +109,39 @@ def check_content(content: Any, path: Path) -> dict[str, Any]:
     """A checkpoint to go on from. Raises `InputError` for a file that holds weights only."""
     if not isinstance(content, dict) or any(key not in content for key in KEYS):
         raise InputError(f"--resume {str(path)!r}: holds weights only; accepted: last.pt of a run")
+    _check_plain_values(content, f"--resume {str(path)!r}")
+    for key in ("model", "ema"):
+        checked_tensors(content[key], f"{path}, {key}")
+    for key in ("optimizer", "losses"):
+        for tensor in tensors_in(content[key]):
+            checked_tensor(tensor, f"{path}, {key}:")
     return content
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the run a checkpoint was written."""
+
+    epoch: int = option(0, "the one in progress", low=0, most=MAX_COUNT)
+    batch: int = option(0, "batches of it that are done", low=0)
+    skipped: int = option(0, "steps of it that were left out", low=0)
+    skipped_in_a_row: int = option(0, "steps left out just before", low=0)
+
+
+def _check_plain_values(content: dict[str, Any], where: str) -> None:
+    from_mapping(_Place, content["place"], f"{where}, place")
+    convert(content["ema_updates"], int, f"{where}, ema_updates")
+    convert(content["scores"], tuple[float, ...], f"{where}, scores")
+    for key in ("optimizer", "scaler"):
+        convert(content[key], dict[str, Any], f"{where}, {key}")
+    if not isinstance(content["losses"], Tensor):
+        raise InputError(f"{where}, losses: found {shown(content['losses'])}; accepted: a tensor")
+    best = content["best"]
+    if best is None:
+        return
+    numbers = convert(best, tuple[float, ...], f"{where}, best")
+    if len(numbers) not in (3, 4) or type(best[0]) is not int:
+        raise InputError(f"{where}, best: found {shown(best)}; accepted: an epoch, AP, AP50 and a fitness")
 
 
 def find_last(run: str, project: str) -> Path:

@@ -16,9 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError, from_mapping, to_mapping
-from yolov7.config.names import readable_names
+from yolov7.config import InputError, from_mapping, option, to_mapping
+from yolov7.config.errors import shown
+from yolov7.config.names import check_names, readable_names
+from yolov7.config.options import MAX_COUNT, MAX_SIDE
+from yolov7.inference.torchscript import checked_archive
+from yolov7.model.detector import MAX_STRIDE
 from yolov7.model.heads.base import Channels, Decoder, Predictions, find_head
+from yolov7.model.spec import checked_size, parse_anchors
+from yolov7.model.stored import checked_tensors
 from yolov7.model.weights import ModelInfo
 from yolov7.structures import HeadOutput
 
@@ -34,9 +40,9 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 class Thresholds:
     """What the NMS of an end-to-end graph keeps: detection's rules, the best class of each box alone."""
 
-    confidence: float = 0.25
-    iou: float = 0.45
-    most: int = 100  # detections of an image; named so in the files
+    confidence: float = option(0.25, "minimum score", low=0, high=1)
+    iou: float = option(0.45, "maximum IoU of two detections of one class", low=0, high=1)
+    most: int = option(100, "detections of an image", low=1, most=MAX_COUNT)  # named so in the files
 
 
 @dataclass(frozen=True)
@@ -80,15 +86,32 @@ def read_facts(text: str | None, path: Path) -> ExportFacts:
     """The facts of a file's metadata; `InputError` where there are none, or for a head that is not installed."""
     try:
         mapping = json.loads(text or "{}")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         mapping = {}
     if not isinstance(mapping, dict) or mapping.get("format") != FORMAT:
         raise InputError(f"{path}: holds no description of the network; accepted: files that export.py wrote")
     if mapping.get("version") != VERSION:
         raise InputError(f"{path}: format version {mapping.get('version')}; accepted: {VERSION}")
     facts = from_mapping(ExportFacts, mapping, f"{path}, metadata")
+    _check_facts(facts, f"{path}, metadata")
     find_head(facts.block, str(path), facts.task_package)  # an error names the file
     return replace(facts, names=readable_names(facts.names), merged=readable_names(facts.merged))
+
+
+def _check_facts(facts: ExportFacts, where: str) -> None:
+    check_names(facts.names, f"{where}, names")
+    checked_size(facts.image_size, f"{where}, image_size")
+    for key, values, most in (("stride", (facts.stride,), MAX_STRIDE), ("strides", facts.strides, MAX_STRIDE),
+                              ("batch", (facts.batch,), MAX_COUNT), ("height", (facts.height,), MAX_SIDE),
+                              ("width", (facts.width,), MAX_SIDE)):
+        if wrong := [value for value in values if value is not None and not 1 <= value <= most]:
+            raise InputError(f"{where}, {key}: found {shown(wrong[0])}; accepted: 1 to {most}")
+    parse_anchors(facts.anchors, len(facts.strides), f"{where}, anchors")
+    if facts.channels and facts.channels.get("classes") != len(facts.names):
+        raise InputError(f"{where}, channels: found {shown(facts.channels)}; accepted: {len(facts.names)} classes, as "
+                         "names has")
+    if facts.head == "end2end" and facts.thresholds is None:  # a graph without its NMS still has them
+        raise InputError(f"{where}: the key 'thresholds' is missing; accepted: those of the graph's NMS")
 
 
 class ExportedNetwork:
@@ -103,7 +126,7 @@ class ExportedNetwork:
     opened: tuple[Path, str] | None = None  # file and precision, by which a copy in another process opens it again
 
     def __init__(self, facts: ExportFacts, run: Run) -> None:
-        self.facts, self.run = facts, run
+        self.facts, self.run, self._checked = facts, run, False
         self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block)
         self.stride = facts.stride
         self.shape = (facts.height, facts.width) if facts.height and facts.width else None
@@ -128,8 +151,26 @@ class ExportedNetwork:
         read = {"decoded": self._rows, "raw": self._levels, "end2end": self._detections}[self.facts.head]
         found: list[Predictions] = []
         for part in self._batches(array):
-            found += read([torch.from_numpy(output) for output in self.run(part)], confidence)
+            outputs = [torch.from_numpy(output) for output in self.run(part)]
+            self._check(outputs)
+            found += read(outputs, confidence)
         return found[: len(images)]
+
+    def _check(self, outputs: list[Tensor]) -> None:
+        """Once: what the graph gives is what its description says, in finite numbers. Raises `InputError`."""
+        if self._checked:
+            return
+        own = {"decoded": 2, "raw": len(self.facts.strides), "end2end": 4}[self.facts.head]
+        if len(outputs) != own + len(self.facts.maps) + (self.facts.head != "raw") * len(self.facts.columns):
+            raise InputError(f"{self.facts.model}: the graph has {len(outputs)} outputs, not those of its metadata")
+        place, expected = (0, self._decoder.channels.size) if self.facts.head == "raw" else (1, len(self.facts.names))
+        if self.facts.head != "end2end" and tuple(outputs[place].shape[-1:]) != (expected,):
+            raise InputError(f"{self.facts.model}: the graph has {tuple(outputs[place].shape[-1:])} columns where its "
+                             f"description, of {len(self.facts.names)} classes, has {expected}")
+        if not all(bool(torch.isfinite(output).all()) for output in outputs if output.is_floating_point()):
+            raise InputError(f"{self.facts.model}: the graph gives numbers that are not finite (NaN or infinity): its "
+                             "weights are damaged")
+        self._checked = True
 
     def _batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Of the file's batch size, where it has one; the last is filled up."""
@@ -207,9 +248,12 @@ def open_torchscript(path: Path, precision: str = "fp32") -> ExportedNetwork:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that this format grows old
-            graph = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+            graph = torch.jit.load(checked_archive(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+    except InputError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise _unreadable(path, "TorchScript", error) from None
+    checked_tensors(graph.state_dict(), str(path))
     text: Any = extra[KEY]
     facts = read_facts(text.decode() if isinstance(text, bytes) else text, path)
 

@@ -9,11 +9,13 @@ weights map by position (the order inside a composite is part of the weight form
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from yolov7.config.errors import shown
 
 BATCH_NORM_EPSILON = 1e-3  # not part of a state dict: a constant of the reference implementation's weights
 BATCH_NORM_MOMENTUM = 0.03
@@ -45,7 +47,7 @@ def register_block(block: BlockType) -> BlockType:
 def make_activation(name: str) -> nn.Module:
     """The activation of a config: ``silu``, or ``leaky_relu`` with slope 0.1."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r}; accepted: {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"activation {shown(name)}; accepted: {', '.join(ACTIVATIONS)}")
     return nn.LeakyReLU(0.1, inplace=True) if name == "leaky_relu" else nn.SiLU(inplace=True)
 
 
@@ -148,7 +150,7 @@ class ELAN(Block):
         if depth % self.depth_step:
             raise ValueError(f"depth {depth} is not a multiple of {self.depth_step}")
         if not set(rep_positions) <= set(range(1, depth + 1)):
-            raise ValueError(f"rep_positions {rep_positions}; accepted: 1 to {depth}")
+            raise ValueError(f"rep_positions {shown(rep_positions)}; accepted: 1 to {depth}")
         self.out_channels = out
         groups = self.cardinality
         self.bypass = Conv(in_channels, groups * hidden, activation=activation)
@@ -342,14 +344,14 @@ class Cat(Block):
         return torch.cat(features, dim=1)
 
 
-POOLS = (5, 9, 13)
+Pools = Literal["parallel", "chained"]
 
 
-def pyramid_pool(x: Tensor) -> list[Tensor]:
-    """``x`` and its max-pools of 5, 9 and 13, by chaining 5x5 pools (two of them span 9, three span 13)."""
+def pyramid_pool(x: Tensor, spans: tuple[int, ...] = (5, 5, 5)) -> list[Tensor]:
+    """``x`` and its max-pools, each of the one before: of 5x5, two span 9 and three span 13, as parallel pools do."""
     pooled = [x]
-    for _ in POOLS:
-        pooled.append(F.max_pool2d(pooled[-1], 5, 1, 2))
+    for span in spans:
+        pooled.append(F.max_pool2d(pooled[-1], span, 1, span // 2))
     return pooled
 
 
@@ -357,9 +359,10 @@ def pyramid_pool(x: Tensor) -> list[Tensor]:
 class SPPCSPC(Block):
     """Spatial pyramid pooling inside a cross-stage partial block (P5 and P6 models)."""
 
-    def __init__(self, in_channels: int, out: int, activation: str = "silu") -> None:
+    def __init__(self, in_channels: int, out: int, pools: Pools = "parallel", activation: str = "silu") -> None:
         super().__init__()
         self.out_channels = out
+        self.spans = (5, 9, 13) if pools == "chained" else (5, 5, 5)
         self.cv1 = Conv(in_channels, out, activation=activation)
         self.bypass = Conv(in_channels, out, activation=activation)
         self.cv3 = Conv(out, out, 3, activation=activation)
@@ -369,7 +372,7 @@ class SPPCSPC(Block):
         self.out = Conv(2 * out, out, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat(pyramid_pool(self.cv4(self.cv3(self.cv1(x)))), dim=1)
+        pooled = torch.cat(pyramid_pool(self.cv4(self.cv3(self.cv1(x))), self.spans), dim=1)
         return self.out(torch.cat((self.cv6(self.cv5(pooled)), self.bypass(x)), dim=1))
 
 

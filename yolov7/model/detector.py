@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from yolov7.config import InputError
 from yolov7.model.blocks import BLOCKS, Block
 from yolov7.model.heads.base import Anchors, Head, Predictions, find_head
-from yolov7.model.spec import IMAGE, ModelSpec, NodeSpec
+from yolov7.model.spec import IMAGE, MAX_CHANNELS, ModelSpec, NodeSpec
 from yolov7.structures import HeadOutput
+
+MAX_PARAMETERS = 500_000_000  # three times the largest published network's; 2 GB in float32
+MAX_MODULES = 10_000  # the largest published network has 1,062
+MAX_STRIDE = 256  # largest published: 64
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class Detector(nn.Module):
     """A graph of named blocks and a head; `forward` is the same in training and evaluation mode."""
 
     def __init__(self, spec: ModelSpec, num_classes: int = 80) -> None:
-        """Build with random weights. Raises `InputError` for widths and strides that do not fit."""
+        """Build with random weights. Raises `InputError` for widths and strides that do not fit, or a vast network."""
         super().__init__()
+        build = _Bounded(spec.name)
         self.spec = spec
         self.num_classes = num_classes
         self.nodes = nn.ModuleDict()
         channels, strides = {IMAGE: 3}, {IMAGE: 1}
         for node in spec.nodes:
-            block = _build_block(node, channels, strides, spec)
+            block = _build_block(node, channels, strides, spec, build)
             self.nodes[node.name] = block
             for output in node.outputs:
                 channels[output] = block.out_channels
                 strides[output] = int(max(strides[name] for name in node.inputs) * block.reduction)
-        self.head = _build_head(channels, strides, spec, num_classes)
+            _check_output(node, block, strides[node.name], spec)
+        self.head = _build_head(channels, strides, spec, num_classes, build)
         self._plan = _plan_of(spec)
 
     @property
@@ -72,7 +83,31 @@ def network_input(images: Tensor, device: torch.device) -> Tensor:
     return moved.to(torch.float32, memory_format=torch.channels_last) / 255
 
 
-def _build_block(node: NodeSpec, channels: dict[str, int], strides: dict[str, int], spec: ModelSpec) -> Block:
+class _Bounded:
+    """Builds modules, each first without memory: what exceeds the limits is refused before it takes any."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.parameters, self.modules = name, 0, 0
+
+    def __call__(self, module: Callable[[], ModuleType]) -> ModuleType:
+        with torch.device("meta"):
+            plan = module()
+        self.parameters += sum(parameter.numel() for parameter in plan.parameters())
+        self.modules += sum(1 for _ in plan.modules())
+        if self.parameters > MAX_PARAMETERS or self.modules > MAX_MODULES:
+            raise InputError(f"{self.name}: has at least {self.parameters:,} parameters in {self.modules:,} layers; "
+                             f"accepted: at most {MAX_PARAMETERS:,} and {MAX_MODULES:,}")
+        return plan if torch.empty(0).is_meta else module()
+
+
+def _check_output(node: NodeSpec, block: Block, stride: int, spec: ModelSpec) -> None:
+    for what, found, limit in (("channels", block.out_channels, MAX_CHANNELS), ("stride", stride, MAX_STRIDE)):
+        if found > limit:
+            raise InputError(f"{spec.name}.{node.name}: {what} {found}; accepted: at most {limit}")
+
+
+def _build_block(node: NodeSpec, channels: dict[str, int], strides: dict[str, int], spec: ModelSpec,
+                 build: _Bounded) -> Block:
     where = f"{spec.name}.{node.name}"
     block = BLOCKS[node.block]
     arguments = dict(node.arguments)
@@ -85,12 +120,13 @@ def _build_block(node: NodeSpec, channels: dict[str, int], strides: dict[str, in
                          f"accepted: strides {expected}")
     widths = tuple(channels[name] for name in node.inputs)
     try:
-        return block(widths[0] if block.inputs == 1 else widths, **arguments)
+        return build(lambda: block(widths[0] if block.inputs == 1 else widths, **arguments))
     except ValueError as error:
         raise InputError(f"{where}: {node.block}: {error}") from None
 
 
-def _build_head(channels: dict[str, int], strides: dict[str, int], spec: ModelSpec, num_classes: int) -> Head:
+def _build_head(channels: dict[str, int], strides: dict[str, int], spec: ModelSpec, num_classes: int,
+                build: _Bounded) -> Head:
     head, where = spec.head, f"{spec.name}.head"
     levels = tuple(strides[name] for name in head.inputs)
     if list(levels) != sorted(set(levels)):
@@ -99,9 +135,10 @@ def _build_head(channels: dict[str, int], strides: dict[str, int], spec: ModelSp
     if extra and extra != levels:
         raise InputError(f"{where}, auxiliary: strides {extra}; accepted: those of the lead head, {levels}")
     try:
-        return find_head(head.block, where)([channels[name] for name in head.inputs], levels, num_classes, head.anchors,
-                                            head.implicit, [channels[name] for name in head.auxiliary],
-                                            **head.arguments)
+        kind = find_head(head.block, where)
+        widths, auxiliary = ([channels[name] for name in names] for names in (head.inputs, head.auxiliary))
+        return build(lambda: kind(widths, levels, num_classes, head.anchors, head.implicit, auxiliary,
+                                  **head.arguments))
     except ValueError as error:
         raise InputError(str(error) if isinstance(error, InputError) else f"{where}: {head.block}: {error}") from None
 

@@ -16,6 +16,7 @@ from yolov7.config import InputError, convert, from_mapping, option, unknown
 from yolov7.model.blocks import BLOCKS
 
 DERIVED_KEYS = ("scale_of", "scale", "blocks")  # applied here; a plain definition has none of them
+MAX_NUMBER = 2**31  # what exceeds it stays as it is, and is refused when it is parsed
 OWN_KEYS = ("name", "paper")  # of one model, not inherited
 
 
@@ -53,7 +54,7 @@ def resolve(definition: Mapping[str, Any], where: str,
     """
     plain = {key: value for key, value in definition.items() if key not in DERIVED_KEYS}
     if "scale_of" in definition:
-        base = read_base(definition["scale_of"])
+        base = read_base(convert(definition["scale_of"], str, f"{where}, scale_of"))
         derived = [key for key in DERIVED_KEYS if key in base]
         if derived:
             raise InputError(f"{where}, scale_of: {definition['scale_of']} has a {derived[0]!r} of its own; accepted: "
@@ -82,12 +83,18 @@ def _change_blocks(nodes: Any, changes: Any, where: str) -> Any:
     """``blocks: {ELAN: {block: EELAN}}`` changes keys of all nodes of a kind."""
     if not isinstance(nodes, dict) or not changes:
         return nodes
-    kinds = list(dict.fromkeys(node.get("block") for node in nodes.values() if isinstance(node, dict)))
+    kinds = list(dict.fromkeys(map(_kind_of, nodes.values())))
     for block in convert(changes, dict[str, dict[str, Any]], f"{where}, blocks"):
         if block not in kinds:
             raise InputError(f"{where}, blocks: {unknown('block', block, kinds)}")
-    return {name: node | changes.get(node.get("block"), {}) if isinstance(node, dict) else node
+    return {name: node | changes.get(_kind_of(node), {}) if isinstance(node, dict) else node
             for name, node in nodes.items()}
+
+
+def _kind_of(node: Any) -> str:
+    """The block of a node; '' where there is none that could be one, which is reported when it is parsed."""
+    block = node.get("block") if isinstance(node, dict) else None
+    return block if isinstance(block, str) else ""
 
 
 def apply_scale(definition: Mapping[str, Any], scale: Scale, name: str) -> tuple[dict[str, Any], list[Rounding]]:
@@ -115,11 +122,12 @@ def _numbers(content: Any) -> set[str]:
     """Keys of a node whose values are whole numbers; other values are reported when the definition is parsed."""
     if not isinstance(content, dict):
         return set()
-    return {key for key, value in content.items() if isinstance(value, int) and not isinstance(value, bool)}
+    return {key for key, value in content.items() if isinstance(value, int) and not isinstance(value, bool)
+            and abs(value) < MAX_NUMBER}
 
 
 def _round(key: str, exact: float, content: Mapping[str, Any]) -> int:
-    block = BLOCKS.get(content.get("block", ""))
+    block = BLOCKS.get(_kind_of(content))
     if key == "depth":  # a single layer stays single
         step = block.depth_step if block else 1
         return content[key] if content[key] == 1 else max(step * round(exact / step), step)

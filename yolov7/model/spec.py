@@ -14,8 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 import yolov7.model.csp  # noqa: F401  # registers the blocks of the baselines
 from yolov7.config import InputError, convert, find_yaml, from_mapping, read_yaml, unknown
+from yolov7.config.errors import shown
+from yolov7.config.options import MAX_SIDE
 from yolov7.model import scaling
 from yolov7.model.blocks import ACTIVATIONS, BLOCKS
 from yolov7.model.heads.base import Anchors, find_head, head_arguments
@@ -24,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 IMAGE = "image"  # name of the network input
 KEYS = ("name", "recipe", "image_size", "activation", "nodes", "head", "paper")
+MIN_SIDE = 32
+MAX_NAME = 200
+MAX_NODES, MAX_LEVELS, MAX_ANCHORS, MAX_ANCHOR = 500, 8, 32, 100_000.0  # the last one in pixels
+LIMITS = {"depth": 100, "kernel": 31, "stride": 8}  # the largest published: 15, 7 and 2
+MAX_CHANNELS = 16_384  # of a node, and of every other whole number of a block; the largest published: 1536
+TAKEN = frozenset(dir(nn.ModuleDict()))  # no node can have these names
 HEAD_KEYS = ("block", "from", "auxiliary", "anchors", "implicit")
 
 
@@ -93,7 +103,7 @@ class ModelSpec:
     def with_anchors(self, anchors: Anchors) -> ModelSpec:
         """The same network with other anchors ``[L, A, 2]`` in pixels, also in its definition."""
         plain = [[[float(side) for side in pair] for pair in level] for level in anchors]
-        checked = _parse_anchors(plain, len(self.head.inputs), f"{self.name}.head, anchors")
+        checked = parse_anchors(plain, len(self.head.inputs), f"{self.name}.head, anchors")
         definition = {**self.definition, "head": {**self.definition["head"], "anchors": plain}}
         return dataclasses.replace(self, head=dataclasses.replace(self.head, anchors=checked), definition=definition)
 
@@ -123,6 +133,8 @@ def scaled_spec(spec: ModelSpec, scale: scaling.Scale) -> tuple[ModelSpec, list[
 
 def parse_spec(definition: Mapping[str, Any], where: str, package: str = "") -> ModelSpec:
     """Check a model definition. ``where`` names its source in messages, ``package`` the package of its head."""
+    if not isinstance(definition, Mapping):
+        raise InputError(f"{where}: found {shown(definition)}; accepted: keys {', '.join(KEYS)}")
     for key in definition:
         if key not in KEYS:
             raise InputError(f"{where}: {unknown('key', key, (*KEYS, *scaling.DERIVED_KEYS))}")
@@ -130,7 +142,9 @@ def parse_spec(definition: Mapping[str, Any], where: str, package: str = "") -> 
         if key not in definition:
             raise InputError(f"{where}: the key {key!r} is missing")
     name = convert(definition["name"], str, f"{where}, name")
-    activation = definition.get("activation", "silu")
+    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
+        raise InputError(f"{where}, name: found {shown(name)}; accepted: 1 to {MAX_NAME} printable characters")
+    activation = convert(definition.get("activation", "silu"), str, f"{where}, activation")
     if activation not in ACTIVATIONS:
         raise InputError(f"{where}, activation: {unknown('activation', activation, ACTIVATIONS)}")
     nodes = _parse_nodes(definition["nodes"], name, where)
@@ -139,7 +153,7 @@ def parse_spec(definition: Mapping[str, Any], where: str, package: str = "") -> 
     return ModelSpec(
         name=name,
         recipe=convert(definition.get("recipe", "custom"), str, f"{where}, recipe"),
-        image_size=convert(definition.get("image_size", 640), int, f"{where}, image_size"),
+        image_size=checked_size(definition.get("image_size", 640), f"{where}, image_size"),
         activation=activation,
         nodes=nodes,
         head=head,
@@ -147,20 +161,34 @@ def parse_spec(definition: Mapping[str, Any], where: str, package: str = "") -> 
         paper=from_mapping(PaperFigures, definition.get("paper", {}), f"{where}, paper"))
 
 
+def checked_size(value: Any, where: str) -> int:
+    """The side of a network input, in pixels. Raises `InputError`."""
+    size: int = convert(value, int, where)
+    if not MIN_SIDE <= size <= MAX_SIDE:
+        raise InputError(f"{where}: found {shown(size)}; accepted: {MIN_SIDE} to {MAX_SIDE}")
+    return size
+
+
 def _parse_nodes(mapping: Any, model: str, where: str) -> tuple[NodeSpec, ...]:
     if not isinstance(mapping, dict) or not mapping:
-        raise InputError(f"{where}, nodes: found {mapping!r}; accepted: node names, each with a block")
+        raise InputError(f"{where}, nodes: found {shown(mapping)}; accepted: node names, each with a block")
+    if len(mapping) > MAX_NODES:
+        raise InputError(f"{where}, nodes: found {len(mapping)} nodes; accepted: at most {MAX_NODES}")
     nodes: list[NodeSpec] = []
     for name, content in mapping.items():
-        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name == IMAGE:
-            raise InputError(f"{where}: node name {name!r}; accepted: letters, digits and _, not {IMAGE!r}")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w{0,99}", name) or name == IMAGE:
+            raise InputError(f"{where}: node name {shown(name)}; accepted: letters, digits and _ (at most 100), not "
+                             f"{IMAGE!r}")
+        if name in TAKEN:
+            raise InputError(f"{where}: node name {name!r}; accepted: another one, such as '{name}_1' (PyTorch has its "
+                             "own use for this name)")
         nodes.append(_parse_node(name, content, nodes, list(mapping), f"{where}, {model}.{name}"))
     return tuple(nodes)
 
 
 def _parse_node(name: str, content: Any, above: Sequence[NodeSpec], later: list[str], where: str) -> NodeSpec:
     if not isinstance(content, dict) or "block" not in content:
-        raise InputError(f"{where}: found {content!r}; accepted: {{block: ..., ...}}")
+        raise InputError(f"{where}: found {shown(content)}; accepted: {{block: ..., ...}}")
     block = convert(content["block"], str, f"{where}, block")
     if block not in BLOCKS:
         raise InputError(f"{where}: {unknown('block', block, sorted(BLOCKS))}")
@@ -176,8 +204,12 @@ def _parse_node(name: str, content: Any, above: Sequence[NodeSpec], later: list[
 
 def _parse_inputs(value: Any, above: Sequence[NodeSpec], later: list[str], where: str) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if len(names) > MAX_NODES:
+        raise InputError(f"{where}, from: found {len(names)} nodes; accepted: at most {MAX_NODES}")
     known = [IMAGE, *(output for node in above for output in node.outputs)]
     for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{where}, from: found {shown(name)}; accepted: names of nodes")
         if name in later and name not in known:
             raise InputError(f"{where}, from: {name!r} stands further below; a node takes nodes above it only")
         if name not in known:
@@ -198,20 +230,21 @@ def _check_arguments(block: str, parameters: Mapping[str, inspect.Parameter], ar
     """The arguments of a block or head, checked against the signature of its constructor."""
     for key in arguments:
         if key not in parameters:
-            raise InputError(f"{where}: {block} has no argument {key!r}: {unknown('argument', key, parameters)}")
+            raise InputError(f"{where}: {block} has no argument {shown(key)}: {unknown('argument', key, parameters)}")
     for key, parameter in parameters.items():
         if key not in arguments and parameter.default is inspect.Parameter.empty:
             raise InputError(f"{where}: {block} needs the argument {key!r}")
     checked = {key: convert(value, parameters[key].annotation, f"{where}, {key}") for key, value in arguments.items()}
     for key, value in checked.items():
-        if parameters[key].annotation is int and value < 1:
-            raise InputError(f"{where}, {key}: found {value}; accepted: at least 1")
+        limit = LIMITS.get(key, MAX_CHANNELS)
+        if parameters[key].annotation is int and not 1 <= value <= limit:
+            raise InputError(f"{where}, {key}: found {shown(value)}; accepted: at least 1 and at most {limit}")
     return checked
 
 
 def _parse_head(content: Any, nodes: Sequence[NodeSpec], where: str, package: str) -> HeadSpec:
     if not isinstance(content, dict):
-        raise InputError(f"{where}: found {content!r}; accepted: keys {', '.join(HEAD_KEYS)}")
+        raise InputError(f"{where}: found {shown(content)}; accepted: keys {', '.join(HEAD_KEYS)}")
     block = convert(content.get("block"), str, f"{where}, block")
     own = head_arguments(find_head(block, where, package))
     for key in content:
@@ -225,17 +258,25 @@ def _parse_head(content: Any, nodes: Sequence[NodeSpec], where: str, package: st
     if auxiliary and len(auxiliary) != len(inputs):
         raise InputError(f"{where}, auxiliary: found {len(auxiliary)} nodes; accepted: none, or one for each of the "
                          f"{len(inputs)} levels")
-    anchors = _parse_anchors(content["anchors"], len(inputs), f"{where}, anchors")
+    anchors = parse_anchors(content["anchors"], len(inputs), f"{where}, anchors")
     given = {key: value for key, value in content.items() if key in own}
     return HeadSpec(inputs, anchors, convert(content.get("implicit", True), bool, f"{where}, implicit"), auxiliary,
                     block, _check_arguments(block, own, given, where))
 
 
-def _parse_anchors(content: Any, levels: int, where: str) -> tuple[tuple[tuple[float, float], ...], ...]:
+def parse_anchors(content: Any, levels: int, where: str) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Sides ``[L, A, 2]`` of anchors in pixels. Raises `InputError`."""
+    rows = content if isinstance(content, (list, tuple)) else ()
+    if len(rows) > MAX_LEVELS or any(isinstance(row, (list, tuple)) and len(row) > MAX_ANCHORS for row in rows):
+        raise InputError(f"{where}: found {shown(content)}; accepted: at most {MAX_LEVELS} levels of {MAX_ANCHORS}")
     anchors: tuple[tuple[tuple[float, float], ...], ...] = convert(content, tuple[tuple[tuple[float, ...], ...], ...],
                                                                    where)
     counts = {len(level) for level in anchors}
-    if len(anchors) != levels or len(counts) != 1 or any(len(pair) != 2 for level in anchors for pair in level):
+    if len(anchors) != levels or len(counts) != 1 or 0 in counts or any(len(pair) != 2 for level in anchors
+                                                                        for pair in level):
         raise InputError(f"{where}: found {[len(level) for level in anchors]} anchors for {levels} inputs; accepted: "
                          "one list per input, equally long, of [width, height] pairs")
+    for side in (side for level in anchors for pair in level for side in pair):
+        if not 0 < side <= MAX_ANCHOR:
+            raise InputError(f"{where}: found a side of {side:g} pixels; accepted: above 0, at most {MAX_ANCHOR:g}")
     return anchors

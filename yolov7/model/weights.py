@@ -6,19 +6,22 @@ Our file is a dictionary of tensors and plain values, including the model defini
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
-import zipfile
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from yolov7.config import InputError, atomic_write, reason_of
-from yolov7.config.names import readable_names
+from yolov7.config import InputError, atomic_write, from_mapping, is_file, to_mapping
+from yolov7.config.errors import shown
+from yolov7.config.files import LONG_PATH
+from yolov7.config.names import check_names, readable_names
 from yolov7.model.detector import Detector
 from yolov7.model.reference.layout import (
     OTHER_CLASSES,
@@ -28,9 +31,11 @@ from yolov7.model.reference.layout import (
     identify,
     import_state_dict,
 )
+from yolov7.model.reference.mit import from_mit, is_mit
 from yolov7.model.reference.reader import ReferenceCheckpoint, is_state_dict, read_reference, select_network
 from yolov7.model.reparam import is_fused, reparameterize
-from yolov7.model.spec import ModelSpec, parse_spec, read_spec
+from yolov7.model.spec import ModelSpec, checked_size, parse_spec, read_spec
+from yolov7.model.stored import check_archive, checked_tensors, is_archive
 from yolov7.runtime.plugins import package_of
 
 logger = logging.getLogger(__name__)
@@ -90,29 +95,67 @@ def save(content: Mapping[str, Any], path: str | Path) -> None:
 def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
     """Read a weight file, ours or the reference implementation's, without executing anything in it.
 
-    Raises `InputError` for any other file.
+    What is returned of ours has all keys of `_Header`, checked. Raises `InputError` for any other file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"--weights {str(path)!r}: no such file")
+    if not is_file(path):
+        found = "is no regular file" if os.path.exists(path) else "no such file"
+        raise InputError(f"--weights {str(path)[:LONG_PATH]!r}: {found}")
+    archive = is_archive(path)
+    if archive:
+        check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        if zipfile.is_zipfile(path):
+    except Exception:  # torch raises many kinds for damaged and foreign files
+        if archive:
             return read_reference(path)
-        raise InputError(f"{path}: is not a weight file of this project or the reference implementation: "
-                         f"{reason_of(error)}") from None
+        raise InputError(f"{path}: is not a weight file of this project or the reference implementation, which are zip "
+                         "archives that torch.save wrote") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; accepted: a weight file or a state dict")
     if content.get("format") == FORMAT:
-        if content.get("version") != VERSION:
-            raise InputError(f"{path}: format version {content.get('version')}; accepted: {VERSION}")
-        return content
+        return content | to_mapping(_header(content, path), whole=True)
     state = select_network(content)
     if not is_state_dict(state):
         raise InputError(f"{path}: is neither a weight file of this project nor a state dict of the reference "
                          "implementation")
+    if is_mit(state):
+        logger.info("%s: MIT-licensed weights of v7; its pools are taken as parallel", path)
+        state = from_mit(state, str(path))
     return ReferenceCheckpoint(state, (), "")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The plain values of a weight file."""
+
+    form: Literal["fused", "training"]
+    definition: dict[str, Any]
+    names: tuple[str, ...]
+    image_size: int
+    data: str = ""
+    merged: tuple[str, ...] = ()
+    package: str = ""
+    epoch: int = -1
+
+
+def _header(content: dict[Any, Any], path: Path) -> _Header:
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
+        raise InputError(f"{path}: format version {shown(version)}; accepted: {VERSION}")
+    known = [field.name for field in dataclasses.fields(_Header)]
+    header = from_mapping(_Header, {key: content[key] for key in known if key in content}, str(path))
+    check_names(header.names, f"{path}, names")
+    checked_size(header.image_size, f"{path}, image_size")
+    return header
+
+
+def _state_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The weights of a file, those of the average where it has both."""
+    key = "model" if content.get("ema") is None else "ema"
+    if key not in content:
+        raise InputError(f"{path}: the key 'model' is missing; accepted: a file that train.py or export.py wrote")
+    return checked_tensors(content[key], f"{path}, {key}")
 
 
 def spec_of(path: str | Path) -> ModelSpec:
@@ -120,7 +163,7 @@ def spec_of(path: str | Path) -> ModelSpec:
     content = read(path)
     if isinstance(content, ReferenceCheckpoint):
         return identify(content.state, content.activation, str(path))
-    return parse_spec(content["definition"], f"{path}, definition", content.get("package", ""))
+    return parse_spec(content["definition"], f"{path}, definition", content["package"])
 
 
 def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
@@ -131,7 +174,7 @@ def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
     content = read(path)
     if isinstance(content, ReferenceCheckpoint):
         return _load_reference(content, path, cfg)
-    spec = parse_spec(content["definition"], f"{path}, definition", content.get("package", ""))
+    spec = parse_spec(content["definition"], f"{path}, definition", content["package"])
     if cfg and read_spec(cfg).definition != spec.definition:
         raise InputError(f"--cfg {cfg!r}: {path} holds its own model, {spec.name}, which is another one; leave the "
                          "flag out")
@@ -140,10 +183,9 @@ def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
         model = Detector(spec, len(names))
         if content["form"] == "fused":
             model = reparameterize(model)
-    state = content.get("ema") or content["model"]
-    _load_strictly(model, state, str(path))
-    return LoadedModel(model.eval(), names, content["image_size"], content.get("data", ""), content.get("epoch", -1),
-                       readable_names(content.get("merged", ())))
+    _load_strictly(model, _state_of(content, path), str(path))
+    return LoadedModel(model.eval(), names, content["image_size"], content["data"], content["epoch"],
+                       readable_names(content["merged"]))
 
 
 def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -152,7 +194,9 @@ def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) ->
         if key not in state or key not in own or own[key].shape != state[key].shape:
             found = tuple(state[key].shape) if key in state else "nothing"
             expected = tuple(own[key].shape) if key in own else "nothing"
-            raise InputError(f"{where}: weights of another model: {key} is {found}, expected {expected}")
+            raise InputError(f"{where}: weights of another model: {str(key)[:100]} is {found}, expected {expected}")
+        if own[key].is_floating_point() != state[key].is_floating_point():
+            raise InputError(f"{where}: {key} is of type {state[key].dtype}; accepted: {own[key].dtype}")
     model.load_state_dict(state, assign=any(value.is_meta for value in own.values()))
 
 
@@ -164,10 +208,10 @@ def initialize_from(model: Detector, path: str | Path) -> ImportReport:
     """
     content = read(path)
     if isinstance(content, ReferenceCheckpoint):
-        return import_state_dict(model, content.state, str(path))
+        return import_state_dict(model, checked_tensors(content.state, str(path)), str(path))
     if content["form"] == "fused":
         raise InputError(f"{path}: is re-parameterized and cannot be trained; accepted: best.pt or last.pt of a run")
-    state, own = content.get("ema") or content["model"], model.state_dict()
+    state, own = _state_of(content, path), model.state_dict()
     same_classes = len(content["names"]) == model.num_classes
     kept = {key: value for key, value in state.items() if same_classes or not depends_on_classes(key)}
     missing = {key: value for key, value in own.items() if not same_classes and depends_on_classes(key)}
@@ -176,11 +220,19 @@ def initialize_from(model: Detector, path: str | Path) -> ImportReport:
 
 
 def _load_reference(content: ReferenceCheckpoint, path: str | Path, cfg: str | None) -> LoadedModel:
-    spec = read_spec(cfg) if cfg else identify(content.state, content.activation, str(path))
-    num_classes = count_classes(content.state, len(spec.head.anchors[0]), str(path))
+    state = checked_tensors(content.state, str(path))
+    spec = read_spec(cfg) if cfg else identify(state, content.activation, str(path))
+    num_classes = count_classes(state, len(spec.head.anchors[0]), str(path))
     model = Detector(spec, num_classes)
-    report = import_state_dict(model, content.state, str(path))
+    report = import_state_dict(model, state, str(path))
     logger.info("%s: weights of the reference implementation for %s: %s", path, spec.name, report.text())
-    fits = len(content.names) == num_classes
-    names = readable_names(content.names if fits else (f"class{i}" for i in range(num_classes)))
-    return LoadedModel(model.eval(), names, spec.image_size, "", -1)
+    return LoadedModel(model.eval(), _reference_names(content.names, num_classes, path), spec.image_size, "", -1)
+
+
+def _reference_names(names: tuple[str, ...], num_classes: int, path: str | Path) -> tuple[str, ...]:
+    """The file's names where they fit; a state dict has none."""
+    if len(names) == num_classes:
+        names = readable_names(names)
+        check_names(names, f"{path}, names")
+        return names
+    return tuple(f"class{i}" for i in range(num_classes))

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from yolov7.config import InputError, unknown
-from yolov7.config.options import ConvertOptions
+from yolov7.config.names import check_names
+from yolov7.config.options import MAX_CLASSES, ConvertOptions
 from yolov7.data.coco import scan_headers
-from yolov7.data.data_yaml import MAX_CLASSES, check_names
 from yolov7.data.foreign.csv_rows import read_csv
 from yolov7.data.foreign.files import ImageIndex, split_of_folders
 from yolov7.data.foreign.labelme import read_labelme

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -23,8 +22,8 @@ from torch import Tensor
 
 from yolov7.config import InputError, reason_of
 from yolov7.model.blocks import BATCH_NORM_EPSILON
+from yolov7.model.stored import check_archive
 
-MAX_FILE_SIZE = 8 << 30  # bytes; the largest unstripped checkpoint of the reference implementation has 1.4 GB
 MAX_MODULES = 100_000
 MAX_DEPTH = 50
 
@@ -42,6 +41,9 @@ LAYERS = {  # classes of the detection models, behind "models."
     )),
     *(f"yolo.{name}" for name in ("Model", "Detect", "IDetect", "IAuxDetect")),
 }
+
+BRANCHES = {"ISegment": "YOLOv7-seg", "Segment": "YOLOv7-seg", "IKeypoint": "YOLOv7-pose", "Keypoint": "YOLOv7-pose",
+            "IBin": "YOLOv7-bin", "Mask": "YOLOv7-mask", "IMerge": "YOLOv7-mask", "Merge": "YOLOv7-mask"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,11 @@ class _Storage:
         self.dtype = dtype
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds plain values, tensors and stubs; never looks up a real class."""
+class _Unpickler(pickle._Unpickler):
+    """Builds plain values, tensors and stubs; never looks up a real class.
+
+    Of Python, not of C, whose memory grows to the largest number that the file gives to one of its values.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, entry: str) -> None:
         super().__init__(io.BytesIO(archive.read(entry)), encoding="utf-8")
@@ -100,14 +105,15 @@ class _Unpickler(pickle.Unpickler):
         path = f"{module}.{name}"
         replacements: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict, "__builtin__.set": set, "builtins.set": set,
+            "__builtin__.getattr": _Stub, "builtins.getattr": _Stub,  # of the branch for segments: nothing is looked up
             "torch._utils._rebuild_tensor_v2": _rebuild_tensor, "torch._utils._rebuild_parameter": _first_argument}
         if path in replacements:
             return replacements[path]
         if module == "torch" and name in DTYPES:
             return _Storage(DTYPES[name])
         if not path.startswith(HARMLESS):
-            raise InputError(f"the file refers to {path}, which no checkpoint of the reference implementation needs; "
-                             "it was not opened")
+            raise InputError(f"the file refers to {path[:200]}, which no checkpoint of the reference implementation "
+                             "needs; it was not opened")
         if path not in self._stubs:
             self._stubs[path] = type("_Stub", (_Stub,), {"path": path})
         return self._stubs[path]
@@ -159,8 +165,10 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
         raise InputError(f"{path}: has more than {MAX_MODULES} layers")
     for _, module in modules:
         if module.path.startswith("models.") and module.path.removeprefix("models.") not in LAYERS:
-            raise InputError(f"{path}: has layers of the class {module.path}: a network of another project, or of a "
-                             "branch of the reference implementation for masks or poses")
+            branch = next((f"a {name} checkpoint, a network that is not yet supported; it" for part, name in
+                           BRANCHES.items() if part in module.path), "of another kind: it")
+            raise InputError(f"{path}: is {branch} has layers of the class {module.path[:200]}: a network of another "
+                             "project, or of a branch of the reference implementation for masks or poses")
         if module.path.endswith("BatchNorm2d") and abs(vars(module).get("eps", 0) - BATCH_NORM_EPSILON) > 1e-9:
             raise InputError(f"{path}: has batch norm with epsilon {vars(module).get('eps')}; accepted: "
                              f"{BATCH_NORM_EPSILON}, as in the reference implementation's detection models")
@@ -183,8 +191,7 @@ def is_state_dict(content: Any) -> bool:
 
 
 def _unpickle(path: str | Path) -> Any:
-    if os.path.getsize(path) > MAX_FILE_SIZE:
-        raise InputError(f"{path}: is larger than {MAX_FILE_SIZE >> 30} GiB")
+    check_archive(Path(path))
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
