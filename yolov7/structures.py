@@ -43,6 +43,7 @@ class ImageMeta:
     gain: tuple[float, float] = (1.0, 1.0)  # x, y
     pad: tuple[float, float] = (0.0, 0.0)  # left, top
     mosaic: bool = False  # made of several images, of which this is the first
+    stretch: float = 1.0  # the width's true gain over the height's, where that is given for both axes
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class EvaluationDataset(Dataset[Sample]):
         objects = self.image_set.objects_of(index).placed(ratio, np.zeros(2))
         # as the reference implementation does (docs/reference.md, Height's gain on both axes)
         gain = float(ratio[1])
-        meta = ImageMeta(self.image_set.paths[index], self.image_set.image_ids[index], (height, width), (gain, gain))
+        meta = ImageMeta(self.image_set.paths[index], self.image_set.image_ids[index], (height, width), (gain, gain),
+                         stretch=float(ratio[0] / ratio[1]))
         return letterbox_sample(Sample(image, objects, meta), tuple(self.batch_shapes[index].tolist()), scale_up=False)
 
 

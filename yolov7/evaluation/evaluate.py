@@ -131,7 +131,8 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
             native = finish(found, rows.maps, meta)
             native = replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
             for evaluator in own:
-                evaluator.add(native, image_set, index_of[meta.image_id])
+                own_mapping = {"stretch": meta.stretch} if isinstance(evaluator, V7Metric) else {}
+                evaluator.add(native, image_set, index_of[meta.image_id], **own_mapping)
             if len(samples) < SAMPLES:
                 samples.append((meta.path, native))
         clock.stop("collect", count)
