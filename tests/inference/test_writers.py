@@ -20,7 +20,7 @@ from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, load_image
 from yolov7.data.sources import open_source
 from yolov7.data.video import Frame, VideoInfo
-from yolov7.inference.writers import COLUMNS, Result, label_text, open_writers
+from yolov7.inference.writers import COLUMNS, Result, label_text, open_lines, open_writers
 from yolov7.structures import Instances
 
 NAMES = ("person", "fire hydrant", 'a/"b", c')
@@ -200,3 +200,11 @@ def test_streams_take_turns_and_may_change_their_size(tmp_path: Path) -> None:
     write(tmp_path, DetectOptions(), *results)
     assert video_of(tmp_path / "a.mp4") == video_of(tmp_path / "b.mp4") == (10.0, 5)
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_WIDTH) == 80
+
+
+def test_lines_do_not_go_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "x.jsonl").symlink_to(tmp_path / "precious")
+    with open_lines(tmp_path / "x.jsonl", lambda _: ["row"]):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"

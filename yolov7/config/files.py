@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ def atomic_path(path: str | Path, suffix: str = "") -> Iterator[Path]:
     nothing. The temporary name ends with ``suffix``, for writers that look at it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{suffix}")  # no link can wait there
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():  # a folder cannot be renamed onto one that holds something

@@ -20,6 +20,7 @@ from yolov7.data.image_set import ImageSet, category_ids
 from yolov7.data.images import IMAGE_SUFFIXES
 from yolov7.data.label_cache import BESIDE_THE_DATA, Cached, LabelCache, read_changed
 from yolov7.data.objects import Objects, Ragged, no_objects, starts_of
+from yolov7.data.regular import read_regular
 from yolov7.data.scan import (
     UNREADABLE,
     Entries,
@@ -33,6 +34,7 @@ from yolov7.data.scan import (
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-2  # by which a normalised value may leave 0 ... 1: it is clipped
+MAX_LABELS, MAX_LIST = 1 << 26, 1 << 29  # bytes of a label file, of a list of images
 _LABEL_FOLDERS = ("labels", "annotations")
 _COLUMNS = "5 columns (class cx cy w h), or an odd number from 7 on (class x1 y1 x2 y2 x3 y3 ...)"
 _OTHER_SUFFIXES = (".txt", ".json", ".yaml", ".xml", ".csv", ".md")  # expected beside images
@@ -141,7 +143,7 @@ def _images_in_list(file: Path, bases: Sequence[Path]) -> list[str]:
         raise InputError(f"{file}: is JSON, not a list of images; COCO JSON is named with the folder of its images: "
                          f"{{images: FOLDER, annotations: {file.name}}}")
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(file, MAX_LIST).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as a list of images: {error}") from None
     places = [os.path.abspath(place) for place in (*bases, file.parent)]
@@ -263,8 +265,7 @@ def _read_rows(label_files: Sequence[str], usable: np.ndarray, findings: list[Fi
 def _read_text(number: int, file: str, usable: np.ndarray, findings: list[Finding]) -> str:
     """The text of a label file; empty where there is none, or where it cannot be read."""
     try:
-        with open(file, "rb") as stream:
-            return stream.read().decode("utf-8-sig")
+        return read_regular(file, MAX_LABELS).decode("utf-8-sig")
     except FileNotFoundError:
         return ""
     except OSError as error:

@@ -70,7 +70,7 @@ class RunLog:
         self._writer: SummaryWriter | None = None
         with self._isolated("results.csv"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if resume_epoch is not None and self.csv_path.exists():
+            if resume_epoch is not None and self.csv_path.is_file():
                 self._records = [r for r in read_results(self.csv_path, tuple(self.terms)) if r.epoch <= resume_epoch]
             self._write_csv()
         with self._isolated("TensorBoard"):

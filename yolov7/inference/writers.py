@@ -181,7 +181,8 @@ def label_text(detections: Instances, size: tuple[int, ...], with_score: bool) -
 @contextmanager
 def open_lines(path: Path, rows: Rows, header: Rows = lambda _: ()) -> Iterator[Write]:
     """A file of lines, which can be read while it grows; the header is that of the first result."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    path.unlink(missing_ok=True)  # a link is not followed
+    with open(path, "x", encoding="utf-8", newline="") as file:
 
         def write(result: Result) -> None:
             file.writelines(f"{row}\n" for row in chain(() if file.tell() else header(result), rows(result)))
