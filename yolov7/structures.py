@@ -75,10 +75,12 @@ class Batch:
     images: Tensor  # uint8 [B, 3, H, W] RGB
     targets: Targets
     metas: tuple[ImageMeta, ...]
+    left_out: tuple[str, ...] = ()  # images that could not be read, with the reasons; an evaluation goes on without
 
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory, for copies to the device without waiting (called by the loader)."""
-        return Batch(self.images.pin_memory(), self.targets.map(lambda tensor: tensor.pin_memory()), self.metas)
+        targets = self.targets.map(lambda tensor: tensor.pin_memory())
+        return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
 @dataclass(frozen=True)

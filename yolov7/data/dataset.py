@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -64,7 +65,8 @@ class TrainingDataset(Dataset[Sample]):
         self.composer = Composer(image_set, self.reader, augment, batch_shapes)
         self.pool = CutOutPool(image_set, self.reader, seed)
         self._replaced = torch.zeros(1, dtype=torch.int64)  # counted by all workers together
-        self._replaced.share_memory_()  # type: ignore[no-untyped-call]
+        with suppress(RuntimeError):  # without shared memory each worker has its own count
+            self._replaced.share_memory_()  # type: ignore[no-untyped-call]
         self._warned: set[str] = set()
         self._warn_of_inactive_steps()
 

@@ -14,6 +14,7 @@ import torch
 from yolov7.config import InputError, atomic_write
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
+from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.nonfinite import TrainingError
@@ -66,7 +67,8 @@ def train(options: TrainOptions) -> TrainingResult | None:
 
 def _fit(trainer: Trainer) -> TrainingResult:
     try:
-        return trainer.fit()
+        with worker_failures():
+            return trainer.fit()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from yolov7.config import InputError, from_mapping, to_mapping
 from yolov7.data.dataset import TrainingDataset
-from yolov7.data.image_set import ImageSet
+from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
 from yolov7.engine.checkpoints import Checkpoints
 from yolov7.engine.interruption import Interrupted, StopSignal
@@ -71,6 +71,9 @@ class Trainer:
                                  self.training.fields)
         self.guard = StepGuard(self.state, folder, self.train_set.names, processes.rank)
         self.checkpoints = Checkpoints(folder / "weights", config, splits[0].names, processes.is_main)
+        self.loader.while_waiting = self.val_loader.while_waiting = self._while_waiting
+        self._inside_step = False  # gradients of some of its batches are there
+        self._left_out: set[str] = set()  # images to evaluate on that could not be read
         self.stop = StopSignal()
         self.log: RunLog | None = None  # of the first process, while it runs
 
@@ -155,9 +158,14 @@ class Trainer:
                 yield
             except Interrupted as interrupted:
                 self.checkpoints.retry_best()
-                self.checkpoints.save_last(self.state, required=True)
+                if not self._inside_step:
+                    self.guard.settle()
+                    self.checkpoints.save_last(self.state, required=True)
                 raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: python train.py --resume "
                                   f"{self.folder}", interrupted.code) from None
+
+    def _while_waiting(self) -> None:
+        self.stop.give_up()
 
     # --- one epoch ---------------------------------------------------------------------------------------------------
 
@@ -180,6 +188,7 @@ class Trainer:
             last = len(group) + 1 >= settings.accumulate or state.batch == batches - 1  # an epoch's end drops nothing
             group.append(batch)
             terms.append(self._one_batch(batch, last))
+            self._inside_step = not last
             if state.batch % POSTFIX_EVERY == 1 or batches == 1:
                 self._show_progress(progress, settings, pace)
             if last:
@@ -233,8 +242,13 @@ class Trainer:
         self.processes.broadcast(floating_buffers(state.ema.model))  # the others differ: each has seen its own images
         network = TorchNetwork(state.ema.model, self.device, self.config.precision)
         evaluators = self.training.evaluators(self.val_set, False)
-        return evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
-                        processes=self.processes, finish=self.task.finish)
+        evaluation = evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
+                              processes=self.processes, finish=self.task.finish)
+        if not self._left_out.issuperset(evaluation.left_out):
+            self._left_out.update(evaluation.left_out)
+            if self.processes.is_main:
+                report_left_out(self.val_set, evaluation.left_out, self.folder)
+        return evaluation
 
     def _end_epoch(self, evaluation: Evaluation, losses: dict[str, float], started: float) -> bool:
         """Keep and record what came out; returns whether the run is over."""
