@@ -233,3 +233,18 @@ def test_a_path_is_taken_only_when_all_went_well(tmp_path: Path, folder: bool, o
         assert temporary.parent == tmp_path and temporary.name.startswith(".x.") and temporary.suffix == ".mp4"
     assert texts() == ["new"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_link_is_followed_when_a_file_is_written(tmp_path: Path) -> None:
+    """Neither at its name, nor at a temporary one of an earlier write, which is never used again."""
+    target, path = tmp_path / "precious", tmp_path / "x"
+    target.write_text("content")
+    path.symlink_to(target)
+    names = set()
+    for text in ("new", "newer"):
+        with config.atomic_path(path) as temporary:
+            names.add(temporary.name)
+            temporary.write_text(text)
+    config.atomic_write(path, "newest")
+    assert len(names) == 2 and target.read_text() == "content"
+    assert not path.is_symlink() and path.read_text() == "newest"

@@ -43,6 +43,7 @@ class ImageMeta:
     gain: tuple[float, float] = (1.0, 1.0)  # x, y
     pad: tuple[float, float] = (0.0, 0.0)  # left, top
     mosaic: bool = False  # made of several images, of which this is the first
+    stretch: float = 1.0  # the width's true gain over the height's, where that is given for both axes
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ class Batch:
     images: Tensor  # uint8 [B, 3, H, W] RGB
     targets: Targets
     metas: tuple[ImageMeta, ...]
+    left_out: tuple[str, ...] = ()  # images that could not be read, with the reasons; an evaluation goes on without
 
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory, for copies to the device without waiting (called by the loader)."""
-        return Batch(self.images.pin_memory(), self.targets.map(lambda tensor: tensor.pin_memory()), self.metas)
+        targets = self.targets.map(lambda tensor: tensor.pin_memory())
+        return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
 @dataclass(frozen=True)

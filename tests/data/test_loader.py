@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 import torch
 from rectangles import make_sample
 
-from yolov7.config import InputError
+from yolov7.config import InputError, RunError
 from yolov7.config.recipe import AugmentConfig
+from yolov7.data import transport
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
@@ -31,6 +33,7 @@ from yolov7.data.loader import (
     training_loader,
 )
 from yolov7.data.objects import Sample
+from yolov7.engine.interruption import Interrupted, StopSignal
 from yolov7.structures import Batch
 
 Squares = Callable[..., ImageSet]
@@ -193,16 +196,82 @@ def test_a_worker_that_dies_ends_the_run(squares: Squares) -> None:
     except RuntimeError as error:
         message = str(error)
     assert message.startswith("a loader process ended unexpectedly (DataLoader worker")
-    assert message.endswith("where memory is short, fewer --workers need less")
+    assert "--workers 0 needs no loader process; a container's shared memory grows with --shm-size" in message
 
 
 def test_a_fault_in_a_worker_is_one_sentence(squares: Squares) -> None:
     image_set = squares(4)
-    Path(image_set.paths[1]).write_bytes(b"")
-    loader = evaluation_loader(image_set, 64, 2, 32, 2)
+    for path in image_set.paths:
+        Path(path).write_bytes(b"")
+    loader = loader_of(TrainingDataset(image_set, 64, AugmentConfig()), 2, 2)
     with pytest.raises(InputError) as caught:
         list(loader)
-    assert str(caught.value) == f"{image_set.paths[1]}: the file is empty (0 bytes)"
+    assert "20 samples in a row cannot be read; the last: " in str(caught.value)
+    assert "Traceback" not in str(caught.value) and loader._iterator is None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_evaluation_leaves_out_what_cannot_be_read(squares: Squares, workers: int) -> None:
+    """One image of a batch, and a batch of nothing else."""
+    image_set = squares(4)
+    for index in (1, 2, 3):
+        Path(image_set.paths[index]).write_bytes(b"")
+    batches = list(evaluation_loader(image_set, 64, 2, 32, workers))
+    assert [meta.path for batch in batches for meta in batch.metas] == [image_set.paths[0]]
+    assert sorted(reason for batch in batches for reason in batch.left_out) == [
+        f"{path}: the file is empty (0 bytes)" for path in image_set.paths[1:]]
+    assert sorted(len(batch.images) for batch in batches) == [0, 1]
+
+
+@pytest.mark.parametrize("reason", ["no shared memory", "few descriptors"])
+def test_batches_come_through_pipes_where_shared_memory_is_short(squares: Squares, reason: str,
+                                                                 monkeypatch: pytest.MonkeyPatch,
+                                                                 caplog: pytest.LogCaptureFixture) -> None:
+    image_set = squares(6)
+
+    def refuse(_: torch.Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm)")
+
+    plain = list(evaluation_loader(image_set, 64, 2, 32, 0))
+    if reason == "no shared memory":
+        monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    else:
+        monkeypatch.setattr(transport, "_spare_descriptors", lambda: 50)
+    piped = list(evaluation_loader(image_set, 64, 2, 32, 2))
+    assert caplog.text.count("batches come from the loader processes through pipes") == 1
+    for ours, theirs in zip(piped, plain, strict=True):
+        assert torch.equal(ours.images, theirs.images) and ours.images.stride() == theirs.images.stride()
+        assert torch.equal(ours.targets.boxes, theirs.targets.boxes) and ours.metas == theirs.metas
+
+
+def test_without_descriptors_images_are_read_in_this_process(squares: Squares, monkeypatch: pytest.MonkeyPatch,
+                                                             caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(transport, "_spare_descriptors", lambda: 20)
+    loader = evaluation_loader(squares(2), 64, 2, 32, 2)
+    assert loader.num_workers == 0 and len(list(loader)) == 1
+    assert "too few file descriptors for loader processes (ulimit -n)" in caplog.text
+
+
+class Endless(TrainingDataset):
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+        time.sleep(60)
+        return super().__getitem__(key)
+
+
+def test_a_wait_for_a_batch_ends(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its limit, or when what is called meanwhile says so."""
+    monkeypatch.setattr(transport, "MAX_WAIT", 0.0)
+    message = ""
+    try:
+        list(loader_of(Endless(squares(2), 64, AugmentConfig()), 2, 1))
+    except RunError as error:
+        message = str(error)
+    assert message.startswith("the loader processes have sent nothing for 0 s")
+    stop = StopSignal()
+    stop.give_up()
+    stop.received = 15  # long ago
+    with pytest.raises(Interrupted):
+        stop.give_up()
 
 
 def test_replaced_samples_are_counted_over_all_workers(squares: Squares) -> None:

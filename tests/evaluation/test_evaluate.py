@@ -8,14 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
 from torch import Tensor
 
 from yolov7.data.image_set import ImageSet
+from yolov7.data.images import cv2
+from yolov7.data.loader import evaluation_loader
 from yolov7.evaluation.coco import CocoBoxes
 from yolov7.evaluation.evaluate import WHOLE, Evaluator, StageTimes, box_evaluators, evaluate
+from yolov7.evaluation.v7_metric import V7Metric
 from yolov7.inference.nms import NMSOptions, to_native
 from yolov7.model.heads.base import Predictions
 from yolov7.model.weights import ModelInfo
@@ -179,3 +183,37 @@ def test_images_count_once_and_stages_add_up() -> None:
 
 def test_nothing_timed_is_no_fault() -> None:
     assert StageTimes().summary() == {} and StageTimes().text().count("\n") == 0
+
+
+class Oracle:
+    """Finds exactly the objects that the loader placed in its images."""
+
+    info, device, stride, shape, task_outputs = ModelInfo(NAMES), torch.device("cpu"), 32, None, ()
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.targets = iter(batch.targets for batch in batches)
+
+    def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
+        targets = next(self.targets)
+        return [Predictions(boxes[valid], torch.full((int(valid.sum()),), 0.9), torch.eye(len(NAMES))[labels[valid]])
+                for boxes, labels, valid in zip(targets.boxes, targets.labels, targets.valid, strict=True)]
+
+
+def test_the_v7_metric_maps_objects_as_detections(tmp_path: Path) -> None:
+    """500 x 333 px become 64 x 42: x is divided by 42 / 333, too, and everything moves right by 1.5%."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((333, 500, 3), np.uint8))
+    objects = [ObjectRecord((460.0, 100.0, 480.0, 200.0), 0, NO_POLYGON),
+               ObjectRecord((490.0, 20.0, 500.0, 60.0), 1, NO_POLYGON)]  # its right side is cut off
+    one = build_image_set([ImageRecord(str(tmp_path / "a.png"), 7, (333, 500), objects)], NAMES, (1, 2, 3), (),
+                          annotation_file=None, split="val")
+    loader = evaluation_loader(one, 64, 1, 32, 0)
+    batches = list(loader)
+    stretch = (64 / 500) / (42 / 333)
+    assert batches[0].metas[0].stretch == pytest.approx(stretch)
+    evaluators = [CocoBoxes(), V7Metric()]
+    done = evaluate(Oracle(batches), batches, one, evaluators=evaluators)
+    assert done.results["v7"].metrics()["AP"] == 1  # all right at all thresholds
+    by_hand = [[460 * stretch, 100, 480 * stretch, 200], [490 * stretch, 20, 500, 60]]
+    torch.testing.assert_close(done.samples[0][1].boxes, torch.tensor(by_hand), rtol=0, atol=1e-3)
+    assert (480 - 460 * stretch) / (480 * stretch - 460) < 0.5  # IoU with what is there: a miss for the official score
+    assert done.boxes.per_class[0].AP50 == 0

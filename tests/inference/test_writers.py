@@ -22,7 +22,7 @@ from yolov7.data.images import cv2, load_image
 from yolov7.data.sources import open_source
 from yolov7.data.video import Frame, VideoInfo, VideoWriter
 from yolov7.inference import writers as writers_module
-from yolov7.inference.writers import COLUMNS, MAX_COPIES, Result, label_text, open_writers
+from yolov7.inference.writers import COLUMNS, MAX_COPIES, Result, label_text, open_lines, open_writers
 from yolov7.structures import Instances
 
 NAMES = ("person", "fire hydrant", 'a/"b", c')
@@ -252,3 +252,11 @@ def test_a_video_that_the_disk_cut_off_is_not_kept(tmp_path: Path, monkeypatch: 
     with pytest.raises(RunError, match="a.mp4: cannot be written as a whole; is the disk full"):
         write(tmp_path, DetectOptions(), result("a", 1, info, 0.0, rows=()))
     assert files(tmp_path) == set()
+
+
+def test_lines_do_not_go_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "x.jsonl").symlink_to(tmp_path / "precious")
+    with open_lines(tmp_path / "x.jsonl", lambda _: ["row"]):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"

@@ -61,8 +61,7 @@ class SimpleCriterion:
     def assign(self, output: HeadOutput, targets: Targets) -> list[list[Positives]]:
         """Positives by level, of the lead head and of the auxiliary head."""
         heads = 1 + len(output.auxiliary)
-        shared = heads > 1 and self.config.loss_ota and self.config.assignment == "coarse_to_fine"
-        fine = self.candidates(output, targets, 0.5, repeat_integers=not shared)
+        fine = self.candidates(output, targets, 0.5)
         if not self.config.loss_ota:
             return [fine] * heads
         top_k = self.config.top_k or (AUXILIARY_TOP_K if output.auxiliary else TOP_K)
@@ -76,12 +75,8 @@ class SimpleCriterion:
             return [lead, self.match(output.auxiliary[0], targets, fine, top_k, reach)]
         return [lead, self.match(output, targets, self.candidates(output, targets, 1.0), top_k, 0.5)]
 
-    def candidates(self, output: HeadOutput, targets: Targets, offset: float,
-                   repeat_integers: bool = True) -> list[Positives]:
-        """Level by level (docs/reference.md, Candidates).
-
-        At exact integers three cells repeat the centre's, unless ``repeat_integers`` is off.
-        """
+    def candidates(self, output: HeadOutput, targets: Targets, offset: float) -> list[Positives]:
+        """Level by level (docs/reference.md, Candidates); at exact integers cells repeat the centre's."""
         levels = []
         for logits, anchors, stride in zip(output.levels, self.anchors, self.strides, strict=True):
             height, width = logits.shape[2:4]
@@ -91,9 +86,7 @@ class SimpleCriterion:
             fits = torch.maximum(ratio, 1 / ratio).amax(dim=-1) < self.config.anchor_t
             x, y = (boxes[:, :2] / stride).unbind(-1)
             near = [torch.ones_like(x, dtype=torch.bool)]
-            near += [(value % 1 < offset) & (value > 1) for value in (x, y)]
-            near += [(value % 1 < offset) & (value > 1) & ((value % 1 > 0) | repeat_integers | (offset == 1))
-                     for value in (width - x, height - y)]
+            near += [(value % 1 < offset) & (value > 1) for value in (x, y, width - x, height - y)]
             entries = []
             for (dx, dy), mask in zip(OFFSETS, near, strict=True):
                 anchor, target = (fits & mask).nonzero(as_tuple=True)

@@ -51,6 +51,17 @@ def test_candidate_cells(centre: tuple[float, float], offset: float, cells: list
     assert cells_of(one_target(*centre), offset) == cells
 
 
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_an_auxiliary_head_leaves_the_fine_cells_as_they_are(deduplicate: bool) -> None:
+    """On a cell border the fine pass has the centre's own cell once more for each axis, unless it is deduplicated."""
+    for centre in ((5.0, 5.5), (5.5, 5.0), (5.0, 5.0), (5.3, 7.8), (1.0, 19.0), (10.0, 10.0)):
+        sizes, targets = [(1, 20, 20)], one_target(*centre)
+        alone = find_candidates(targets, sizes, ANCHORS, (8,), offset=0.5, deduplicate=deduplicate)
+        shared = find_candidates(targets, sizes, ANCHORS, (8,), offset=1.0, deduplicate=deduplicate)
+        assert shared.cell[shared.fine].tolist() == alone.cell[alone.valid].tolist()
+        assert shared.valid.sum() == 5 - sum(value in (1.0, 19.0) for value in centre)
+
+
 @pytest.mark.parametrize(("size", "count"), [((10.0, 10.0), 0), ((10.1, 10.0), 1), ((0.0, 10.0), 0), ((0.0, 0.0), 0)])
 def test_anchor_gate_is_strict(size: tuple[float, float], count: int) -> None:
     targets = one_target(5.5, 5.5, *size)

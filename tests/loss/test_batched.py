@@ -102,14 +102,15 @@ def test_batched_equals_simple(seed: int, counts: list[int], size: tuple[int, in
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 12), min_size=1, max_size=3),
        size=st.sampled_from([(64, 64), (96, 160)]),
        assignment=st.sampled_from(["coarse_to_fine", "lead_guided", "independent"]),
-       decode=st.sampled_from(["constrained", "free"]), top_k=st.sampled_from([0, 1, 5]), deduplicate=st.booleans())
+       decode=st.sampled_from(["constrained", "free"]), top_k=st.sampled_from([0, 1, 5]), deduplicate=st.booleans(),
+       exact=st.booleans())
 def test_batched_equals_simple_with_auxiliary_head(seed: int, counts: list[int], size: tuple[int, int],
                                                    assignment: str, decode: str, top_k: int,
-                                                   deduplicate: bool) -> None:
+                                                   deduplicate: bool, exact: bool) -> None:
     config = LossConfig(assignment=assignment, aux_decode=decode, top_k=top_k,  # type: ignore[arg-type]
                         deduplicate_candidates=deduplicate)
     output = make_output(seed, len(counts), size, 3, auxiliary=True)
-    assert_equal_losses(config, output, make_targets(seed, tuple(counts), size, 3), 3)
+    assert_equal_losses(config, output, make_targets(seed, tuple(counts), size, 3, exact=exact), 3)
 
 
 @pytest.mark.parametrize("config", [

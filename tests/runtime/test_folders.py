@@ -56,3 +56,32 @@ def test_a_disk_that_cannot_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with folders.claimed(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
     assert "cannot be locked (No locks available): do not start a second training in it" in caplog.text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", ["symlink", "dangling", "hard link", "pipe", "folder"])
+def test_a_lock_that_is_no_file_of_its_own_is_refused(tmp_path: Path, make: str) -> None:
+    """And what a link leads to stays as it is."""
+    folder, target = tmp_path / "run", tmp_path / "precious"
+    folder.mkdir()
+    lock = folder / ".lock"
+    if make != "dangling":
+        target.write_text("content")
+    if make in ("symlink", "dangling"):
+        lock.symlink_to(target)
+    elif make == "hard link":
+        lock.hardlink_to(target)
+    elif make == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    with pytest.raises(InputError, match=r"run/\.lock: "), folders.claimed(folder):
+        pass
+    assert not target.exists() if make == "dangling" else target.read_text() == "content"
+
+
+def test_what_stands_in_a_lock_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_bytes(b"\xff" * 100)
+    (tmp_path / ".folder.tmp").mkdir()
+    with folders.claimed(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())

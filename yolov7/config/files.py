@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -117,7 +118,7 @@ def atomic_path(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """
     path = Path(path)
     name = os.fsencode(path.name)[:200].decode(errors="ignore")  # the temporary one is longer
-    temporary = path.with_name(f".{name}.{os.getpid()}.tmp{suffix}")
+    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp{suffix}")  # no link can wait there
     try:
         with writing(path, temporary):
             yield temporary

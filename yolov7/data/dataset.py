@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ class EvaluationDataset(Dataset[Sample]):
         objects = self.image_set.objects_of(index).placed(ratio, np.zeros(2))
         # as the reference implementation does (docs/reference.md, Height's gain on both axes)
         gain = float(ratio[1])
-        meta = ImageMeta(self.image_set.paths[index], self.image_set.image_ids[index], (height, width), (gain, gain))
+        meta = ImageMeta(self.image_set.paths[index], self.image_set.image_ids[index], (height, width), (gain, gain),
+                         stretch=float(ratio[0] / ratio[1]))
         return letterbox_sample(Sample(image, objects, meta), tuple(self.batch_shapes[index].tolist()), scale_up=False)
 
 
@@ -63,7 +65,8 @@ class TrainingDataset(Dataset[Sample]):
         self.composer = Composer(image_set, self.reader, augment, batch_shapes)
         self.pool = CutOutPool(image_set, self.reader, seed)
         self._replaced = torch.zeros(1, dtype=torch.int64)  # counted by all workers together
-        self._replaced.share_memory_()  # type: ignore[no-untyped-call]
+        with suppress(RuntimeError):  # without shared memory each worker has its own count
+            self._replaced.share_memory_()  # type: ignore[no-untyped-call]
         self._warned: set[str] = set()
         self._warn_of_inactive_steps()
 

@@ -140,6 +140,16 @@ def report_faults(image_set: ImageSet, folder: Path | None) -> None:
                    summary, skipped, len(faults) - skipped - kept, mended, written, shown)
 
 
+def report_left_out(image_set: ImageSet, left_out: Sequence[str], folder: Path) -> None:
+    """Log the images that an evaluation could not read, and add them to the list of faults."""
+    file = folder / f"faults_{image_set.split}.txt"
+    atomic_write(file, "".join(f"{fault}\n" for fault in (*image_set.faults, *left_out)))
+    shown = "".join(f"\n  {reason}" for reason in left_out[:SHOWN_FAULTS])
+    logger.warning("%s: %d of %d images cannot be read and are left out: scores are those of the others, and the COCO "
+                   "results have nothing of them; all in %s, the first:%s", image_set.split, len(left_out),
+                   len(image_set), file, shown)
+
+
 # --- classes ---------------------------------------------------------------------------------------------------
 
 

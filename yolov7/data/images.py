@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from yolov7.config import InputError
+from yolov7.data.regular import open_regular
 
 try:
     import cv2
@@ -24,7 +25,8 @@ except ImportError as error:
                      "opencv-python`") from None
 
 __all__ = [
-    "FORMATS", "IMAGE_SUFFIXES", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2", "decode_image",
+    "FORMATS", "IMAGE_SUFFIXES", "MAX_PIXELS", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2",
+    "decode_image",
     "encode_image", "letterbox", "load_image", "resize_long_side", "resized_shape",
 ]
 
@@ -35,8 +37,13 @@ IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".d
 FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")  # as Pillow names what is inside such files
 PAD_COLOUR = (114, 114, 114)
 MIN_SIDE = 10  # pixels; smaller images are faults
+MAX_PIXELS = 178_956_970  # Pillow's own limit, for every way to decode
+MAX_BYTES = 3 << 29  # of a file: 16 bits and four channels of so many pixels, uncompressed
 _ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 _BYTES_AT_END = 8
+_MANY_BYTES = 1 << 26  # from here on a file must not be much larger than its pixels
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that begin a frame
+_START_OF_SCAN = 0xDA
 
 
 def encode_image(image: np.ndarray, suffix: str) -> bytes:
@@ -57,12 +64,14 @@ def load_image(path: str | Path) -> np.ndarray:
     """Decode an image to uint8 ``[H, W, 3]`` RGB, upright.
 
     Alpha is dropped, grey is expanded, 16 bits become 8, all eight EXIF orientations are applied.
-    Raises `InputError` for a file that is missing, empty, truncated or not an image.
+    Raises `InputError` for a file that is missing, empty, truncated, too large or not an image.
     """
     try:
-        content = Path(path).read_bytes()  # not cv2.imread: it cannot open every unicode path
+        content = _read(path)  # not cv2.imread: it cannot open every unicode path
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ImageError as error:
+        raise InputError(f"{path}: {error}") from None
     return decode_image(content, str(path))
 
 
@@ -74,6 +83,18 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
         raise InputError(f"{name}: {error}") from None
 
 
+def _read(path: str | Path) -> bytes:
+    with open_regular(path, MAX_BYTES) as stream:
+        length = os.fstat(stream.fileno()).st_size
+        if length > _MANY_BYTES:
+            with _open_header(stream) as header:
+                width, height = header.size
+            if length > _MANY_BYTES + 16 * width * height:
+                raise ImageError(f"{length:,} bytes for an image of {width} x {height} px")
+            stream.seek(0)
+        return stream.read(MAX_BYTES)
+
+
 def check_image(path: str | Path) -> tuple[int, int]:
     """Height and width of an image as it is shown (EXIF orientation applied), read from its header.
 
@@ -81,7 +102,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
     behind its end. Raises `ImageError`.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path, MAX_BYTES) as stream:
             length = os.fstat(stream.fileno()).st_size
             if length == 0:
                 raise ImageError("the file is empty (0 bytes)")
@@ -104,11 +125,17 @@ def _open_header(stream: object) -> Image.Image:
         header = Image.open(stream)  # type: ignore[arg-type]
     except Image.DecompressionBombError:
         raise ImageError(f"too large; accepted: up to {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # whatever a file of any content may raise
         raise ImageError(f"not an image that can be read; accepted: {', '.join(FORMATS)}") from None
     if header.format not in FORMATS:
         raise ImageError(f"an image in the format {header.format}; accepted: {', '.join(FORMATS)}")
+    _check_pixels(*header.size)
     return header
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"too large; accepted: up to {MAX_PIXELS:,} pixels")
 
 
 def _check_whole(header: Image.Image, ending: bytes) -> None:
@@ -117,7 +144,7 @@ def _check_whole(header: Image.Image, ending: bytes) -> None:
         return
     try:
         header.load()
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a file of any content may raise
         raise ImageError(f"truncated {header.format} ({str(error).split(' (')[0]})") from None
 
 
@@ -127,7 +154,7 @@ def _orientation(header: Image.Image) -> int:
         return 1  # Pillow would decode the whole image to look for it behind the pixels
     try:
         value = header.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, ValueError, SyntaxError):  # a damaged EXIF block does not damage the image
+    except Exception:  # a damaged EXIF block does not damage the image
         return 1
     return value if value in range(1, 9) else 1
 
@@ -144,7 +171,10 @@ def _decode(content: bytes) -> np.ndarray:
     if not content:
         raise ImageError("the file is empty (0 bytes)")
     orientation = 1
-    if not _is_plain_jpeg(content):
+    plain_size = _plain_jpeg_size(content)
+    if plain_size:
+        _check_pixels(*plain_size)
+    else:
         with _open_header(BytesIO(content)) as header:
             orientation = _orientation(header)
             _check_whole(header, content[-_BYTES_AT_END:])
@@ -160,15 +190,26 @@ def _decode(content: bytes) -> np.ndarray:
     return _upright(image, orientation)
 
 
-def _is_plain_jpeg(content: bytes) -> bool:
-    """Whether this is a whole JPEG that says nothing of an orientation: its header need not be read."""
-    return content.startswith(b"\xff\xd8\xff") and content.endswith(_ENDINGS["JPEG"]) and b"Exif\0" not in content
+def _plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a whole JPEG that says nothing of an orientation; None for anything else.
+
+    Pillow needs not open it, which takes longer than some images take to decode.
+    """
+    if not (content.startswith(b"\xff\xd8\xff") and content.endswith(_ENDINGS["JPEG"])) or b"Exif\0" in content:
+        return None
+    place = 2
+    while place + 9 <= len(content) and content[place] == 0xFF and content[place + 1] != _START_OF_SCAN:
+        if content[place + 1] in _FRAMES:
+            height, width = (int.from_bytes(content[at : at + 2], "big") for at in (place + 5, place + 7))
+            return width, height
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None
 
 
 def _decode_with_pillow(header: Image.Image) -> np.ndarray:
     try:
         return np.array(ImageOps.exif_transpose(header).convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a file of any content may raise
         raise ImageError(f"cannot be decoded ({error})") from None
 
 

@@ -132,7 +132,7 @@ class LabelCache:
             return {}
 
     def _open(self) -> Any:
-        if self.file is None:
+        if self.file is None or not self.file.is_file():
             raise FileNotFoundError
         arrays = np.load(self.file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):

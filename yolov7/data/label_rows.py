@@ -13,9 +13,11 @@ from yolov7.config import InputError
 from yolov7.config.schema import shown
 from yolov7.data.formats import Keypoints
 from yolov7.data.objects import Objects, Ragged, no_objects, starts_of
+from yolov7.data.regular import read_regular
 from yolov7.data.scan import UNREADABLE, Entries, Finding, are_corners, read_headers, tidy
 from yolov7.data.text import decode_text
 
+MAX_LABELS = 1 << 26  # bytes of a label file
 TOLERANCE = 1e-2  # by which a normalised value may leave 0 ... 1: it is clipped
 _BOX = 5  # columns
 _BOXES_OR_POLYGONS = "5 columns (class cx cy w h), or an odd number from 7 on (class x1 y1 x2 y2 x3 y3 ...)"
@@ -100,8 +102,7 @@ def _read_rows(label_files: Sequence[str], usable: np.ndarray, findings: list[Fi
 def _read_text(number: int, file: str, usable: np.ndarray, findings: list[Finding]) -> str:
     """The text of a label file; empty where there is none, or where it cannot be read."""
     try:
-        with open(file, "rb") as stream:
-            text = decode_text(stream.read())[0]
+        text = decode_text(read_regular(file, MAX_LABELS))[0]
     except FileNotFoundError:
         return ""
     except OSError as error:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from yolov7.config import InputError
+from yolov7.config import InputError, RunError
 from yolov7.data.dataset import EvaluationDataset, TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.data.objects import Sample
+from yolov7.data.transport import ADVICE, PIPED, POLL, Delivery, next_item, room_for, sent
 from yolov7.runtime.device import available_cores
 from yolov7.runtime.memory import keep_freed_memory
 from yolov7.structures import Batch, Targets
+
+logger = logging.getLogger(__name__)
 
 LOW_PRIORITY = 19
 Key = tuple[int, int, int]
@@ -123,24 +127,27 @@ class EpochSampler(Sampler[list[Key]]):
 
 
 class BatchLoader(DataLoader[Any]):
-    """A `DataLoader` that yields `Batch` and says in one sentence why a worker failed."""
+    """A `DataLoader` that yields `Batch`, waits for none without end, and says in one sentence why a worker failed."""
+
+    while_waiting: Callable[[], None] = staticmethod(lambda: None)  # called now and then; may raise
+    _said = False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        fault: InputError | None = None
         try:
-            for batch in super().__iter__():
-                if isinstance(batch, InputError):
-                    fault = batch
-                    break
-                yield batch
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            raise RuntimeError(f"a loader process ended unexpectedly ({error}); where memory is short, fewer --workers "
-                               "need less") from None
-        if fault is not None:
+            items = super().__iter__()
+        except OSError as error:
+            raise RunError(f"the loader processes cannot be started ({error.strerror or error}); {ADVICE}") from None
+        try:
+            while (item := next_item(items, self.while_waiting)) is not None:
+                if isinstance(item, InputError):
+                    raise InputError(str(item))
+                if item.piped and not self._said:
+                    logger.warning("%s", PIPED)
+                    self._said = True
+                yield item.batch
+        except (InputError, RunError):
             self._iterator = None  # ends the workers now
-            raise InputError(str(fault))
+            raise
 
 
 class _Guarded(Dataset[Any]):
@@ -160,8 +167,20 @@ class _Guarded(Dataset[Any]):
             return InputError(str(error))  # without the frames of its traceback
 
 
-def _collate(samples: Sequence[Any], fields: Sequence[Field]) -> Batch | InputError:
-    return next((sample for sample in samples if isinstance(sample, InputError)), None) or collate(samples, fields)
+def _collate(samples: Sequence[Any], fields: Sequence[Field], lenient: bool, shared: bool) -> Any:
+    """What a worker sends: a batch, or the first fault; a ``lenient`` one leaves out what could not be read."""
+    faults = [sample for sample in samples if isinstance(sample, InputError)]
+    if faults and not lenient:
+        return faults[0]
+    kept = [sample for sample in samples if not isinstance(sample, InputError)]
+    batch = replace(collate(kept, fields) if kept else _no_images(), left_out=tuple(map(str, faults)))
+    return sent(batch, shared) if get_worker_info() else Delivery(batch)
+
+
+def _no_images() -> Batch:
+    targets = Targets(torch.zeros(0, OBJECTS_STEP, 4), torch.zeros(0, OBJECTS_STEP, dtype=torch.int64),
+                      torch.zeros(0, OBJECTS_STEP, dtype=torch.bool))
+    return Batch(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), targets, ())
 
 
 def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int,
@@ -226,13 +245,19 @@ def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers:
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, as torchrun says
     workers = min(-(-available_cores() // sharing), len(dataset), workers)
     settings: dict[str, Any] = {}
+    possible, shared = room_for(workers)
+    if workers and not possible:
+        logger.warning("too few file descriptors for loader processes (ulimit -n): images are read in this process, as "
+                       "with --workers 0")
+        workers = 0
     if workers:
         fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time and shares the arrays
-        settings = {"persistent_workers": True, "worker_init_fn": _start_worker,
+        settings = {"persistent_workers": True, "timeout": POLL, "worker_init_fn": _start_worker,
                     "multiprocessing_context": "fork" if fork else None}
     return BatchLoader(_Guarded(dataset), batch_sampler=batches, num_workers=workers,
-                       collate_fn=partial(_collate, fields=tuple(fields)), pin_memory=torch.cuda.is_available(),
-                       **settings)
+                       collate_fn=partial(_collate, fields=tuple(fields), shared=shared,
+                                          lenient=isinstance(dataset, EvaluationDataset)),
+                       pin_memory=torch.cuda.is_available(), **settings)
 
 
 def _start_worker(_: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+GRACE = 10.0  # seconds for a batch that is waited for when a signal comes
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,6 +33,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -48,7 +51,13 @@ class StopSignal:
             raise KeyboardInterrupt("interrupted twice: no checkpoint was written")
         if not self.received:
             logger.info("%s: writing a checkpoint first (Ctrl-C again: stop at once)", signal.Signals(number).name)
+            self._since = time.monotonic()
         self.received = number
+
+    def give_up(self) -> None:
+        """Raise `Interrupted` where a signal came a while ago and what it waits for has not come since."""
+        if self.received and time.monotonic() - self._since > GRACE:
+            raise Interrupted("interrupted", self.code)
 
     @property
     def code(self) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from yolov7.config import atomic_write
 from yolov7.data.images import encode_image
 from yolov7.engine.sheets import write_image
+from yolov7.evaluation.coco import fitness
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,19 +56,21 @@ TERMS = {"box": "box", "objectness": "obj", "classification": "cls"}  # of a det
 class RunLog:
     """Writes what happens into the run's folder: ``results.csv``, TensorBoard events and, at the end, ``results.png``.
 
-    With ``resume_epoch``, the last epoch that the run goes on from, what was recorded after it is dropped; without,
-    the record starts anew. No method raises. Best used in a ``with`` statement.
+    With ``resume_epoch``, the last epoch that the run goes on from, what was recorded after it is dropped, and its own
+    record ``last`` is added where the run was killed before; without, the record starts anew. No method raises. Best
+    used in a ``with`` statement.
     """
 
     def __init__(self, folder: str | Path, resume_epoch: int | None = None,
-                 terms: Mapping[str, str] = MappingProxyType(TERMS)) -> None:
+                 terms: Mapping[str, str] = MappingProxyType(TERMS), last: EpochRecord | None = None) -> None:
         self.folder, self.terms = Path(folder), terms
+        self.best: int | None = None  # the epoch that the plot marks
         self._failed: set[str] = set()
         self._records: list[EpochRecord] = []
         self._writer: SummaryWriter | None = None
         with self._isolated("results.csv"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if resume_epoch is not None and self.csv_path.exists():
+            if resume_epoch is not None and self.csv_path.is_file():
                 self._records = [r for r in read_results(self.csv_path, tuple(self.terms)) if r.epoch <= resume_epoch]
             self._write_csv()
         with self._isolated("TensorBoard"):
@@ -75,6 +78,8 @@ class RunLog:
 
             # hides the steps of an earlier or interrupted run in the same folder
             self._writer = SummaryWriter(str(self.folder), purge_step=0 if resume_epoch is None else resume_epoch + 1)
+        if last and last.epoch == resume_epoch and last.epoch not in {record.epoch for record in self._records}:
+            self.add_epoch(last)
 
     @property
     def csv_path(self) -> Path:
@@ -120,7 +125,7 @@ class RunLog:
                 writer.close()
         with self._isolated("results.png"):
             if self._records:
-                plot_results(self.csv_path, self.plot_path, tuple(self.terms))
+                plot_results(self.csv_path, self.plot_path, tuple(self.terms), self.best)
 
     def __enter__(self) -> RunLog:
         return self
@@ -186,13 +191,31 @@ def _record(row: dict[str, str], terms: Sequence[str]) -> EpochRecord:
                        float(row["seconds"]), int(row["skipped"]))
 
 
+def complete_record(folder: Path, terms: Mapping[str, str], last: EpochRecord | None, best: int | None) -> None:
+    """Make up for what a kill behind the last checkpoint of a run left undone: the last row, and the curves."""
+    path = folder / "results.csv"
+    try:
+        recorded = {record.epoch for record in read_results(path, tuple(terms))} if path.is_file() else set()
+        if last and last.epoch not in recorded:
+            with RunLog(folder, last.epoch, terms, last) as log:
+                log.best = best
+        elif recorded:
+            plot_results(path, folder / "results.png", tuple(terms), best)
+    except Exception as error:
+        logger.warning("%s: the record cannot be completed (%s: %s)", folder, type(error).__name__, error)
+
+
 # --- curves ----------------------------------------------------------------------------------------------------
 
 BLUE, ORANGE, *_ = COLOURS
 
 
-def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str] = tuple(TERMS)) -> None:
-    """Draw the loss terms, metrics, learning rate and time of every epoch in ``results.csv`` as a PNG."""
+def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str] = tuple(TERMS),
+                 best: int | None = None) -> None:
+    """Draw the loss terms, metrics, learning rate and time of every epoch in ``results.csv`` as a PNG.
+
+    The epoch ``best`` is marked; by default the first one of the highest fitness.
+    """
     records = read_results(csv_path, terms)
     figure, (losses, metrics, rate, seconds) = new_figure(11, 7.2, columns=2, rows=2)
     figure.suptitle(Path(csv_path).absolute().parent.name, fontsize=13, fontweight="bold", parse_math=False)
@@ -203,7 +226,7 @@ def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str
     _curves(metrics, points, (ORANGE, BLUE, *COLOURS[2:]))
     metrics.set_title("Average precision on the validation split" if names == list(METRICS) else
                       "Metrics on the validation split", loc="left")
-    _mark_best(metrics, records)
+    _mark_best(metrics, records, best)
     _curves(rate, {"lr": [(r.epoch, r.lr) for r in records]}, (GREY,))
     rate.set_title("Learning rate", loc="left")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 4))
@@ -228,12 +251,14 @@ def _curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], colou
         axes.legend(frameon=False)
 
 
-def _mark_best(axes: Axes, records: Sequence[EpochRecord]) -> None:
-    evaluated = [(r.metrics["AP"], r.epoch) for r in records if "AP" in r.metrics]
+def _mark_best(axes: Axes, records: Sequence[EpochRecord], best: int | None) -> None:
+    evaluated = {r.epoch: r.metrics for r in records if "AP" in r.metrics}
     if evaluated:
-        value, epoch = max(evaluated, key=lambda pair: (pair[0], -pair[1]))
-        axes.plot([epoch], [value], "o", color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.8,
-                  label=f"best AP {value:.3f}, epoch {epoch}")
+        if best not in evaluated:
+            best = max(evaluated, key=lambda epoch: fitness(evaluated[epoch]["AP"], evaluated[epoch].get("AP50", 0)))
+        value = evaluated[best]["AP"]
+        axes.plot([best], [value], "o", color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.8,
+                  label=f"best epoch {best}: AP {value:.3f}")
         axes.legend(frameon=False)
 
 

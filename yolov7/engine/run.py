@@ -15,6 +15,7 @@ from yolov7.config import InputError, atomic_write
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
+from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.nonfinite import TrainingError
@@ -61,12 +62,14 @@ def train(options: TrainOptions) -> TrainingResult | None:
         if processes.is_main:
             forget_run(options.project)
             _say_what_comes_next(trainer, result)
+            trainer.checkpoints.check_best()
     return result
 
 
 def _fit(trainer: Trainer) -> TrainingResult:
     try:
-        return trainer.fit()
+        with worker_failures():
+            return trainer.fit()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -158,14 +161,18 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
 
 
 def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
+    """The best epoch, and commands to go on with: with files that are there."""
     folder = trainer.folder
-    best, image = shlex.quote(str(result.best)), shlex.quote(os.path.relpath(trainer.val_set.paths[0]))
-    logger.info(
-        "best epoch %d: AP %.3f, AP50 %.3f (%s)\n"
-        "curves: %s, predictions: %s, TensorBoard: tensorboard --logdir %s\n"
-        "next:\n"
-        "  python test.py --weights %s\n"
-        "  python detect.py --weights %s --source %s\n"
-        "  python export.py --weights %s --format onnx",
-        result.epoch + 1, result.AP, result.AP50, best, folder / "results.png", folder / "val_predictions.jpg", folder,
-        best, best, image, best)
+    logger.info("best epoch %d: AP %.3f, AP50 %.3f (%s)%s", result.epoch + 1, result.AP, result.AP50,
+                shlex.quote(str(result.best)), "" if len(trainer.val_set.objects) else "; not measured, the last one")
+    files = {"curves": folder / "results.png", "predictions": folder / "val_predictions.jpg"}
+    logger.info("%s", ", ".join([*(f"{name}: {path}" for name, path in files.items() if path.is_file()),
+                                 f"TensorBoard: tensorboard --logdir {folder}"]))
+    weights = [path for path in (result.best, trainer.checkpoints.last) if path.is_file()]
+    if weights:
+        image = shlex.quote(os.path.relpath(trainer.val_set.paths[0]))
+        logger.info("next:\n"
+                    "  python test.py --weights %s\n"
+                    "  python detect.py --weights %s --source %s\n"
+                    "  python export.py --weights %s --format onnx",
+                    *(text for name in [shlex.quote(str(weights[0]))] for text in (name, name, image, name)))

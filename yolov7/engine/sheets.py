@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yolov7.config import atomic_write
+from yolov7.config import InputError, atomic_write
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import encode_image, load_image
 from yolov7.inference.draw import Overlay, draw_boxes, draw_instances, mosaic_of
@@ -37,7 +37,10 @@ def prediction_sheet(samples: Sequence[tuple[str, Instances]], image_set: ImageS
     index_of = {name: index for index, name in enumerate(image_set.paths)}
     tiles = []
     for name, detections in samples:
-        image = load_image(name)
+        try:
+            image = load_image(name)
+        except InputError:  # it has gone since
+            continue
         truth = image_set.objects_of(index_of[name])
         shown = detections[detections.scores > SHOWN_SCORE]
         tiles += [draw_boxes(image, truth.boxes, truth.labels, image_set.names),

@@ -20,6 +20,7 @@ from yolov7.config.errors import shown
 from yolov7.config.options import MAX_COUNT
 from yolov7.engine.optim import ModelEMA
 from yolov7.engine.run_config import RunConfig
+from yolov7.evaluation.coco import fitness
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.stored import checked_tensor, checked_tensors, tensors_in
@@ -38,7 +39,7 @@ class TrainingResult:
     @property
     def value(self) -> float:
         """What makes an epoch the best: mostly AP (docs/reference.md, Fitness)."""
-        return 0.9 * self.AP + 0.1 * self.AP50 if self.fitness is None else self.fitness
+        return fitness(self.AP, self.AP50) if self.fitness is None else self.fitness
 
 
 @dataclass
@@ -60,6 +61,7 @@ class RunState:
     skipped: int = 0  # steps of it that were left out
     skipped_in_a_row: int = 0
     best: TrainingResult | None = None
+    record: dict[str, Any] | None = None  # plain values of the last epoch's row in the record of the run
 
     def content(self) -> dict[str, Any]:
         """Tensors and plain values, from which `restore` makes the same state."""
@@ -71,7 +73,7 @@ class RunState:
             "scaler": self.scaler.state_dict(), "losses": self.losses.cpu(), "scores": self.scores.tolist(),
             "place": {"epoch": self.epoch, "batch": self.batch, "skipped": self.skipped,
                       "skipped_in_a_row": self.skipped_in_a_row},
-            "best": best}
+            "best": best, "record": self.record}
 
     def restore(self, content: dict[str, Any], weights_folder: Path) -> None:
         """Take over what `content` gave. Raises `InputError` where it is that of another run."""
@@ -95,6 +97,7 @@ class RunState:
         self.scores = np.array(content["scores"])
         for field in fields(_Place):
             setattr(self, field.name, content["place"][field.name])
+        self.record = content.get("record")
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing of an epoch is done yet."""
@@ -166,10 +169,9 @@ def save_last(path: Path, state: RunState, config: RunConfig, names: tuple[str, 
     weights.save(_describe(state.model, config, names) | state.content() | finished, path)
 
 
-def save_best(path: Path, state: RunState, config: RunConfig, names: tuple[str, ...]) -> None:
-    """The averaged weights alone, for evaluation, detection, export and fine-tuning."""
-    content = _describe(state.ema.model, config, names)
-    weights.save(content | {"model": state.ema.model.state_dict(), "epoch": state.epoch}, path)
+def best_content(state: RunState, config: RunConfig, names: tuple[str, ...], epoch: int) -> dict[str, Any]:
+    """The averaged weights alone, which are those of an epoch, for evaluation, detection, export and fine-tuning."""
+    return _describe(state.ema.model, config, names) | {"model": state.ema.model.state_dict(), "epoch": epoch}
 
 
 def _describe(model: Detector, config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:

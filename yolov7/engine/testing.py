@@ -15,8 +15,9 @@ import torch
 from yolov7.config import InputError, atomic_write
 from yolov7.config.options import TestOptions
 from yolov7.data.catalog import DataSource, open_data, open_split
-from yolov7.data.image_set import ImageSet, choose_classes, class_names, displaced, report_faults
+from yolov7.data.image_set import ImageSet, choose_classes, class_names, displaced, report_faults, report_left_out
 from yolov7.data.loader import BatchLoader, evaluation_loader, fixed_shape_loader
+from yolov7.data.transport import worker_failures
 from yolov7.engine.sheets import prediction_sheet, write_image
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
 from yolov7.inference.loading import load_network, usual_device
@@ -48,7 +49,12 @@ def test(options: TestOptions) -> Evaluation:
             report_faults(subject.image_set, folder)
         loader = subject.loader(options.img_size, options.batch_size, options.workers, processes)
         evaluation = subject.evaluate(loader, subject.nms(options), processes, complete=True)
+        if len(evaluation.left_out) == len(subject.image_set):
+            raise InputError(f"none of the {len(subject.image_set)} images can be read; the first: "
+                             f"{evaluation.left_out[0]}")
         if processes.is_main:
+            if evaluation.left_out:
+                report_left_out(subject.image_set, evaluation.left_out, folder)
             _report(evaluation, subject, folder, options.metric)
     return evaluation
 
@@ -70,7 +76,8 @@ class Subject:
                  complete: bool = False) -> Evaluation:
         """Run the network over batches; ``complete`` for all that there is to say beside the official scores."""
         evaluators = self.task.training().evaluators(self.image_set, complete)
-        return evaluate(self.network, loader, self.image_set, nms, evaluators, processes, self.task.finish)
+        with worker_failures():
+            return evaluate(self.network, loader, self.image_set, nms, evaluators, processes, self.task.finish)
 
     def loader(self, image_size: int | None, batch_size: int, workers: int,
                processes: Processes = Processes()) -> BatchLoader:  # noqa: B008  # frozen
@@ -107,7 +114,7 @@ def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str)
     logger.info("%s\n", evaluation.times.text())
     atomic_write(folder / "results.json", json.dumps(evaluation.table(), indent=1))
     write_image(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set, subject.task.draw))
-    logger.info("%d images; written to %s", len(image_set), folder)
+    logger.info("%d images; written to %s", len(image_set) - len(evaluation.left_out), folder)
 
 
 def open_for(loaded: ModelInfo, source: DataSource, options: TestOptions,

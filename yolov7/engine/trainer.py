@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from yolov7.config import InputError
+from yolov7.config import InputError, from_mapping, to_mapping
 from yolov7.data.dataset import TrainingDataset
-from yolov7.data.image_set import ImageSet
+from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
+from yolov7.engine.checkpoints import Checkpoints
 from yolov7.engine.interruption import Interrupted, StopSignal
-from yolov7.engine.log import EpochRecord, Pace, RunLog
+from yolov7.engine.log import EpochRecord, Pace, RunLog, complete_record
 from yolov7.engine.nonfinite import StepGuard, TrainingError
 from yolov7.engine.optim import ModelEMA, Schedule, StepSettings, apply, freeze, hold_statistics, make_optimizer
 from yolov7.engine.run_config import RunConfig
 from yolov7.engine.sheets import batch_sheet, prediction_sheet
-from yolov7.engine.state import RunState, TrainingResult, save_best, save_last
+from yolov7.engine.state import RunState, TrainingResult
 from yolov7.engine.step import TrainingStep, floating_buffers
 from yolov7.evaluation.coco import CocoResult
 from yolov7.evaluation.evaluate import Evaluation, evaluate
@@ -69,6 +70,10 @@ class Trainer:
         self.step = TrainingStep(self.state, config, self.make_criterion(processes), device, processes,
                                  self.training.fields)
         self.guard = StepGuard(self.state, folder, self.train_set.names, processes.rank)
+        self.checkpoints = Checkpoints(folder / "weights", config, splits[0].names, processes.is_main)
+        self.loader.while_waiting = self.val_loader.while_waiting = self._while_waiting
+        self._inside_step = False  # gradients of some of its batches are there
+        self._left_out: set[str] = set()  # images to evaluate on that could not be read
         self.stop = StopSignal()
         self.log: RunLog | None = None  # of the first process, while it runs
 
@@ -92,14 +97,9 @@ class Trainer:
                                           config.cache, config.epochs - config.close_mosaic)
         return training_loader(self.train_data, sampler, config.workers, self.training.fields), sampler
 
-    @property
-    def weights_folder(self) -> Path:
-        """Where ``last.pt`` and ``best.pt`` go."""
-        return self.folder / "weights"
-
     def resume(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run."""
-        self.state.restore(content, self.weights_folder)
+        self.state.restore(content, self.checkpoints.best.parent)
 
     def fit(self) -> TrainingResult:
         """Train to the last epoch; returns the best one.
@@ -107,8 +107,9 @@ class Trainer:
         A signal ends it with a checkpoint and `Interrupted`, a run that cannot go on with `TrainingError`.
         """
         state = self.state
-        if state.epoch >= self.config.epochs:
-            raise InputError(f"--resume: the run has finished its {self.config.epochs} epochs; more: --epochs N")
+        if not self.processes.broadcast_object(not self.processes.is_main or self.checkpoints.recover_best(state)):
+            state.best = None
+        self._check_unfinished()
         with self._running():
             while state.epoch < self.config.epochs:
                 started = time.perf_counter()
@@ -118,8 +119,29 @@ class Trainer:
                 over = self._end_epoch(evaluation, losses, started)
                 if over:
                     break
+            self.checkpoints.retry_best()
         assert state.best is not None
         return state.best
+
+    def _check_unfinished(self) -> None:
+        """Raise `InputError` where there is nothing to go on with, once the record of that run is complete."""
+        state, config = self.state, self.config
+        if state.epoch >= config.epochs:
+            reason = f"the run has finished its {config.epochs} epochs; more: --epochs N"
+        elif state.epoch and not state.batch and self._lost_patience(state.epoch - 1):
+            reason = f"the run has stopped after epoch {state.epoch}, as none was better (--patience {config.patience})"
+        else:
+            return
+        if self.processes.is_main:
+            complete_record(self.folder, self.terms, self._last_record(), self._best_epoch())
+        raise InputError(f"--resume: {reason}")
+
+    def _last_record(self) -> EpochRecord | None:
+        found = self.state.record
+        return from_mapping(EpochRecord, found, f"{self.checkpoints.last}, record") if found else None
+
+    def _best_epoch(self) -> int | None:
+        return self.state.best.epoch + 1 if self.state.best else None
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -127,15 +149,23 @@ class Trainer:
         with ExitStack() as stack:
             self.stop = stack.enter_context(StopSignal())
             if self.processes.is_main:
-                self.weights_folder.mkdir(parents=True, exist_ok=True)
+                self.checkpoints.last.parent.mkdir(parents=True, exist_ok=True)
                 self._announce()
-                self.log = stack.enter_context(RunLog(self.folder, self.state.epoch or None, self.terms))
+                record = self._last_record()
+                self.log = stack.enter_context(RunLog(self.folder, self.state.epoch or None, self.terms, record))
+                self.log.best = self._best_epoch()
             try:
                 yield
             except Interrupted as interrupted:
-                self._save("last.pt", required=True)
+                self.checkpoints.retry_best()
+                if not self._inside_step:
+                    self.guard.settle()
+                    self.checkpoints.save_last(self.state, required=True)
                 raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: python train.py --resume "
                                   f"{self.folder}", interrupted.code) from None
+
+    def _while_waiting(self) -> None:
+        self.stop.give_up()
 
     # --- one epoch ---------------------------------------------------------------------------------------------------
 
@@ -158,6 +188,7 @@ class Trainer:
             last = len(group) + 1 >= settings.accumulate or state.batch == batches - 1  # an epoch's end drops nothing
             group.append(batch)
             terms.append(self._one_batch(batch, last))
+            self._inside_step = not last
             if state.batch % POSTFIX_EVERY == 1 or batches == 1:
                 self._show_progress(progress, settings, pace)
             if last:
@@ -211,24 +242,26 @@ class Trainer:
         self.processes.broadcast(floating_buffers(state.ema.model))  # the others differ: each has seen its own images
         network = TorchNetwork(state.ema.model, self.device, self.config.precision)
         evaluators = self.training.evaluators(self.val_set, False)
-        return evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
-                        processes=self.processes, finish=self.task.finish)
+        evaluation = evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
+                              processes=self.processes, finish=self.task.finish)
+        if not self._left_out.issuperset(evaluation.left_out):
+            self._left_out.update(evaluation.left_out)
+            if self.processes.is_main:
+                report_left_out(self.val_set, evaluation.left_out, self.folder)
+        return evaluation
 
     def _end_epoch(self, evaluation: Evaluation, losses: dict[str, float], started: float) -> bool:
         """Keep and record what came out; returns whether the run is over."""
-        state, boxes = self.state, evaluation.boxes
-        result = TrainingResult(state.epoch, boxes.AP, boxes.AP50, self.weights_folder / "best.pt",
-                                evaluation.fitness if len(evaluation.results) > 1 else None)
-        better = state.best is None or result.value > state.best.value
-        if better:
-            state.best = result
-            self._save("best.pt")
-        epoch, skipped, lr = state.epoch, state.skipped, state.optimizer.param_groups[0]["lr"]
+        state, epoch = self.state, self.state.epoch
+        better = self._keep_best(evaluation)
+        record = EpochRecord(epoch + 1, losses, evaluation.metrics(), state.optimizer.param_groups[0]["lr"],
+                             time.perf_counter() - started, state.skipped)
+        state.record = to_mapping(record)  # a kill behind the checkpoint loses nothing
         state.begin_epoch(epoch + 1)
         over = self._is_over(epoch)
-        self._save("last.pt", required=over)
+        self.checkpoints.save_last(state, required=over)
         if self.log:
-            record = EpochRecord(epoch + 1, losses, evaluation.metrics(), lr, time.perf_counter() - started, skipped)
+            self.log.best = self._best_epoch()
             self.log.add_epoch(record)
             logger.info("epoch %3d/%d  %s  %.1f s", record.epoch, self.config.epochs, "  ".join([
                 *(f"{self.terms[name]} {value:.4f}" for name, value in losses.items()),
@@ -236,31 +269,34 @@ class Trainer:
             self._show_predictions(evaluation, epoch, better)
         return over
 
-    def _save(self, name: str, required: bool = False) -> None:
-        """Write a checkpoint; one that cannot be written leaves the one before it and, unless it is ``required``, the
-        run goes on."""
-        if not self.processes.is_main:
-            return
-        path, names = self.weights_folder / name, self.train_set.names
-        save = save_last if name == "last.pt" else save_best
-        try:
-            save(path, self.state, self.config, names)
-        except OSError as error:
-            kept = f"the one before it is whole ({path})" if path.exists() else "there is none before it"
-            message = f"{path}: the checkpoint cannot be written: {error.strerror or error}; {kept}"
-            if required:
-                raise TrainingError(message) from None
-            logger.error("%s; the run goes on and tries again after the next epoch", message)
+    def _keep_best(self, evaluation: Evaluation) -> bool:
+        """Write the weights of the best epoch so far; whether that is this one.
+
+        Where there is nothing to measure on, no epoch is better than another: the last one counts.
+        """
+        state, boxes = self.state, evaluation.boxes
+        result = TrainingResult(state.epoch, boxes.AP, boxes.AP50, self.checkpoints.best,
+                                evaluation.fitness if len(evaluation.results) > 1 else None)
+        best = state.best
+        better = best is None or result.value > best.value or (not boxes.objects and result.value == best.value)
+        if better:
+            state.best = result
+            self.checkpoints.save_best(state, state.epoch)
+        else:
+            self.checkpoints.retry_best()
+        return better
 
     def _is_over(self, epoch: int) -> bool:
         """Whether this was the last epoch, or so many brought nothing better that the run's patience is at its end."""
-        assert self.state.best is not None
-        best, patience = self.state.best.epoch, self.config.patience
-        if patience and epoch - best >= patience:
-            logger.info("no better epoch since %d: stopped after epoch %d (--patience %d)", best + 1, epoch + 1,
-                        patience)
+        if self._lost_patience(epoch):
+            logger.info("no better epoch since %d: stopped after epoch %d (--patience %d)", self._best_epoch(),
+                        epoch + 1, self.config.patience)
             return True
         return epoch + 1 >= self.config.epochs
+
+    def _lost_patience(self, epoch: int) -> bool:
+        best, patience = self.state.best, self.config.patience
+        return bool(patience) and best is not None and epoch - best.epoch >= patience
 
     def _show_predictions(self, evaluation: Evaluation, epoch: int, better: bool) -> None:
         assert self.log is not None
@@ -277,6 +313,9 @@ class Trainer:
                     len(self.train_set), len(self.val_set), schedule.batches)
         logger.info("warm-up: %d of %d iterations", schedule.warmup, schedule.epochs * schedule.batches)
         logger.info("results go to %s", self.folder)
+        if not len(self.val_set.objects):
+            logger.warning("none of the %d images to evaluate on has an object: AP cannot be measured, and the last "
+                           "epoch counts as the best", len(self.val_set))
 
 
 def image_weights(image_set: ImageSet, scores: np.ndarray) -> np.ndarray:

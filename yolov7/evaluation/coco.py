@@ -36,6 +36,11 @@ STATS = (  # in pycocotools' order: name, what is averaged
 )
 
 
+def fitness(ap: float, ap50: float) -> float:
+    """What makes an epoch the best: mostly AP (docs/reference.md, Fitness)."""
+    return 0.9 * ap + 0.1 * ap50
+
+
 @dataclass(frozen=True)
 class ClassResult:
     """Scores of one class, -1 where it has no objects."""
@@ -88,7 +93,7 @@ class CocoResult:
     @property
     def fitness(self) -> float:
         """What makes an epoch the best: mostly AP (docs/reference.md, Fitness)."""
-        return 0.9 * self.AP + 0.1 * self.AP50
+        return fitness(self.AP, self.AP50)
 
     def metrics(self) -> dict[str, float]:
         """The numbers that are followed over a run."""

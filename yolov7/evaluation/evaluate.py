@@ -80,6 +80,7 @@ class Evaluation:
     results: dict[str, Result]  # by the name of the evaluator
     samples: tuple[tuple[str, Instances], ...]  # path and native detections of the first images
     times: StageTimes  # of this process
+    left_out: tuple[str, ...] = ()  # images of all processes that could not be read, with the reasons
 
     @property
     def boxes(self) -> CocoResult:
@@ -100,7 +101,8 @@ class Evaluation:
         """Numbers and times as plain values: the official score at the top, others by their evaluator's name."""
         others = {name: result.metrics() for name, result in self.results.items() if name != CocoBoxes.name}
         official = self.boxes.table() if CocoBoxes.name in self.results else {}
-        return {**official, **{name: metrics for name, metrics in others.items() if metrics},
+        unread = {"left_out": len(self.left_out)} if self.left_out else {}
+        return {**official, **unread, **{name: metrics for name, metrics in others.items() if metrics},
                 "milliseconds": self.times.summary()}
 
 
@@ -110,16 +112,20 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
              finish: Finish = to_native) -> Evaluation:
     """Run a network over the batches of a split, and give each image's detections to fresh ``evaluators``.
 
-    The default is the official score of bounding boxes alone. With ``options.classes`` class ``i`` of the split is
+    Images that could not be read are left out: neither their objects nor detections in them count. The default is the
+    official score of bounding boxes alone. With ``options.classes`` class ``i`` of the split is
     class ``options.classes[i]`` of the model. Where several processes have a part of the batches each, all of them get
     the results; the first one's have the predictions, too.
     """
     own = list(evaluators) if evaluators is not None else box_evaluators(image_set, complete=False)
     samples: list[tuple[str, Instances]] = []
+    left_out: list[str] = []
     index_of = {image_id: index for index, image_id in enumerate(image_set.image_ids)}
     clock = StageClock(network.device)
     for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if processes.is_main else True):
-        count = len(batch.images)
+        left_out += batch.left_out
+        if not (count := len(batch.images)):
+            continue
         clock.stop("data", count)
         images = network_input(batch.images, network.device)
         clock.stop("input", count)
@@ -131,11 +137,13 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
             native = finish(found, rows.maps, meta)
             native = replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
             for evaluator in own:
-                evaluator.add(native, image_set, index_of[meta.image_id])
+                own_mapping = {"stretch": meta.stretch} if isinstance(evaluator, V7Metric) else {}
+                evaluator.add(native, image_set, index_of[meta.image_id], **own_mapping)
             if len(samples) < SAMPLES:
                 samples.append((meta.path, native))
         clock.stop("collect", count)
-    return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times)
+    unread = processes.broadcast_object(sum(processes.gather_object(left_out), []))
+    return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times, tuple(unread))
 
 
 def _gathered(own: list[Evaluator], image_set: ImageSet, processes: Processes) -> dict[str, Result]:

@@ -31,6 +31,8 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2
 BLACK, GREY, PALE = "#000000", "#666666", "#c4c4c4"
 NUMBERED_CLASSES = 29  # up to here the cells of the matrix have numbers
 COUNTED_CLASSES = 10  # up to here counts, too
+V7_NOTE = ("v7 AP50 is the area below the curve, by the v7 metric;\n"
+           "the AP50 of the tables is COCO's, whose rules differ a little")
 HIDDEN_SHARE = 0.005  # smaller ones are not written
 MAX_NAME = 22  # characters
 
@@ -51,13 +53,16 @@ class _Curves:
 
 
 def plot_precision_recall(result: V7Result, names: Sequence[str]) -> bytes:
-    """Precision over recall at IoU 0.50 with AP50 in the legend, by class and averaged: a PNG of 1080 x 720 pixels."""
+    """Precision over recall at IoU 0.50, by class and averaged: a PNG of 1080 x 720 pixels.
+
+    In the legend is the area below each curve, which is near the official AP50 but not equal to it, and says so.
+    """
     curves = result.curves
     figure, (axes,) = new_figure(9, 6, 1)
     drawn = _Curves(curves.points, curves.precision_at_recall, _shortened(names, result.classes), result.class_AP50)
     lines = _draw_curves(axes, drawn, stop_at_zero=True)
-    _legend(figure, lines, drawn, "AP50")
-    axes.set_title("Precision over recall at IoU 0.50", loc="left")
+    _legend(figure, lines, drawn, "v7 AP50")
+    axes.set_title(f"Precision over recall at IoU 0.50\n{V7_NOTE}", loc="left", fontsize=10)
     _label(axes, "recall", "precision")
     return to_png(figure)
 

@@ -24,6 +24,7 @@ from yolov7.evaluation.plots import plot_confidence, plot_precision_recall
 
 if TYPE_CHECKING:
     from yolov7.data.image_set import ImageSet
+    from yolov7.structures import Instances
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)  # as IoUs are: one that equals a threshold is below it
 POINTS = np.linspace(0, 1, 1000)  # confidences and recalls at which the curves are given
@@ -106,6 +107,16 @@ class V7Metric(ImageEvaluator):
 
     def __init__(self) -> None:
         self._parts: list[Matches] = []
+
+    def add(self, found: Instances, image_set: ImageSet, index: int, stretch: float = 1.0) -> None:
+        """The native detections of an image, whose objects are stretched as its detections were.
+
+        The reference implementation maps objects to the native image as it does detections, by the height's gain on
+        both axes (docs/reference.md, Height's gain on both axes).
+        """
+        truth, (height, width) = image_set.objects_of(index), image_set.sizes[index].tolist()
+        boxes = (truth.boxes * np.array((stretch, 1, stretch, 1))).clip(0, (width, height, width, height))
+        self.update(Comparison.of(found.boxes, found.scores, found.labels, boxes, truth.labels, image_set.paths[index]))
 
     def update(self, image: Comparison) -> None:
         """Match an image."""

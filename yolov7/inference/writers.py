@@ -200,8 +200,9 @@ def label_text(detections: Instances, size: tuple[int, ...], with_score: bool) -
 @contextmanager
 def open_lines(path: Path, rows: Rows, header: Rows = lambda _: ()) -> Iterator[Write]:
     """A file of lines, which can be read while it grows; the header is that of the first result."""
+    path.unlink(missing_ok=True)  # a link is not followed
     # bytes of a path that are no text stand there as JSON has them
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file, ExitStack() as ending:
+    with open(path, "x", encoding="utf-8", errors="backslashreplace", newline="") as file, ExitStack() as ending:
         ending.enter_context(writing(path))  # what is left is flushed
 
         def write(result: Result) -> None:

@@ -74,7 +74,7 @@ def find_candidates(targets: Targets, sizes: Sequence[LevelSize], anchors: Tenso
     objects = xyxy_to_cxcywh(targets.boxes)
     levels = [_level_candidates(objects, targets.valid, size, anchors[index], stride, anchor_ratio, offset)
               for index, (size, stride) in enumerate(zip(sizes, strides, strict=True))]
-    cell, valid, fine = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))  # [B, L * 5 * A * G]
+    cell, valid, fine = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))  # [B, L * K * A * G]
     candidates = torch.arange(cell.shape[1])
     level = candidates // (cell.shape[1] // len(sizes))
     if deduplicate:
@@ -98,32 +98,40 @@ def _cells(size: LevelSize) -> int:
 
 def _level_candidates(objects: Tensor, present: Tensor, size: LevelSize, anchors: Tensor, stride: int,
                       anchor_ratio: float, offset: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell, valid and fine of one level's candidates: ``[B, 5 * A * G]`` each."""
+    """Cell, valid and fine of one level's candidates: ``[B, K * A * G]`` each, of K neighbours."""
     num_anchors, height, width = size
-    column, row, near, fine = _neighbour_cells(objects[..., :2] / stride, height, width, offset)  # [B, 5, G]
+    column, row, near, fine = _neighbour_cells(objects[..., :2] / stride, height, width, offset)  # [B, K, G]
     fits = _anchor_fits(objects[..., 2:], anchors, anchor_ratio) & present[:, None]  # [B, A, G]
     plane = torch.arange(num_anchors)[:, None] * (height * width)
-    cell = plane + (row * width + column)[:, :, None]  # [B, 5, A, G]
+    cell = plane + (row * width + column)[:, :, None]  # [B, K, A, G]
     return cell.flatten(1), (near[:, :, None] & fits[:, None]).flatten(1), (fine[:, :, None] & fits[:, None]).flatten(1)
 
 
 def _neighbour_cells(centre: Tensor, height: int, width: int, offset: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Column, row and two masks of the five neighbours of centres in cells ``[B, G, 2]``: ``[B, 5, G]`` each.
+    """Column, row and two masks of the K neighbours of centres in cells ``[B, G, 2]``: ``[B, K, G]`` each.
 
-    The masks are the neighbours under ``offset``, and those whose cell is a candidate under `FINE` too.
+    The masks are the neighbours under ``offset``, and those whose cell is a candidate under `FINE` too. K is 5; with a
+    larger ``offset`` it is 7, as right and down of a centre on a cell border are other cells under `FINE`: its own.
     """
     x, y = centre.unbind(-1)
-    near, fine = [torch.ones_like(x, dtype=torch.bool)], [torch.ones_like(x, dtype=torch.bool)]
-    for position, sign in ((x, -1), (y, -1), (width - x, 1), (height - y, 1)):
+
+    def cells(reach: float) -> list[tuple[Tensor, Tensor]]:
+        # truncated as in the reference implementation
+        return [((x + dx * reach).long().clamp(0, width - 1), (y + dy * reach).long().clamp(0, height - 1))
+                for dx, dy in NEIGHBOURS]
+
+    always, never = torch.ones_like(x, dtype=torch.bool), torch.zeros_like(x, dtype=torch.bool)
+    found = [(*cells(offset)[0], always, always)]
+    places = ((x, 0), (y, 0), (width - x, 1), (height - y, 1))  # and whether the border is beyond the centre's own cell
+    for (position, beyond), (column, row), (fine_column, fine_row) in zip(
+            places, cells(offset)[1:], cells(FINE)[1:], strict=True):
         rest, inside = position % 1, position > 1
-        near.append((rest < offset) & inside)
-        # right and down of an exact integer: under FINE the centre's own cell again, under COARSE the next one
-        apart = rest > 0 if sign > 0 and offset > FINE else torch.ones_like(inside)
-        fine.append((rest < FINE) & inside & apart)
-    # truncated as in the reference implementation
-    columns = [(x + dx * offset).long().clamp(0, width - 1) for dx, _ in NEIGHBOURS]
-    rows = [(y + dy * offset).long().clamp(0, height - 1) for _, dy in NEIGHBOURS]
-    return torch.stack(columns, 1), torch.stack(rows, 1), torch.stack(near, 1), torch.stack(fine, 1)
+        fine, same = (rest < FINE) & inside, (column == fine_column) & (row == fine_row)
+        found.append((column, row, (rest < offset) & inside, fine & same))
+        if beyond and offset > FINE:
+            found.append((fine_column, fine_row, never, fine & ~same))
+    columns, rows, near, fine = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+    return columns, rows, near, fine
 
 
 def _anchor_fits(sizes: Tensor, anchors: Tensor, anchor_ratio: float) -> Tensor:

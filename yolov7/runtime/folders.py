@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -53,13 +54,30 @@ def claimed(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder, and delete the half-written files of a killed process.
 
     The system releases the lock however the process ends, and child processes do not inherit it; its file stays.
-    Raises `InputError` where another process trains in the folder. Without lock on systems and disks that have none.
+    Raises `InputError` where another process trains in the folder, or where its lock is no file of its own. Without
+    lock on systems and disks that have none.
     """
-    with (folder / ".lock").open("a+", encoding="ascii") as file:
+    with _open_lock(folder / ".lock") as file:
         _lock(file, folder)
         for path in (*folder.glob(".*.tmp"), *folder.glob("weights/.*.tmp")):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    """Open or create the file; never what a link leads to, as the file is written to."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        reason = "is a link" if path.is_symlink() else f"cannot be opened ({error.strerror})"
+        raise InputError(f"{path}: {reason}; accepted: a file of its own, which the run makes") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or path.is_symlink():
+        os.close(descriptor)
+        raise InputError(f"{path}: is no file of its own (a link, pipe or device); remove it")
+    return os.fdopen(descriptor, "r+", encoding="ascii", errors="replace")
 
 
 def _lock(file: TextIO, folder: Path) -> None:
@@ -70,11 +88,12 @@ def _lock(file: TextIO, folder: Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        file.seek(0)
-        raise InputError(f"{folder}: process {file.read()} trains in it; wait for its end, stop it, or take another "
+        process = file.read(20).strip()
+        raise InputError(f"{folder}: process {process} trains in it; wait for its end, stop it, or take another "
                          "--name") from None
     except OSError as error:
         logger.warning("%s: cannot be locked (%s): do not start a second training in it", folder, error.strerror)
-    file.truncate(0)
+    file.seek(0)
+    file.truncate()
     file.write(str(os.getpid()))
     file.flush()
