@@ -35,7 +35,7 @@ def test_names_of_weights_are_safe(key: str, tmp_path: Path) -> None:
 
 
 def test_names_of_exported_files_are_safe() -> None:
-    facts = ExportFacts("some", tuple(ODD), 64, 32, "decoded", (), ())
+    facts = ExportFacts("some", tuple(ODD), 64, 32, "decoded", (((8.0, 8.0),),), (32,))
     assert read_facts(facts_text(replace(facts, merged=tuple(ODD))), Path("x")).names == tuple(ODD.values())
     assert read_facts(facts_text(replace(facts, merged=tuple(ODD))), Path("x")).merged == tuple(ODD.values())
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from yolov7.config import InputError, nearest, read_bytes
-from yolov7.config.schema import shown
+from yolov7.config.errors import shown
+from yolov7.config.names import readable
 from yolov7.data.foreign.recognise import refusal
 from yolov7.runtime.memory import without_collector
 
@@ -66,7 +67,8 @@ def read_annotations(file: Path) -> dict[str, Any]:
 def grouping_categories(content: dict[str, Any]) -> list[str]:
     """Names of categories that no annotation has, and that are only a heading: another one's ``supercategory``."""
     used = {row["category_id"] for row in content["annotations"]}
-    headings = {row.get("supercategory") for row in content["categories"] if row.get("supercategory") != row["name"]}
+    above = ((row.get("supercategory"), row["name"]) for row in content["categories"])
+    headings = {word for word, name in above if isinstance(word, str) and word != name}
     return [row["name"] for row in content["categories"] if row["id"] not in used and row["name"] in headings]
 
 
@@ -179,7 +181,7 @@ def _dress_categories(rows: list[Row], file: Path) -> None:
         name = row["name"]
         if isinstance(name, bool) or not isinstance(name, (str, int, float)) or _has_surrogate(str(name)):
             raise InputError(f"{file}, categories[{place}]: found the name {shown(name)}; accepted: a text")
-        row["name"] = str(name)
+        row["name"] = readable(str(name))
     twice = [name for name, count in Counter(row["name"] for row in rows).items() if count > 1]
     if twice:
         raise InputError(f"{file}, categories: the name {twice[0]!r} stands twice; accepted: names that differ")
