@@ -1,6 +1,6 @@
 """Kills at random moments, a quarter of them between checkpoint and record: nothing of the run is lost.
 
-``YOLOV7_TEST_KILLS=40`` is the whole test, which takes minutes; by default there are a few.
+``YOLOV7_TEST_KILLS=40`` is the whole test, which takes minutes; by default it is one between checkpoint and record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from test_resume import NAMES, Runs, hashes, rows
 
 from yolov7.engine.log import plot_results
 
-KILLS = int(os.environ.get("YOLOV7_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("YOLOV7_TEST_KILLS", "1"))
+OF_RECORD = max(1, KILLS // 4)  # between the checkpoint and the record
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reas
 def test_the_whole_record_is_that_of_an_uninterrupted_run(tmp_path: Path, forks: Forks) -> None:
     runs, rng = Runs(tmp_path, forks), random.Random(1)
     runs.complete("whole", resume=False)
-    aims = ["R"] * (KILLS // 4) + [rng.choice("TEC-") for _ in range(KILLS - KILLS // 4)]
+    aims = ["R"] * OF_RECORD + [rng.choice("TEC-") for _ in range(KILLS - OF_RECORD)]
     rng.shuffle(aims)
     places, name, ended = Counter[str](), "killed", 0
     for aim in aims:
@@ -42,7 +43,7 @@ def test_the_whole_record_is_that_of_an_uninterrupted_run(tmp_path: Path, forks:
     assert runs.begin(name, resume=runs.last(name).exists()).wait() in (0, 2)  # 2: it had finished
     check(runs, name)
     sys.stdout.write(f"kills fell into: {dict(places)}, complete runs: {ended + 1}\n")
-    assert places["record"] >= KILLS // 4 - ended
+    assert places["record"] >= OF_RECORD - ended
 
 
 def check(runs: Runs, name: str) -> None:
