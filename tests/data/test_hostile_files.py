@@ -45,7 +45,7 @@ def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], Path
     label = make(tmp_path / "b.txt")
     (finding,) = scan_labels([str(tmp_path / "b.jpg")], [str(label)], 1).findings
     assert finding.reason == f"cannot be read ({kind}); the image is skipped"
-    with pytest.raises(InputError, match=f"list: cannot be read as a list of images: .*{kind}"):
+    with pytest.raises(InputError, match="list: is not a regular file; accepted: neither a folder nor a device"):
         find_images([make(tmp_path / "list")], [])
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from yolov7.config import InputError
-from yolov7.data import yolo_txt
+from yolov7.data import label_rows
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.image_set import ImageSet
 from yolov7.data.yolo_txt import find_images, label_paths
@@ -227,5 +227,5 @@ def test_image_ids(tmp_path: Path, stems: list[str], ids: list[int]) -> None:
 
 @pytest.mark.parametrize("text", ["1_0", "٣", "0.5_0", "0\u0663"])
 def test_numbers_are_ascii_without_underscores(text: str) -> None:
-    with pytest.raises(yolo_txt._LabelError, match="is not a number"):
-        yolo_txt.check_row(["0", "0.5", "0.5", "0.1", text], 100)
+    with pytest.raises(label_rows._LabelError, match="is not a number"):
+        label_rows.check_row(["0", "0.5", "0.5", "0.1", text], 100)

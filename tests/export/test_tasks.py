@@ -191,7 +191,7 @@ def test_formats_that_cannot_hold_a_task(flags: tuple[str, ...], message: str, s
 
 
 def test_metadata_of_a_task_and_of_a_detector(package: Path) -> None:
-    detector = ExportFacts("m", NAMES, 96, 32, "raw", (), (8, 16, 32))
+    detector = ExportFacts("m", NAMES, 96, 32, "raw", (((1.0, 2.0),),) * 3, (8, 16, 32))
     assert not {"block", "channels", "columns", "maps", "task_package"} & set(json.loads(facts_text(detector)))
     assert read_facts(facts_text(detector), Path("a.onnx")) == detector
     channels = {"box": 4, "objectness": 1, "classes": 3, "zeta": 1, "place": 4}

@@ -67,7 +67,7 @@ def test_every_key_with_odd_values(tmp_path: Path, key: str) -> None:
     ({"image_size": None}, "the key 'image_size' is missing"), ({"form": "half"}, "form: found 'half'"),
     ({"image_size": 64.5}, r"image_size: found a number \(64.5\)"), ({"image_size": 0}, "image_size: found 0"),
     ({"names": ["a", "a", "b"]}, "names: 'a' stands twice"), ({"names": ["a", " "]}, "the name of class 1 is empty"),
-    ({"names": ["\ud800"]}, "half of a character"), ({"version": "1"}, "format version '1'"),
+    ({"version": "1"}, "format version '1'"),
     ({"model": []}, r"w.pt, model: found \[\]; accepted"),
     ({"model": with_tensor(FIRST, 3)}, f"'{FIRST}' holds 'int'"),
     ({"model": with_tensor(FIRST, torch.zeros(2, 3, 3, 3))}, r"weights of another model: .* is \(2, 3, 3, 3\)"),

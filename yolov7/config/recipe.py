@@ -13,6 +13,8 @@ from yolov7.config.files import find_yaml, read_yaml
 from yolov7.config.options import MAX_COUNT
 from yolov7.config.schema import convert, from_mapping, option
 
+MAX_GAIN = 1e300  # any finite number; what is too much for float32 shows in the first loss, and ends the run
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -35,11 +37,11 @@ class OptimizerConfig:
 class LossConfig:
     """Gains and switches of assignment and loss. Gains are for 3 levels, 80 classes and 640 px (see `scale_gains`)."""
 
-    box: float = option(0.05, "box gain", low=0, most=MAX_COUNT)
-    cls: float = option(0.3, "class gain", low=0, most=MAX_COUNT)
-    cls_pw: float = option(1.0, "positive weight of the class term", low=0, most=MAX_COUNT)
-    obj: float = option(0.7, "objectness gain", low=0, most=MAX_COUNT)
-    obj_pw: float = option(1.0, "positive weight of the objectness term", low=0, most=MAX_COUNT)
+    box: float = option(0.05, "box gain", low=0, most=MAX_GAIN)
+    cls: float = option(0.3, "class gain", low=0, most=MAX_GAIN)
+    cls_pw: float = option(1.0, "positive weight of the class term", low=0, most=MAX_GAIN)
+    obj: float = option(0.7, "objectness gain", low=0, most=MAX_GAIN)
+    obj_pw: float = option(1.0, "positive weight of the objectness term", low=0, most=MAX_GAIN)
     iou_t: float = option(0.2, "ignored; kept for compatibility")
     gr: float = option(1.0, "share of the IoU in the objectness target, the rest is 1", low=0, high=1)
     anchor_t: float = option(4.0, "maximum ratio of sides between anchor and object", low=1, most=MAX_COUNT)

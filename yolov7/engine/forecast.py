@@ -56,7 +56,7 @@ def measure_memory(trainer: Trainer, sizes: tuple[int, int] = (2, 6)) -> MemoryN
             work = partial(_one_step, step, _batch(trainer, size))
             work()  # what the first one makes stays
             found.append(needed_memory(work, trainer.device))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return None

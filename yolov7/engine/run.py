@@ -70,7 +70,7 @@ def _fit(trainer: Trainer) -> TrainingResult:
     try:
         with worker_failures():
             return trainer.fit()
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     # here, the frames of the error with all that they hold are gone

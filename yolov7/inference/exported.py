@@ -106,7 +106,8 @@ def _check_facts(facts: ExportFacts, where: str) -> None:
                               ("width", (facts.width,), MAX_SIDE)):
         if wrong := [value for value in values if value is not None and not 1 <= value <= most]:
             raise InputError(f"{where}, {key}: found {shown(wrong[0])}; accepted: 1 to {most}")
-    parse_anchors(facts.anchors, len(facts.strides), f"{where}, anchors")
+    if facts.anchors or facts.block == "AnchorHead":  # the head of another task may have none
+        parse_anchors(facts.anchors, len(facts.strides), f"{where}, anchors")
     if facts.channels and facts.channels.get("classes") != len(facts.names):
         raise InputError(f"{where}, channels: found {shown(facts.channels)}; accepted: {len(facts.names)} classes, as "
                          "names has")

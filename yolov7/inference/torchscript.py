@@ -34,7 +34,7 @@ _OPERATORS = frozenset((
     "eq", "floor", "ge", "gt", "index_select", "le", "linear", "log", "lt", "matmul", "max", "mean", "min", "mm", "ne",
     "neg", "ones", "ones_like", "pow", "relu", "relu_", "repeat", "reshape", "rsub", "sin", "softmax", "softplus",
     "split", "split_with_sizes", "sqrt", "squeeze", "sum", "tanh", "transpose", "where", "zeros", "zeros_like",
-    "broadcast_tensors", "scalar_tensor", "narrow", "type_as", "full", "upsample_bilinear2d"))
+    "broadcast_tensors", "scalar_tensor", "narrow", "type_as", "full", "upsample_bilinear2d", "unflatten"))
 _PARTS = re.compile(r"[^/]+/(?:(code/[\w/.]+\.py)|(?:data|constants)\.pkl|(?:data|constants)/\d+|version|byteorder|"
                     r"\.format_version|\.storage_alignment|\.data/(?:version|serialization_id)|extra/yolov7)")
 _CUSTOM = b"torch.classes"  # objects whose loading runs code of their own

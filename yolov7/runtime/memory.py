@@ -21,8 +21,8 @@ NO_MEMORY = ("can't allocate memory", "could not create a primitive")  # of torc
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch means that memory ran out, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
+    """Whether an error means that memory ran out, on any device."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in NO_MEMORY)
 
 
 def used_memory(device: torch.device) -> int:
