@@ -39,7 +39,8 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InputError(f"{shorten(path)}: is not a regular file; accepted: neither a folder nor a device or pipe")
         with open(path, "rb") as stream:
-            content = stream.read(limit + 1)
+            # the whole of what is asked for is taken from memory before it is read
+            content = stream.read(min(limit, os.fstat(stream.fileno()).st_size) + 1)
     except OSError as error:
         raise InputError(f"{shorten(path)}: cannot be read: {error.strerror or error}") from None
     except InputError:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from yolov7.config import InputError
-from yolov7.data.regular import open_regular
+from yolov7.data.regular import open_regular, read_whole
 
 try:
     import cv2
@@ -92,7 +92,7 @@ def _read(path: str | Path) -> bytes:
             if length > _MANY_BYTES + 16 * width * height:
                 raise ImageError(f"{length:,} bytes for an image of {width} x {height} px")
             stream.seek(0)
-        return stream.read(MAX_BYTES)
+        return read_whole(stream, MAX_BYTES)
 
 
 def check_image(path: str | Path) -> tuple[int, int]:

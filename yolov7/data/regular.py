@@ -38,4 +38,9 @@ def open_regular(path: str | Path, limit: int) -> BinaryIO:
 def read_regular(path: str | Path, limit: int) -> bytes:
     """The content of such a file."""
     with open_regular(path, limit) as stream:
-        return stream.read(limit)
+        return read_whole(stream, limit)
+
+
+def read_whole(stream: BinaryIO, limit: int) -> bytes:
+    """The content of an open file, up to a limit; no more memory is taken than it has bytes."""
+    return stream.read(min(limit, os.fstat(stream.fileno()).st_size))
