@@ -145,8 +145,9 @@ class SimpleCriterion:
                 ciou = paired_iou(predicted, own - entries.corner().repeat(1, 2), "ciou")
                 box = box + (1 - ciou).mean()
                 quality = 1 - config.gr + config.gr * ciou.detach().clamp(min=0)
-                places = tuple(index.numpy() for index in entries.places())
-                truth.numpy()[places] = quality.numpy()  # of repeated places NumPy keeps the last value
+                places, held = tuple(index.cpu().numpy() for index in entries.places()), truth.cpu().numpy()
+                held[places] = quality.cpu().numpy()  # of repeated places NumPy keeps the last value
+                truth = torch.from_numpy(held).to(logits.device)
                 classification = classification + self.class_term(rows, targets.labels[entries.image, entries.gt_index])
             loss = self.bce(logits[..., 4].float(), truth, config.obj_pw)
             objectness = objectness + self.balance[index] * loss.mean()
