@@ -174,7 +174,11 @@ def test_export_weights_and_the_reference_layout_parity(images: Path, tmp_path: 
     assert "written and equal to the model: weights, original" in text and "3x64x96" in text
     loaded = weights.load_model(tmp_path / "out" / "golden-deploy.pt")
     assert is_fused(loaded.model) and len(loaded.names) == 80
-    ours, theirs = torch.load(tmp_path / "out" / "golden-original.pt"), torch.load(state)
+    content, theirs = torch.load(tmp_path / "out" / "golden-original.pt"), torch.load(state)
+    ours = content["model"]
+    read_back = weights.load_model(tmp_path / "out" / "golden-original.pt")  # needs no --cfg
+    assert content["epoch"] == -1 and content["ema"] is None and read_back.names == loaded.names
+    assert read_back.model.spec == loaded.model.spec and read_back.image_size == loaded.image_size
     assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in theirs)
     again = tmp_path / "again"
     assert export(tmp_path / "out" / "golden-deploy.pt", images, again, "--format", "original") == 2

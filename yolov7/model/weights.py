@@ -41,6 +41,7 @@ from yolov7.runtime.plugins import package_of
 logger = logging.getLogger(__name__)
 
 FORMAT = "yolov7-weights"
+HEADER = "yolov7"  # key of our plain values in a file of the reference implementation's layout
 VERSION = 1
 
 
@@ -122,7 +123,26 @@ def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
     if is_mit(state):
         logger.info("%s: MIT-licensed weights of v7; its pools are taken as parallel", path)
         state = from_mit(state, str(path))
-    return ReferenceCheckpoint(state, (), "")
+    return ReferenceCheckpoint(state, (), "", _reference_header(content, path))
+
+
+def reference_content(description: Mapping[str, Any], state: Mapping[str, Tensor], epoch: int) -> dict[str, Any]:
+    """A state dict in the reference implementation's layout as its commands look for it, with what `describe` gives.
+
+    They read ``model``, and what else a checkpoint of theirs has; a module is made of it there (README).
+    """
+    nothing = dict.fromkeys(("ema", "updates", "optimizer", "best_fitness", "training_results", "wandb_id"))
+    return {"epoch": epoch, **nothing, "model": dict(state), "names": description["names"],
+            HEADER: dict(description) | {"epoch": epoch}}
+
+
+def _reference_header(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    """What `reference_content` wrote beside the state, checked."""
+    if (found := content.get(HEADER)) is None:
+        return None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}, {HEADER}: found {shown(found)}; accepted: what export.py writes")
+    return to_mapping(_header(found, path), whole=True)
 
 
 @dataclass(frozen=True)
@@ -162,7 +182,7 @@ def spec_of(path: str | Path) -> ModelSpec:
     """The model of a weight file, ours or the reference implementation's."""
     content = read(path)
     if isinstance(content, ReferenceCheckpoint):
-        return identify(content.state, content.activation, str(path))
+        return _spec_of_reference(content, path, None)
     return parse_spec(content["definition"], f"{path}, definition", content["package"])
 
 
@@ -221,12 +241,24 @@ def initialize_from(model: Detector, path: str | Path) -> ImportReport:
 
 def _load_reference(content: ReferenceCheckpoint, path: str | Path, cfg: str | None) -> LoadedModel:
     state = checked_tensors(content.state, str(path))
-    spec = read_spec(cfg) if cfg else identify(state, content.activation, str(path))
+    spec, header = _spec_of_reference(content, path, cfg), content.header
     num_classes = count_classes(state, len(spec.head.anchors[0]), str(path))
     model = Detector(spec, num_classes)
     report = import_state_dict(model, state, str(path))
     logger.info("%s: weights of the reference implementation for %s: %s", path, spec.name, report.text())
-    return LoadedModel(model.eval(), _reference_names(content.names, num_classes, path), spec.image_size, "", -1)
+    if header is None:
+        return LoadedModel(model.eval(), _reference_names(content.names, num_classes, path), spec.image_size, "", -1)
+    return LoadedModel(model.eval(), _reference_names(tuple(header["names"]), num_classes, path), header["image_size"],
+                       header["data"], header["epoch"], readable_names(header["merged"]))
+
+
+def _spec_of_reference(content: ReferenceCheckpoint, path: str | Path, cfg: str | None) -> ModelSpec:
+    """The model that ``cfg`` names, that the file names, or that its layers are of."""
+    if cfg:
+        return read_spec(cfg)
+    if content.header is not None:
+        return parse_spec(content.header["definition"], f"{path}, definition", content.header["package"])
+    return identify(content.state, content.activation, str(path))
 
 
 def _reference_names(names: tuple[str, ...], num_classes: int, path: str | Path) -> tuple[str, ...]:

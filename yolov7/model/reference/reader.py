@@ -53,6 +53,7 @@ class ReferenceCheckpoint:
     state: Mapping[str, Tensor]  # in the order of its layers, types as stored
     names: tuple[str, ...]  # of the classes; () where unknown
     activation: str  # as in our configs; "" where unknown
+    header: dict[str, Any] | None = None  # what `export.py --format original` adds: model, names, size
 
 
 class _Stub:
