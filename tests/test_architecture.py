@@ -138,7 +138,7 @@ def test_nothing_is_unpickled() -> None:
     for path in MODULES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         imports = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-        pickling = [text for text in imports if "pickle" in text.split()[1]]
+        pickling = [text for text in imports if "pickle" in text.split()[1] and text != "import pickletools"]
         if path == PACKAGE / "model" / "reference" / "reader.py":
             uses = {ast.unparse(node) for node in ast.walk(tree)
                     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"}

@@ -16,10 +16,6 @@ from tests.fuzz.runner import HARMLESS
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 6  # of each family
-KNOWN = {  # faults of the sample that are not mended yet
-    "api:0", "api:2", "api:4", "api:5", "data:0", "data:1", "definition:4", "names:5", "onnx:1", "recipe:4",
-    "resume:1", "resume:5", "set:3", "torchscript:4", "torchscript:5"}
-
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.untraced]
 
 ENDS = {
@@ -60,7 +56,7 @@ def test_hostile_inputs_are_accepted_or_refused(family: str, sample: dict[str, l
     assert len(sample[family]) == SEEDS
     faults = {f"{family}:{finding['seed']}": finding["outcome"] for finding in sample[family]
               if finding["outcome"]["kind"] not in HARMLESS}
-    assert not {name: outcome for name, outcome in faults.items() if name not in KNOWN}
+    assert not faults
 
 
 def test_the_runner_sees_every_end(forks: Forks, tmp_path: Path) -> None:

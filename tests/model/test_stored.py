@@ -186,3 +186,10 @@ def test_what_is_no_weight_file(tmp_path: Path, kind: str) -> None:
     path = {"device": Path("/dev/zero"), "long name": Path("x" * 300), "nul": Path("a\0b")}.get(kind, path)
     with pytest.raises(InputError, match="no such file|is no regular file|is not a weight file"):
         weights.load_model(path)
+
+
+@pytest.mark.parametrize("header", [[], {"version": 2}, {"version": 1, "form": "training"}, "text"])
+def test_odd_values_beside_the_reference_layout(header: Any, tmp_path: Path) -> None:
+    file = tmp_path / "original.pt"
+    torch.save({"model": {"model.0.conv.weight": torch.zeros(1, 3, 1, 1)}, weights.HEADER: header}, file)
+    refused(file, "original.pt")

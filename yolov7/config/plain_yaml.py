@@ -42,6 +42,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
+        if not all(isinstance(pair, tuple) for pair in node.value):  # of a list that is tagged as a set
+            raise InputError(f"{self.at(node.start_mark)}: a list stands where keys belong; accepted: keys with values")
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise InputError(f"{self.at(key.start_mark)}: a key is a list or has keys of its own; accepted: a "

@@ -114,11 +114,17 @@ def open_capture(address: str | int) -> Iterator[Any]:
     _silence()
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
     with_limits = isinstance(address, str) and is_address(address)
-    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits) if with_limits else cv2.VideoCapture(address)
+    backend = _file_backend() if isinstance(address, str) else cv2.CAP_ANY
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits) if with_limits else cv2.VideoCapture(address, backend)
     try:
         yield capture
     finally:
         capture.release()
+
+
+def _file_backend() -> int:
+    """FFmpeg where OpenCV has it: others write what a damaged file holds to the terminal."""
+    return cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends() else cv2.CAP_ANY
 
 
 def describe_capture(capture: Any, first: np.ndarray, live: bool = False) -> VideoInfo:

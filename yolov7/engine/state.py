@@ -90,7 +90,12 @@ class RunState:
         self.model.load_state_dict(content["model"])
         self.ema.model.load_state_dict(content["ema"])
         self.ema.updates.fill_(content["ema_updates"])
+        own = [dict(group) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
+        for before, group in zip(own, self.optimizer.param_groups, strict=True):
+            for name in before:
+                if not _is_like(group.get(name), before[name]):
+                    raise ValueError(f"the optimizer's {name} is {shown(group.get(name))}, not like {before[name]!r}")
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.losses.copy_(content["losses"])
@@ -103,6 +108,12 @@ class RunState:
         """Nothing of an epoch is done yet."""
         self.epoch, self.batch, self.skipped = epoch, 0, 0
         self.losses.zero_()
+
+
+def _is_like(found: Any, own: Any) -> bool:
+    """Whether a setting of an optimizer may take the place of another one."""
+    numbers = (int, float)
+    return type(found) is type(own) or (type(found) in numbers and type(own) in numbers)
 
 
 KEYS = ("model", "ema", "ema_updates", "optimizer", "scaler", "losses", "scores", "place", "best", "config")

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError, from_mapping, option, to_mapping
-from yolov7.config.errors import shown
+from yolov7.config import InputError, RunError, from_mapping, option, to_mapping
+from yolov7.config.errors import reason_of, shown
 from yolov7.config.names import check_names, readable_names
 from yolov7.config.options import MAX_COUNT, MAX_SIDE
 from yolov7.inference.torchscript import checked_archive
@@ -152,10 +152,19 @@ class ExportedNetwork:
         read = {"decoded": self._rows, "raw": self._levels, "end2end": self._detections}[self.facts.head]
         found: list[Predictions] = []
         for part in self._batches(array):
-            outputs = [torch.from_numpy(output) for output in self.run(part)]
+            outputs = self._outputs(part)
             self._check(outputs)
             found += read(outputs, confidence)
         return found[: len(images)]
+
+    def _outputs(self, images: np.ndarray) -> list[Tensor]:
+        """What the runtime gives. Raises `InputError` for a graph that never ran, else `RunError`."""
+        try:
+            return [torch.from_numpy(output) for output in self.run(images)]
+        except Exception as error:  # runtimes have no common base
+            kind = RunError if self._checked else InputError
+            raise kind(f"{self.facts.model}: the graph cannot be run on an input of {images.shape}: "
+                       f"{reason_of(error)}") from None
 
     def _check(self, outputs: list[Tensor]) -> None:
         """Once: what the graph gives is what its description says, in finite numbers. Raises `InputError`."""
@@ -252,11 +261,11 @@ def open_torchscript(path: Path, precision: str = "fp32") -> ExportedNetwork:
             graph = torch.jit.load(checked_archive(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
     except InputError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
         raise _unreadable(path, "TorchScript", error) from None
     checked_tensors(graph.state_dict(), str(path))
     text: Any = extra[KEY]
-    facts = read_facts(text.decode() if isinstance(text, bytes) else text, path)
+    facts = read_facts(text.decode("utf-8", "replace") if isinstance(text, bytes) else text, path)
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from yolov7.config import InputError, is_file
 from yolov7.config.errors import shown
+from yolov7.model.opcodes import check_pickle
 from yolov7.model.stored import check_archive
 
 MAX_CODE = 8 << 20  # bytes; our largest export has 0.4 MB
@@ -57,6 +58,8 @@ def checked_archive(path: Path) -> io.BytesIO:
                 _check_code(data, size, f"{path}, {shown(match[1])}")
             if (match[1] or entry.filename.endswith(".pkl")) and _CUSTOM in data:
                 raise InputError(f"{path}: has objects of torch.classes; {_ACCEPTED}")
+            if entry.filename.endswith(".pkl"):
+                check_pickle(old, entry.filename, str(path))
             new.writestr(zipfile.ZipInfo(entry.filename), data)
     if not size:
         raise InputError(f"{path}: TorchScript cannot read it: no code is in it; {_ACCEPTED}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yolov7.config import InputError, reason_of
 from yolov7.config.errors import shown
+from yolov7.model.opcodes import check_pickle
 
 MAX_FILE_SIZE = 8 << 30  # bytes; the largest unstripped checkpoint of the reference implementation has 1.4 GB
 MAX_ENTRIES = 100_000
@@ -42,11 +43,19 @@ def check_archive(path: Path, packed: bool = False) -> None:
             _check_entries(archive, os.path.getsize(path), packed, path)
             for entry in archive.infolist():
                 _read_through(archive, entry)
+            if not packed:
+                _check_pickles(archive, path)
     except InputError:
         raise
     except Exception as error:  # zipfile and zlib raise many kinds for a damaged archive
         raise InputError(f"{path}: is damaged or cut off, and so is not a weight file of this project or the reference "
                          f"implementation: {reason_of(error)}") from None
+
+
+def _check_pickles(archive: zipfile.ZipFile, path: Path) -> None:
+    for name in archive.namelist():
+        if name.endswith("data.pkl") and b"bytearray" in archive.read(name):  # all else is looked at by torch
+            check_pickle(archive, name, str(path))
 
 
 def _read_through(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
