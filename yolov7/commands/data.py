@@ -16,6 +16,8 @@ def check(options: CheckOptions) -> int:
         raise InputError("--data is missing; accepted: a YAML or .data file, a shipped name, or a folder")
     facts = check_data(options.data, options.decode)
     logging.getLogger(__name__).info("%s", facts.text(options.all))
+    if facts.errors:
+        raise InputError(facts.errors[0])
     return facts.code
 
 

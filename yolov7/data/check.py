@@ -81,9 +81,14 @@ class DataFacts:
         return tuple(found)
 
     @property
+    def errors(self) -> tuple[str, ...]:
+        """Why it cannot be used."""
+        return tuple(dict.fromkeys(error for error in (self.error, *(facts.error for facts in self.splits)) if error))
+
+    @property
     def code(self) -> int:
         """0: nothing is wrong; 1: it can be used, not all of it; 2: it cannot be used."""
-        if self.error or any(facts.error for facts in self.splits):
+        if self.errors:
             return UNUSABLE
         return FAULTY if self.shared or any(facts.faults for facts in self.splits) else GOOD
 
@@ -100,8 +105,7 @@ class DataFacts:
         for facts in self.splits:
             lines += _places(facts) + _faults(facts, every)
         lines += _shared(self.shared, every)
-        errors = [self.error, *(facts.error for facts in self.splits)]
-        lines += [f"\ncannot be used: {error}" for error in dict.fromkeys(errors) if error]
+        lines += [f"\ncannot be used: {error}" for error in self.errors]
         return "\n".join(lines)
 
 

@@ -96,6 +96,9 @@ class RunState:
             for name in before:
                 if not _is_like(group.get(name), before[name]):
                     raise ValueError(f"the optimizer's {name} is {shown(group.get(name))}, not like {before[name]!r}")
+        for parameter, kept in self.optimizer.state.items():
+            if wrong := [name for name, value in kept.items() if not _is_state(value, parameter)]:
+                raise ValueError(f"the optimizer's {wrong[0]} is {shown(kept[wrong[0]])}")
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.losses.copy_(content["losses"])
@@ -114,6 +117,11 @@ def _is_like(found: Any, own: Any) -> bool:
     """Whether a setting of an optimizer may take the place of another one."""
     numbers = (int, float)
     return type(found) is type(own) or (type(found) in numbers and type(own) in numbers)
+
+
+def _is_state(found: Any, parameter: Tensor) -> bool:
+    """Whether an optimizer may keep this beside a parameter: a tensor of its shape, a count, or nothing."""
+    return found is None or (isinstance(found, Tensor) and found.shape in (parameter.shape, ()))
 
 
 KEYS = ("model", "ema", "ema_updates", "optimizer", "scaler", "losses", "scores", "place", "best", "config")

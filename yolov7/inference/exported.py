@@ -261,7 +261,7 @@ def open_torchscript(path: Path, precision: str = "fp32") -> ExportedNetwork:
             graph = torch.jit.load(checked_archive(path), map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
     except InputError:
         raise
-    except (RuntimeError, ValueError, MemoryError) as error:
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise _unreadable(path, "TorchScript", error) from None
     checked_tensors(graph.state_dict(), str(path))
     text: Any = extra[KEY]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ MAX_ENTRIES = 100_000
 MAX_PICKLE = 64 << 20  # bytes of plain values; the reference implementation's checkpoints have below 2 MB
 MAX_UNPACKED = 64 << 20  # bytes of all that is compressed in an archive that may compress
 BLOCK = 1 << 20
+_MADE = re.compile(b"bytearray|\x96")  # bytes made by their count: a class, and an opcode
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -54,7 +56,7 @@ def check_archive(path: Path, packed: bool = False) -> None:
 
 def _check_pickles(archive: zipfile.ZipFile, path: Path) -> None:
     for name in archive.namelist():
-        if name.endswith("data.pkl") and b"bytearray" in archive.read(name):  # all else is looked at by torch
+        if name.endswith("data.pkl") and _MADE.search(archive.read(name)):  # all else is looked at by torch
             check_pickle(archive, name, str(path))
 
 
