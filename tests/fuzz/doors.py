@@ -132,8 +132,8 @@ def _odd_name_of_a_file(rng: Random, bench: Bench, name: str) -> Case:
     elif kind == "class":
         arguments = bench.train(bench.data(names=[name, *"abcde"]), "--classes", name)
     else:
-        inside = "a" if kind == "project" and name == ".." else name  # else the results are asked for beside their folder
-        arguments = (*bench.detect(), f"--{kind}", f"out/{inside}" if kind == "project" else name)
+        place = f"out/{name}" if name != ".." else "out/a"  # results that are asked for elsewhere are no fault
+        arguments = (*bench.detect(), f"--{kind}", place if kind == "project" else name)
     return Case(arguments, brief=f"{kind} is called {name_of(name)}")
 
 
