@@ -28,6 +28,7 @@ ODD = [None, True, 0, -1, 1.5, 10**400, -(10**400), 16**5000, 2**63, 2**64, math
 FIELDS = [(schema, field.name) for schema in SCHEMAS for field in dataclasses.fields(schema)]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("schema", "key"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
 def test_every_key_takes_an_odd_value_or_says_why_not(schema: type[Any], key: str) -> None:
     for value in ODD:

@@ -15,7 +15,7 @@ from tests.fuzz.families import ALL
 from tests.fuzz.runner import HARMLESS
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 6  # of each family
+SEEDS = 3  # of each family
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.untraced]
 
 ENDS = {
@@ -31,7 +31,7 @@ TELL_ENDS = """
 import json, sys
 from pathlib import Path
 from tests.fuzz import runner
-limits = runner.Limits(seconds=1, memory=256 << 20)
+limits = runner.Limits(seconds=1, memory=600 << 20)
 for name, program in json.loads(sys.argv[2]).items():
     folder = runner.empty(Path(sys.argv[1], name))
     (folder / "in" / "input").write_text("sound")

@@ -50,6 +50,7 @@ ODD: list[Any] = [None, True, -1, 64.5, math.nan, math.inf, 10**30, "", "x", "x"
                   ["", "a"], ["\ud800", "a"], [["a"]], {}, {"x": 1}, {1: {}}, torch.zeros(3), torch.tensor(1.0), (1, 2)]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("key", sorted({*CONTENT, "ema", "merged", "package"}))
 def test_every_key_with_odd_values(tmp_path: Path, key: str) -> None:
     for value in ODD:
