@@ -227,7 +227,7 @@ def test_other_networks_and_damaged_files(their: Callable[[str], Any], tmp_path:
         weights.load_model(path)
     torch.save(checkpoint(their), path)
     rewrite(path, "data/0", b"\0\0")
-    with pytest.raises(InputError, match=r"is damaged: storage 0 has 2 bytes of \d+|has \d+ elements of HalfStorage in 2 bytes"):
+    with pytest.raises(InputError, match=r"storage 0 has 2 bytes of \d+|\d+ elements of HalfStorage in 2 bytes"):
         weights.load_model(path)
     rewrite(path, "data.pkl", b"\x80\x02}q\x00.garbage"[:4])
     with pytest.raises(InputError, match="is damaged: "):
