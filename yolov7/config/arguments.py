@@ -71,11 +71,15 @@ def _plain(name: str, value: Any) -> Any:
     """What Python programs have for a number, a list, a path or a device, as the files and flags have it."""
     if name == "device" and value is None:
         return ""
-    if name == "device" and (type(value) is int or type(value).__name__ == "device"):  # torch.device
+    if name == "device" and (_is_number(value) or type(value).__name__ == "device"):  # torch.device
         return str(value)
     if name == "classes" and value is not None:
-        return [str(item) if type(item) is int else item for item in _items(value)]
+        return [str(item) if _is_number(item) else item for item in _items(value)]
     return _items(value) if name == "weights" else _value(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and abs(value) < 10**9  # others are no device or class, and may be too long for a text
 
 
 def _items(value: Any) -> list[Any]:

@@ -91,6 +91,8 @@ def checked_tensors(state: Any, where: str) -> dict[str, Tensor]:
     """A state dict whose tensors are plain and finite, floating ones in float32. Raises `InputError`."""
     if not isinstance(state, Mapping):
         raise InputError(f"{where}: found {shown(state)}; accepted: a state dict, names with tensors")
+    if odd := [key for key in state if not isinstance(key, str)]:
+        raise InputError(f"{where}: found the name {shown(odd[0])}; accepted: a state dict, names with tensors")
     return {key: checked_tensor(value, f"{where}: {shown(key)}") for key, value in state.items()}
 
 

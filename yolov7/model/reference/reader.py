@@ -188,7 +188,8 @@ def select_network(content: Any) -> Any:
 
 def is_state_dict(content: Any) -> bool:
     """Whether this is a dictionary of tensors, and not an empty one."""
-    return isinstance(content, dict) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+    return isinstance(content, dict) and bool(content) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def _unpickle(path: str | Path) -> Any:
