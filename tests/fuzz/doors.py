@@ -168,6 +168,8 @@ def make_flags(rng: Random, _: Any, bench: Bench) -> Case:
         values = [rng.choice((*ODD_WORDS, *TOKENS)) for _ in range(rng.choice((0, 1, 1, 1, 1, 2)))]
         if flag in COUNTS:  # what is right, but long, is no fault
             values = [value for value in values if not re.fullmatch(r"\+?[0-9_]+", value)]
+        if flag == "--output":  # without a folder the one of the weights is meant, which is no fault
+            values = [value or "out" for value in values or ("out",)]
         words += [flag, *values] if rng.random() < 0.9 else [f"{flag}={''.join(values)}"]
     words += rng.choice(((),) * 15 + (("--help",), ("--no-such-flag",), ("\x1b[31m",), ("x" * 5000,)))
     return Case((*arguments, *words), brief=f"{command} " + " ".join(map(name_of, words)), anywhere=True)

@@ -241,7 +241,7 @@ def open_onnx(path: Path, precision: str = "fp32") -> ExportedNetwork:
     onnxruntime = _package("onnxruntime", path)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # errors are raised too, and its log is in colour
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds without a common base
