@@ -302,11 +302,12 @@ def _judge(case: Case, folder: Path, limits: Limits, end: tuple[str, int, int, d
         return Outcome("traceback", report["error"], where=where)
     if "Traceback (most recent call last)" in output + errors or BARE.search(errors):
         return Outcome("traceback", ascii(sentence)[1:-1], where=where)
-    return _judge_messages(report["code"], output, errors, limits) or \
+    reports = case.arguments[:2] == ("data", "check")  # whose faults, with exit code 1, are what it was asked for
+    return _judge_messages(report["code"], output, errors, limits, reports) or \
         Outcome(HARMLESS[(0, 2, 1).index(report["code"])], ascii(sentence)[1:-1])
 
 
-def _judge_messages(code: int, output: str, errors: str, limits: Limits) -> Outcome | None:
+def _judge_messages(code: int, output: str, errors: str, limits: Limits, reports: bool = False) -> Outcome | None:
     """A fault of what was said, if there is one."""
     lines = re.split(r"[\n\r]", output + "\n" + errors)
     longest = max(lines, key=len)
@@ -317,8 +318,8 @@ def _judge_messages(code: int, output: str, errors: str, limits: Limits) -> Outc
     if control := CONTROLS.search(output + errors):
         text = output + errors
         return Outcome("message", f"raw control {ascii(text[max(0, control.start() - 60): control.end() + 20])}")
-    if code not in (0, 1,
-                    2) or (code and not re.search("^error: .{10}" if code == 2 else ".{10}", errors, re.MULTILINE)):
+    sentence, where = ("^error: .{10}", errors) if code == 2 else (".{10}", output if reports else errors)
+    if code not in (0, 1, 2) or (code and not re.search(sentence, where, re.MULTILINE)):
         return Outcome("silent", f"exit code {code} without a sentence: {ascii((output + errors)[-200:])}")
     return None
 

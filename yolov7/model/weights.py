@@ -102,16 +102,14 @@ def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
     if not is_file(path):
         found = "is no regular file" if os.path.exists(path) else "no such file"
         raise InputError(f"--weights {str(path)[:LONG_PATH]!r}: {found}")
-    archive = is_archive(path)
-    if archive:
-        check_archive(path)
+    if not is_archive(path):  # a bare pickle, as torch wrote before 1.6, has no bounds that could be checked
+        raise InputError(f"{path}: is not a weight file of this project or the reference implementation, which are zip "
+                         "archives that torch.save wrote (one of torch before 1.6: load and save it again)")
+    check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds for damaged and foreign files
-        if archive:
-            return read_reference(path)
-        raise InputError(f"{path}: is not a weight file of this project or the reference implementation, which are zip "
-                         "archives that torch.save wrote") from None
+        return read_reference(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; accepted: a weight file or a state dict")
     if content.get("format") == FORMAT:
