@@ -1,0 +1,23 @@
+"""What a run decides by itself, said with the reason and the flag that changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A setting that no flag gave."""
+
+    what: str  # "epochs"
+    value: str  # "60"
+    reason: str  # "of 120 images that are fine-tuned on"
+    flag: str  # "--epochs"
+
+
+def decisions_text(decisions: Sequence[Decision]) -> str:
+    """A line each, in columns."""
+    rows = [(d.what, d.value, f"{d.reason} ({d.flag})") for d in decisions]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    return "\n".join(f"{what:<{widths[0]}}  {value:<{widths[1]}}  {reason}" for what, value, reason in rows)
