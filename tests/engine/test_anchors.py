@@ -34,7 +34,7 @@ def objects(*sizes: tuple[float, float]) -> ImageSet:
 
 
 def config_of(spec: ModelSpec) -> RunConfig:
-    return resolve(TrainOptions(img_size=(640,)), spec, DataSource("test", ("thing",)), 64)
+    return resolve(TrainOptions(img_size=(640,)), spec, DataSource("test", ("thing",)), 64)[0]
 
 
 def slivers() -> ImageSet:

@@ -20,40 +20,40 @@ PLAIN = DataSource("plain", ("a", "b"))
 
 def test_a_model_alone_is_the_papers_training() -> None:
     for source in (SHAPES, PLAIN):
-        config = resolve(TrainOptions(cfg="yolov7"), read_spec("yolov7"), source, 32)
+        config, _ = resolve(TrainOptions(cfg="yolov7"), read_spec("yolov7"), source, 32)
         assert (config.hyp, config.train_size, config.test_size, config.epochs) == ("p5", 640, 640, 300)
         assert (config.batch_size, config.nominal_batch, config.recipe.augment.scale) == (16, 64, 0.9)
     large = parse_spec({**read_spec("yolov7").definition, "recipe": "p6", "image_size": 1280}, "large")
-    config = resolve(TrainOptions(), large, PLAIN, 64)
+    config, _ = resolve(TrainOptions(), large, PLAIN, 64)
     assert (config.hyp, config.train_size, config.recipe.optimizer.lrf) == ("p6", 1280, 0.2)
 
 
 def test_settings_of_the_data_set_hold_for_the_model_they_name() -> None:
     tiny = read_spec("yolov7-tiny")
     suggested = SHAPES.settings["yolov7-tiny"]
-    config = resolve(TrainOptions(), tiny, SHAPES, 32)
+    config, _ = resolve(TrainOptions(), tiny, SHAPES, 32)
     assert (config.epochs, (config.train_size,), config.batch_size) == (
         suggested.epochs, suggested.img_size, suggested.batch_size)
     assert config.recipe.augment.mosaic == 0
-    assert resolve(TrainOptions(), tiny, PLAIN, 32).recipe.augment.mosaic == 1
+    assert resolve(TrainOptions(), tiny, PLAIN, 32)[0].recipe.augment.mosaic == 1
 
 
 def test_one_flag_changes_nothing_else() -> None:
     tiny = read_spec("yolov7-tiny")
-    base = resolve(TrainOptions(), tiny, SHAPES, 32)
+    base, _ = resolve(TrainOptions(), tiny, SHAPES, 32)
     for options, changes in [
         (TrainOptions(epochs=3), {"epochs": 3}),
         (TrainOptions(batch_size=4), {"batch_size": 4}),
         (TrainOptions(img_size=(320, 416)), {"train_size": 320, "test_size": 416}),
         (TrainOptions(seed=5), {"seed": 5}),
     ]:
-        assert resolve(options, tiny, SHAPES, 32) == dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+        assert resolve(options, tiny, SHAPES, 32)[0] == dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
 def test_overrides_stand_above_the_settings_and_a_named_recipe_replaces_them() -> None:
     tiny = read_spec("yolov7-tiny")
-    assert resolve(TrainOptions(set=("augment.mosaic=0.5",)), tiny, SHAPES, 32).recipe.augment.mosaic == 0.5
-    config = resolve(TrainOptions(hyp="p5"), tiny, SHAPES, 32)
+    assert resolve(TrainOptions(set=("augment.mosaic=0.5",)), tiny, SHAPES, 32)[0].recipe.augment.mosaic == 0.5
+    config, _ = resolve(TrainOptions(hyp="p5"), tiny, SHAPES, 32)
     assert (config.recipe.augment.mosaic, config.recipe.optimizer.lr0) == (1.0, 0.01)
     wrong = DataSource("wrong", ("a",), settings={"yolov7-tiny": RunSettings(set=("loss.bos=1",))})
     with pytest.raises(InputError, match="unknown key 'bos'"):
@@ -61,6 +61,6 @@ def test_overrides_stand_above_the_settings_and_a_named_recipe_replaces_them() -
 
 
 def test_sizes_are_rounded_up_aloud(caplog: pytest.LogCaptureFixture) -> None:
-    config = resolve(TrainOptions(img_size=(100,)), read_spec("yolov7-tiny"), PLAIN, 32)
+    config, _ = resolve(TrainOptions(img_size=(100,)), read_spec("yolov7-tiny"), PLAIN, 32)
     assert (config.train_size, config.test_size) == (128, 128)
     assert "--img-size 100 is rounded up to 128" in caplog.text

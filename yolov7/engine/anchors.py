@@ -78,7 +78,7 @@ def show_anchors(options: AnchorsOptions) -> None:
     with torch.device("meta"):  # for its strides
         model = Detector(spec, len(source.names))
     size = None if options.img_size is None else (options.img_size,)
-    config = resolve(TrainOptions(cfg=options.cfg, data=options.data, img_size=size), spec, source, model.stride)
+    config, _ = resolve(TrainOptions(cfg=options.cfg, data=options.data, img_size=size), spec, source, model.stride)
     threshold = config.recipe.loss.anchor_t
     sizes = object_sizes(open_split(source, "train", training=True), config.train_size)
     fitted = fit_levels(sizes, spec.head.anchors, threshold, options.generations, options.seed)

@@ -17,6 +17,8 @@ from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
+from yolov7.engine.decisions import decisions_text
+from yolov7.engine.finetuning import Start
 from yolov7.engine.forecast import dry_run, explain_lack_of_memory
 from yolov7.engine.nonfinite import TrainingError
 from yolov7.engine.optim import nodes_to_freeze
@@ -35,7 +37,7 @@ from yolov7.engine.state import TrainingResult, find_last, read_last
 from yolov7.engine.trainer import Trainer
 from yolov7.model.detector import Detector
 from yolov7.model.spec import parse_spec, read_spec
-from yolov7.model.weights import initialize_from, spec_of
+from yolov7.model.weights import initialize_from, spec_of, stored_size
 from yolov7.runtime import folders
 from yolov7.runtime.device import check_compiler, own_device
 from yolov7.runtime.distributed import Processes, connected, environment
@@ -90,7 +92,10 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
         source = open_data(options.data)
     torch.manual_seed(options.seed)
     model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
-    config = resolve(options, spec, source, model.stride, find_task(spec.head.block).training().gains())
+    splits = _open_splits(source, options, processes)
+    start = Start(len(splits[0]), bool(options.weights), stored_size(options.weights) if options.weights else None)
+    gains = find_task(spec.head.block).training().gains()
+    config, decisions = resolve(options, spec, source, model.stride, gains, start)
     config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     check_processes(config, processes, device)
@@ -98,7 +103,6 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
         report = initialize_from(model, config.weights)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
         settle_anchors(model, named=bool(options.cfg))
-    splits = _open_splits(source, config, processes)
     if options.autoanchor:
         improve_anchors(model, splits[0], config)
         processes.broadcast([model.head.anchors])
@@ -108,6 +112,7 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
         (held or ExitStack()).enter_context(folders.claimed(folder))
         note_run(options.project, folder)
         atomic_write(folder / "config.yaml", settings_text(config))
+    logger.info("%s", decisions_text(decisions))
     logger.info("%s", settings_text(config).rstrip())
     folder = processes.broadcast_object(folder)
     return _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)

@@ -17,6 +17,8 @@ import yaml
 from yolov7.config import InputError, from_mapping, option, override, to_mapping, unknown
 from yolov7.config.options import MAX_COUNT, MAX_SEED, MAX_SIDE, OutputFolder, Precision
 from yolov7.config.recipe import Recipe, read_recipe
+from yolov7.engine.decisions import Decision, Decisions
+from yolov7.engine.finetuning import Start, fine_tuning
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "yolov7-tiny"
 PAPER_EPOCHS = 300
 PAPER_BATCH = 16  # of the reference implementation's command line
+PAPER = "as in the paper"
 T = TypeVar("T")
 
 
@@ -60,7 +63,8 @@ class RunConfig:
     freeze: tuple[str, ...] = option((), "layers to freeze: names of the model's nodes, or N for the first N",
                                      metavar="NODE")
     image_weights: bool = option(False, "draw images with rare or badly found classes more often")
-    patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0, most=MAX_COUNT)
+    patience: int = option(None, "stop after so many epochs without a better one, 0 = never; default: 0, and a third "
+                           "of the epochs where few images are fine-tuned on", low=0, most=MAX_COUNT)
     close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0, most=MAX_COUNT)
     precision: Precision = option(
         "auto", "number format of the network; auto: half precision where the device has it natively")
@@ -91,30 +95,47 @@ class TrainOptions(OutputFolder, RunConfig):
 
 
 def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int,
-            gains: Mapping[str, float] | None = None) -> RunConfig:
-    """Settle every flag that was not given: the data set's settings for this model, then the model's config.
+            gains: Mapping[str, float] | None = None,
+            start: Start = Start()) -> tuple[RunConfig, tuple[Decision, ...]]:  # noqa: B008  # frozen
+    """Settle every flag that was not given, and say why each is as it is.
 
-    The rule is the same for every combination of flags. Sizes are rounded up to a multiple of ``stride``; ``gains`` are
-    those of a task's own terms.
+    First the data set's settings for this model, then where there are weights the rule for fine-tuning, then the
+    model's config, then the paper. That is the same for every combination of flags. Sizes are rounded up to a multiple
+    of ``stride``; ``gains`` are those of a task's own terms.
     """
     from yolov7.data.data_yaml import RunSettings
     from yolov7.data.pipeline import check_pipeline
 
-    suggested = source.settings.get(spec.name, RunSettings())
-    hyp = options.hyp or suggested.hyp or spec.recipe
-    changes = options.set if options.hyp else (*suggested.set, *options.set)
-    sizes = options.img_size or suggested.img_size or (spec.image_size,)
-    train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
     _check_combinations(options)
+    suggested, rule = source.settings.get(spec.name, RunSettings()), fine_tuning(start)
+    decisions, of_data, of_model = Decisions(), f"settings of the data set {source.name}", f"of the model {spec.name}"
+    settle = decisions.settle
+    cfg = settle("model", "--cfg", options.cfg or None, (spec.name if start.weights else None, "of the weights"),
+                 (spec.name, "the default"))
+    changed = f"{of_data}, with {len(suggested.set)} changes" if suggested.set else of_data
+    hyp = settle("recipe", "--hyp", options.hyp or None,
+                 (suggested.hyp or (spec.recipe if suggested.set else None), changed),
+                 (rule.hyp, rule.reason), (spec.recipe, of_model))
+    changes = options.set if options.hyp else (*suggested.set, *options.set)
     recipe = override(_with_gains(read_recipe(hyp), gains or {}), changes)
     check_pipeline(recipe.augment.pipeline)
-    decided = {
-        "cfg": options.cfg or spec.name, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
-        "epochs": options.epochs or suggested.epochs or PAPER_EPOCHS,
-        "batch_size": options.batch_size or suggested.batch_size or PAPER_BATCH,
-        "nominal_batch": options.nominal_batch or suggested.nominal_batch or recipe.optimizer.nominal_batch,
-        "classes": _classes(options, source)}
-    return RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
+    sizes = settle("size", "--img-size", options.img_size, (suggested.img_size, of_data),
+                   ((start.image_size,) if start.image_size else None, "of the weights"),
+                   ((spec.image_size,), of_model))
+    train_size, test_size = (_round_up(size, stride) for size in (sizes[0], sizes[-1]))
+    batch_size = settle("batch size", "--batch-size", options.batch_size, (suggested.batch_size, of_data),
+                        (rule.batch_size, rule.reason), (PAPER_BATCH, PAPER))
+    nominal_batch = settle("nominal batch", "--nominal-batch", options.nominal_batch,
+                           (suggested.nominal_batch, of_data), (recipe.optimizer.nominal_batch, f"of the recipe {hyp}"))
+    epochs = settle("epochs", "--epochs", options.epochs, (suggested.epochs, of_data), (rule.epochs, rule.reason),
+                    (PAPER_EPOCHS, PAPER))
+    patience = settle("patience", "--patience", options.patience, (rule.patience(epochs), "a third of the epochs"),
+                      (0, f"{PAPER}: to the last epoch"))
+    decided = {"cfg": cfg, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
+               "epochs": epochs, "batch_size": batch_size, "nominal_batch": nominal_batch, "patience": patience,
+               "classes": _classes(options, source)}
+    config = RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
+    return config, tuple(decisions.made)
 
 
 def _with_gains(recipe: Recipe, gains: Mapping[str, float]) -> Recipe:

@@ -184,6 +184,14 @@ def spec_of(path: str | Path) -> ModelSpec:
     return parse_spec(content["definition"], f"{path}, definition", content["package"])
 
 
+def stored_size(path: str | Path) -> int | None:
+    """The size of network input that a weight file was trained for; None where it does not say."""
+    content = read(path)
+    if isinstance(content, ReferenceCheckpoint):
+        return content.header["image_size"] if content.header else None
+    return int(content["image_size"])
+
+
 def load_model(path: str | Path, cfg: str | None = None) -> LoadedModel:
     """Build the model of a weight file or checkpoint (its EMA weights where it has both), in evaluation mode.
 
