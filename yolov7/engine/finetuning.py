@@ -11,7 +11,7 @@ from dataclasses import dataclass
 MANY_IMAGES = 10_000  # an epoch then has 150 steps of the paper's 64 images, and its schedule is no longer too slow
 IMAGES_SEEN = 12_000  # in all epochs of a run
 MIN_EPOCHS, MAX_EPOCHS = 30, 150
-PATIENCE = 3  # a part of the epochs so large
+MIN_PATIENCE = 10  # epochs: the first ones find nothing yet
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FineTuning:
 
     def patience(self, epochs: int) -> int | None:
         """Epochs without a better one after which the run ends."""
-        return max(epochs // PATIENCE, 1) if self.reason else None
+        return max(epochs // 3, MIN_PATIENCE) if self.reason else None
 
 
 def fine_tuning(start: Start) -> FineTuning:

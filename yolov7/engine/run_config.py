@@ -43,13 +43,13 @@ class RunConfig:
     cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny")
     data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
     weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch")
-    hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names")
+    hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the data set's settings for the model, "
+                      "finetune for few images with --weights, else the one that the model names")
     recipe: Recipe = option(None, "what the recipe says, with the changes of --set", flag=False)
-    epochs: int = option(None, "epochs; default: the data set's settings for the model, else 300", low=1,
-                         most=MAX_COUNT,
-                         resumable=True)
+    epochs: int = option(None, "epochs; default: the data set's settings for the model, by the number of images for "
+                         "few with --weights, else 300", low=1, most=MAX_COUNT, resumable=True)
     batch_size: int = option(None, "images in a batch, over all processes; default: the data set's settings for the "
-                             "model, else 16", low=1, most=MAX_COUNT)
+                             "model, 4 for few images with --weights, else 16", low=1, most=MAX_COUNT)
     nominal_batch: int = option(None, "images in an optimizer step (gradients are accumulated); default: the data "
                                 "set's settings for the model, else the recipe's", low=1, most=MAX_COUNT)
     train_size: int = option(None, "side of the network input in training, pixels", flag=False, low=1, most=MAX_SIDE)
@@ -63,8 +63,8 @@ class RunConfig:
     freeze: tuple[str, ...] = option((), "layers to freeze: names of the model's nodes, or N for the first N",
                                      metavar="NODE")
     image_weights: bool = option(False, "draw images with rare or badly found classes more often")
-    patience: int = option(None, "stop after so many epochs without a better one, 0 = never; default: 0, and a third "
-                           "of the epochs where few images are fine-tuned on", low=0, most=MAX_COUNT)
+    patience: int = option(None, "stop after so many epochs without a better one, 0 = never; default: a third of "
+                           "the epochs, at least 10, for few images with --weights, else 0", low=0, most=MAX_COUNT)
     close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0, most=MAX_COUNT)
     precision: Precision = option(
         "auto", "number format of the network; auto: half precision where the device has it natively")
@@ -82,7 +82,8 @@ class TrainOptions(OutputFolder, RunConfig):
     """Flags of ``train``: those of the run, and how this start of it goes."""
 
     img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
-                                              "numbers); default: the data set's settings, then the model's", low=32,
+                                              "numbers); default: the data set's settings, that of --weights, else "
+                                              "the model's", low=32,
                                               most=MAX_SIDE)
     set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
     autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
@@ -129,8 +130,8 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
                            (suggested.nominal_batch, of_data), (recipe.optimizer.nominal_batch, f"of the recipe {hyp}"))
     epochs = settle("epochs", "--epochs", options.epochs, (suggested.epochs, of_data), (rule.epochs, rule.reason),
                     (PAPER_EPOCHS, PAPER))
-    patience = settle("patience", "--patience", options.patience, (rule.patience(epochs), "a third of the epochs"),
-                      (0, f"{PAPER}: to the last epoch"))
+    patience = settle("patience", "--patience", options.patience,
+                      (rule.patience(epochs), "a third of the epochs, at least 10"), (0, f"{PAPER}: to the last epoch"))
     decided = {"cfg": cfg, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
                "epochs": epochs, "batch_size": batch_size, "nominal_batch": nominal_batch, "patience": patience,
                "classes": _classes(options, source)}
