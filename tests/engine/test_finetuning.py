@@ -46,7 +46,7 @@ def settle(tiny: ModelSpec, images: int, weights_size: int | None = None, source
 def test_few_images_are_fine_tuned_on(tiny: ModelSpec, images: int) -> None:
     config, decisions = settle(tiny, images, 192, weights="best.pt")
     assert (config.hyp, config.train_size, config.test_size) == ("finetune", 192, 192)
-    assert config.nominal_batch <= images // 2  # an epoch has steps of that many
+    assert config.batch_size <= config.nominal_batch <= images // 4  # an epoch has steps of that many
     assert MIN_EPOCHS <= config.epochs <= MAX_EPOCHS and 10 <= config.patience < config.epochs
     for what in ("recipe", "epochs", "batch size"):
         assert f"{images:,} images" in decisions[what].reason
@@ -112,9 +112,15 @@ def test_a_flag_decides_its_own_setting_alone(tiny: ModelSpec, weights: str, fla
 
 def test_a_named_recipe_stands_above_the_rule(tiny: ModelSpec) -> None:
     config, decisions = settle(tiny, 60, 192, weights="best.pt", hyp="custom")
-    assert (config.hyp, config.nominal_batch) == ("custom", 64)
-    assert "recipe" not in decisions and decisions["nominal batch"].reason == "of the recipe custom"
-    assert settle(tiny, 60, 192, weights="best.pt", set=("optimizer.nominal_batch=8",))[0].nominal_batch == 8
+    assert "recipe" not in decisions and config.hyp == "custom"
+    assert decisions["nominal batch"] == Decision(
+        "nominal batch", "15", "fine-tuning on 60 images: 4 steps an epoch, where the recipe custom says 64",
+        "--nominal-batch")
+    config, decisions = settle(tiny, 5_000, 192, weights="best.pt", hyp="custom")
+    assert (config.nominal_batch, decisions["nominal batch"].reason) == (64, "of the recipe custom")
+    for value in (8, 64):  # as it is set
+        changes = (f"optimizer.nominal_batch={value}",)
+        assert settle(tiny, 60, 192, weights="best.pt", set=changes)[0].nominal_batch == value
 
 
 def test_settings_of_the_data_set_stand_above_the_rule(tiny: ModelSpec) -> None:

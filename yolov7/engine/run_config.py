@@ -18,7 +18,7 @@ from yolov7.config import InputError, from_mapping, option, override, to_mapping
 from yolov7.config.options import MAX_COUNT, MAX_SEED, MAX_SIDE, OutputFolder, Precision
 from yolov7.config.recipe import Recipe, read_recipe
 from yolov7.engine.decisions import Decision, Decisions
-from yolov7.engine.finetuning import Start, fine_tuning
+from yolov7.engine.finetuning import MIN_STEPS, FineTuning, Start, fine_tuning
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     batch_size = settle("batch size", "--batch-size", options.batch_size, (suggested.batch_size, of_data),
                         (rule.batch_size, rule.reason), (PAPER_BATCH, PAPER))
     nominal_batch = settle("nominal batch", "--nominal-batch", options.nominal_batch,
-                           (suggested.nominal_batch, of_data), (recipe.optimizer.nominal_batch, f"of the recipe {hyp}"))
+                           (suggested.nominal_batch, of_data), _nominal_batch(options, hyp, recipe, batch_size, rule))
     epochs = settle("epochs", "--epochs", options.epochs, (suggested.epochs, of_data), (rule.epochs, rule.reason),
                     (PAPER_EPOCHS, PAPER))
     patience = settle("patience", "--patience", options.patience,
@@ -137,6 +137,18 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
                "classes": _classes(options, source)}
     config = RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
     return config, tuple(decisions.made)
+
+
+def _nominal_batch(options: TrainOptions, hyp: str, recipe: Recipe, batch_size: int,
+                   rule: FineTuning) -> tuple[int, str]:
+    """What the recipe says, unless that would leave an epoch of few images with hardly a step."""
+    found, most = recipe.optimizer.nominal_batch, rule.most_nominal
+    named = any(change.partition("=")[0].strip() == "optimizer.nominal_batch" for change in options.set)
+    if rule.every_batch_a_step and not options.hyp and not named:
+        return batch_size, f"{rule.reason}: every batch is a step"
+    if most is None or found <= most or named:
+        return found, f"of the recipe {hyp}"
+    return most, f"{rule.reason}: {MIN_STEPS} steps an epoch, where the recipe {hyp} says {found}"
 
 
 def _with_gains(recipe: Recipe, gains: Mapping[str, float]) -> Recipe:
