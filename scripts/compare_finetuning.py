@@ -37,6 +37,7 @@ from yolov7 import cli
 from yolov7.config import atomic_write
 from yolov7.config.options import TestOptions
 from yolov7.data.catalog import open_data, open_split
+from yolov7.engine.log import read_results
 from yolov7.engine.testing import test
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.json"
@@ -44,16 +45,26 @@ SUBSETS = (30, 60, 120, 205)
 SEEDS = (0, 1, 2, 3, 4)
 SIDE, VAL_IMAGES = 256, 40
 CALIBRATED = (30, 120)  # an epoch of other subsets costs what the straight line through these says
-DEFAULT, RULE, AS_GIVEN = "today's default", "the rule", "today's default as given"
+DEFAULT, RULE = "default until now", "the rule"
+FINETUNE = ["--hyp", "custom", "--set", "loss.cls=0.5", "loss.obj=1.0"]  # the recipe finetune until now
+STEPS = ["--batch-size", "16", "--nominal-batch", "16", "--patience", "0"]
 ARMS: dict[str, list[str]] = {  # name -> flags
     DEFAULT: ["--hyp", "tiny", "--batch-size", "16", "--nominal-batch", "64", "--patience", "0"],
+    "custom": ["--hyp", "custom", "--batch-size", "16", "--nominal-batch", "64", "--patience", "0"],
+    "finetune until now": [*STEPS, *FINETUNE],
+    "finetune until now, frozen backbone": [*STEPS, *FINETUNE, "--freeze", "9"],
     RULE: [],
 }
+AS_GIVEN: dict[str, list[str]] = {  # neither size nor epochs are those of the comparison
+    "default until now, as given, stopped": [*ARMS[DEFAULT], "--img-size", "640", "--epochs", "300"],
+    "the rule, as given": [],
+}
+AS_GIVEN_SUBSET, AS_GIVEN_SEEDS = 60, (0, 1)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, of ``epochs`` epochs or, for a start as given, until the time is over."""
+    """One training, of ``epochs`` epochs; of 0: of as many as its flags say."""
 
     arm: str
     images: int
@@ -106,16 +117,16 @@ def flags_of(run: Run, place: Place) -> list[str]:
     """The command line of a training."""
     common = ["train", "--weights", place.weights, "--data", subset(run.images, run.seed, place.project), "--device",
               "cpu", "--workers", "0", "--cache", "ram", "--seed", str(run.seed), "--project", str(place.project),
-              "--name", run.label, "--exist-ok", "--epochs", str(run.epochs)]
-    size = [] if run.arm == AS_GIVEN else ["--img-size", str(SIDE)]
-    return [*common, *size, *run.flags]
+              "--name", run.label, "--exist-ok"]
+    equal = ["--img-size", str(SIDE), "--epochs", str(run.epochs)] if run.epochs else []
+    return [*common, *equal, *run.flags]
 
 
 def measure(run: Run, place: Place) -> dict[str, Any]:
     """Train and score: a row of the table."""
     with log_to(place.project / "logs" / f"{run.label}.log"):
         started, processor = time.perf_counter(), time.process_time()
-        with stopped_after(place.budget if run.arm == AS_GIVEN else 0):
+        with stopped_after(place.budget if run.arm.endswith("stopped") else 0):
             code = cli.main(flags_of(run, place))
         taken = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - processor}
         if code not in (0, cli.INTERRUPTED):
@@ -124,8 +135,9 @@ def measure(run: Run, place: Place) -> dict[str, Any]:
         boxes = test(TestOptions(weights=(str(best),), data=subset(run.images, run.seed, place.project), task="test",
                                  device="cpu", workers=0, project=str(place.project / "tests"), name=run.label,
                                  exist_ok=True)).boxes
-    return {"arm": run.arm, "images": run.images, "seed": run.seed, "epochs": run.epochs, "AP": boxes.AP,
-            "AP50": boxes.AP50, **{key: round(value, 1) for key, value in taken.items()}}
+    epochs = len(read_results(place.project / run.label / "results.csv"))
+    return {"arm": run.arm, "images": run.images, "seed": run.seed, "epochs": epochs, "AP": round(boxes.AP, 4),
+            "AP50": round(boxes.AP50, 4), **{key: round(value, 1) for key, value in taken.items()}}
 
 
 @contextlib.contextmanager
@@ -247,7 +259,7 @@ def side_by_side(work: Callable[[Run, Place], dict[str, Any]], runs: Iterable[Ru
 def missing_costs(table: Table) -> list[Run]:
     """What is to be measured before the number of epochs is known."""
     known = table.content["epoch_seconds"]
-    return [Run(arm, images, 0, 1, tuple(flags)) for arm, flags in table.content["arms"].items() if arm != AS_GIVEN
+    return [Run(arm, images, 0, 1, tuple(flags)) for arm, flags in table.content["arms"].items() if arm not in AS_GIVEN
             for images in CALIBRATED if str(images) not in known.get(arm, {})]
 
 
@@ -257,10 +269,10 @@ def missing_runs(table: Table, seeds: Iterable[int], subsets: Iterable[int]) -> 
     for seed in seeds:
         for images in subsets:
             for arm, flags in table.content["arms"].items():
-                as_given = arm == AS_GIVEN
-                if table.has(arm, images, seed) or (as_given and (images != SUBSETS[1] or seed > 1)):
-                    continue
-                runs.append(Run(arm, images, seed, 300 if as_given else table.epochs(arm, images), tuple(flags)))
+                left_out = arm in AS_GIVEN and (images != AS_GIVEN_SUBSET or seed not in AS_GIVEN_SEEDS)
+                if not left_out and not table.has(arm, images, seed):
+                    epochs = 0 if arm in AS_GIVEN else table.epochs(arm, images)
+                    runs.append(Run(arm, images, seed, epochs, tuple(flags)))
     return runs
 
 
@@ -308,7 +320,7 @@ def main() -> None:
     options = parser.parse_args()
     options.project.mkdir(parents=True, exist_ok=True)
     place = Place(options.project.absolute(), str(Path(options.weights).absolute()), options.budget)
-    table = Table(RESULTS, ARMS, options.budget)
+    table = Table(RESULTS, ARMS | AS_GIVEN, options.budget)
     for images in options.subsets:  # here, so that no two processes write the same file
         for seed in options.seeds:
             subset(images, seed, place.project)

@@ -28,7 +28,7 @@ RECIPES: dict[str, list[str]] = {  # name -> flags
     "custom, nominal 16": ["--hyp", "custom", "--nominal-batch", "16"],
     "custom, nominal 16, lr0 0.003": ["--hyp", "custom", "--nominal-batch", "16", "--set", "optimizer.lr0=0.003"],
     "custom, nominal 16, gains of tiny": ["--hyp", "custom", "--nominal-batch", "16", "--set", "loss.cls=0.5",
-                                          "loss.obj=1.0"],  # the recipe finetune
+                                          "loss.obj=1.0"],  # what the recipe finetune was then
     "custom, nominal 16, less scale": ["--hyp", "custom", "--nominal-batch", "16", "--set", "augment.scale=0.3",
                                        "augment.translate=0.1"],
 }

@@ -94,7 +94,7 @@ def test_the_rule_is_a_function_of_its_arguments() -> None:
 @pytest.mark.parametrize(("flag", "value", "what", "changed"), [
     ("cfg", "yolov7-tiny", "model", {}),
     ("epochs", 7, "epochs", {"epochs": 7}),
-    ("batch_size", 4, "batch size", {"batch_size": 4}),
+    ("batch_size", 8, "batch size", {"batch_size": 8}),
     ("nominal_batch", 64, "nominal batch", {"nominal_batch": 64}),
     ("patience", 0, "patience", {"patience": 0}),
     ("img_size", (320, 416), "size", {"train_size": 320, "test_size": 416}),
@@ -103,8 +103,8 @@ def test_a_flag_decides_its_own_setting_alone(tiny: ModelSpec, weights: str, fla
                                               changed: dict[str, object]) -> None:
     base, said = settle(tiny, 60, 192, weights=weights)
     config, decisions = settle(tiny, 60, 192, weights=weights, **{flag: value})
-    if flag == "epochs" and weights:
-        changed = changed | {"patience": 10}  # follows from the epochs
+    if weights:  # what follows from another setting
+        changed |= {"epochs": {"patience": 10}, "batch_size": {"nominal_batch": 8}}.get(flag, {})
     assert config == dataclasses.replace(base, **changed)  # type: ignore[arg-type]
     assert what in said and what not in decisions
     assert set(said) - set(decisions) == {what}
