@@ -43,7 +43,7 @@ from yolov7.engine.testing import test
 RESULTS = Path(__file__).parent / "results" / "finetuning.json"
 SUBSETS = (30, 60, 120, 205)
 SEEDS = (0, 1, 2, 3, 4)
-SIDE, VAL_IMAGES = 256, 40
+SIDE, VAL_IMAGES = 256, 30
 CALIBRATED = (30, 120)  # an epoch of other subsets costs what the straight line through these says
 DEFAULT, RULE = "default until now", "the rule"
 FINETUNE = ["--hyp", "custom", "--set", "loss.cls=0.5", "loss.obj=1.0"]  # the recipe finetune until now

@@ -69,6 +69,11 @@ def test_warmup_is_three_epochs_and_a_thousand_iterations_in_long_runs_only(epoc
     assert Schedule(CONFIG, epochs, batches, 16).warmup == warmup
 
 
+@pytest.mark.parametrize(("least", "warmup"), [(0, 39), (100, 100), (3000, 39)])
+def test_a_recipe_says_how_long_a_warmup_is_at_least(least: int, warmup: int) -> None:
+    assert Schedule(dataclasses.replace(CONFIG, min_warmup=least), 300, 13, 16).warmup == warmup
+
+
 def test_without_warmup_and_linear_decay() -> None:
     config = dataclasses.replace(CONFIG, warmup_epochs=0.0)
     schedule = Schedule(config, epochs=11, batches=10, batch_size=32, nominal_batch=64, linear=True)

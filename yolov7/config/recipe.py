@@ -25,6 +25,8 @@ class OptimizerConfig:
     momentum: float = option(0.937, "Nesterov momentum", low=0, high=1)
     weight_decay: float = option(0.0005, "L2 on convolution weights, at a nominal batch of 64", low=0, most=MAX_COUNT)
     warmup_epochs: float = option(3.0, "length of the warm-up", low=0, most=MAX_COUNT)
+    min_warmup: int = option(1000, "iterations of the warm-up, at least, in runs of twice as many or more", low=0,
+                             most=MAX_COUNT, omit_default=True)
     warmup_momentum: float = option(0.8, "momentum at iteration 0", low=0, high=1)
     warmup_bias_lr: float = option(0.1, "learning rate of the biases at iteration 0", low=0, most=MAX_COUNT)
     clip_grad: float = option(0.0, "maximum norm of the gradient of a step, 0 = not clipped", low=0, most=MAX_COUNT)

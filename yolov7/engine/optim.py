@@ -63,9 +63,6 @@ def make_optimizer(model: Detector, config: OptimizerConfig, batch_size: int, no
     return optimizer
 
 
-MIN_WARMUP = 1000  # iterations, in runs of at least twice that
-
-
 @dataclass(frozen=True)
 class StepSettings:
     """What holds at one iteration."""
@@ -89,13 +86,13 @@ class Schedule:
 
     @property
     def warmup(self) -> int:
-        """Iterations of the warm-up: its epochs, and at least 1,000 in runs of 2,000 or more.
+        """Iterations of the warm-up: its epochs, and unless the recipe differs at least 1,000 in runs of 2,000 or more.
 
         The reference implementation warms up for 1,000 iterations always; a small data set never leaves it.
         """
-        iterations = round(self.config.warmup_epochs * self.batches)
-        long = self.epochs * self.batches >= 2 * MIN_WARMUP
-        return max(iterations, MIN_WARMUP) if long and iterations else iterations
+        iterations, least = round(self.config.warmup_epochs * self.batches), self.config.min_warmup
+        long = self.epochs * self.batches >= 2 * least
+        return max(iterations, least) if long and iterations else iterations
 
     def factor(self, epoch: int) -> float:
         """Share of ``lr0`` in an epoch: cosine or linear from 1 towards ``lrf``."""
