@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import json
 import multiprocessing
+import os
 import signal
 import statistics
 import sys
@@ -179,7 +180,7 @@ def epoch_cost(run: Run, place: Place) -> dict[str, Any]:
 @functools.cache
 def warm_up(place: Place) -> None:
     """What the first training of a process makes stays."""
-    processor_seconds(Run(DEFAULT, SUBSETS[0], 0, 1, tuple(ARMS[DEFAULT])), place)
+    processor_seconds(Run(f"warm-up {os.getpid()}", SUBSETS[0], 0, 1, tuple(ARMS[DEFAULT])), place)
 
 
 def one_thread() -> None:
