@@ -131,9 +131,14 @@ def test_settings_of_the_data_set_stand_above_the_rule(tiny: ModelSpec) -> None:
     assert (config.epochs, config.recipe.loss.obj) == (own.epochs, 4)
     assert decisions["epochs"].reason == "settings of the data set shapes"
     assert decisions["recipe"].reason == f"settings of the data set shapes, with {len(own.set)} changes"
-    some = DataSource("some", ("a", "b"), settings={"yolov7-tiny": RunSettings(epochs=9)})
-    config, _ = settle(tiny, 60, 192, some, weights="best.pt")
-    assert (config.epochs, config.hyp) == (9, "finetune")
+    for settings, expected in [
+        (RunSettings(epochs=9), (9, "finetune", 4)),
+        (RunSettings(hyp="custom"), (150, "custom", 15)),
+        (RunSettings(set=("optimizer.nominal_batch=32",)), (150, "tiny", 32)),
+    ]:
+        some = DataSource("some", ("a", "b"), settings={"yolov7-tiny": settings})
+        config, _ = settle(tiny, 60, 192, some, weights="best.pt")
+        assert (config.epochs, config.hyp, config.nominal_batch) == expected
 
 
 # --- what is said ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -127,7 +127,8 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     batch_size = settle("batch size", "--batch-size", options.batch_size, (suggested.batch_size, of_data),
                         (rule.batch_size, rule.reason), (PAPER_BATCH, PAPER))
     nominal_batch = settle("nominal batch", "--nominal-batch", options.nominal_batch,
-                           (suggested.nominal_batch, of_data), _nominal_batch(options, hyp, recipe, batch_size, rule))
+                           (suggested.nominal_batch, of_data),
+                           _nominal_batch(hyp, recipe, rule, batch_size, bool(options.hyp or suggested.hyp), changes))
     epochs = settle("epochs", "--epochs", options.epochs, (suggested.epochs, of_data), (rule.epochs, rule.reason),
                     (PAPER_EPOCHS, PAPER))
     patience = settle("patience", "--patience", options.patience,
@@ -139,14 +140,18 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     return config, tuple(decisions.made)
 
 
-def _nominal_batch(options: TrainOptions, hyp: str, recipe: Recipe, batch_size: int,
-                   rule: FineTuning) -> tuple[int, str]:
-    """What the recipe says, unless that would leave an epoch of few images with hardly a step."""
+def _nominal_batch(hyp: str, recipe: Recipe, rule: FineTuning, batch_size: int, named: bool,
+                   changes: Sequence[str]) -> tuple[int, str]:
+    """What the recipe says, unless that would leave an epoch of few images with hardly a step.
+
+    Of a recipe that was ``named`` only what is too much changes, and nothing where one of the ``changes`` says it.
+    """
     found, most = recipe.optimizer.nominal_batch, rule.most_nominal
-    named = any(change.partition("=")[0].strip() == "optimizer.nominal_batch" for change in options.set)
-    if rule.every_batch_a_step and not options.hyp and not named:
+    if most is None or any(change.partition("=")[0].strip() == "optimizer.nominal_batch" for change in changes):
+        return found, f"of the recipe {hyp}"
+    if rule.every_batch_a_step and not named:
         return batch_size, f"{rule.reason}: every batch is a step"
-    if most is None or found <= most or named:
+    if found <= most:
         return found, f"of the recipe {hyp}"
     return most, f"{rule.reason}: {MIN_STEPS} steps an epoch, where the recipe {hyp} says {found}"
 
