@@ -7,39 +7,15 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from yolov7 import __version__
-from yolov7.commands import data, detect, export, models, speed, test, train
+from yolov7.commands.table import COMMANDS, Command
 from yolov7.config import InputError, RunError, nearest, parse_arguments
 from yolov7.config.messages import LogFormatter, shown_message, visible, without_secrets
-from yolov7.config.options import (
-    AnchorsOptions,
-    CheckOptions,
-    ConvertOptions,
-    DetectOptions,
-    ExportOptions,
-    ModelsOptions,
-    SpeedOptions,
-    TestOptions,
-)
-from yolov7.engine.run_config import TrainOptions
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
-
-Command = tuple[type[Any], Callable[[Any], int]]
-COMMANDS: dict[str, Command] = {
-    "train": (TrainOptions, train.train),
-    "test": (TestOptions, test.test),
-    "speed": (SpeedOptions, speed.measure),
-    "detect": (DetectOptions, detect.detect),
-    "export": (ExportOptions, export.export),
-    "models": (ModelsOptions, models.models),
-    "data check": (CheckOptions, data.check),
-    "data convert": (ConvertOptions, data.convert),
-    "data anchors": (AnchorsOptions, data.anchors)}
 GROUPS = dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name)  # commands of two words, by the first
 
 
@@ -83,7 +59,7 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     verbose = "--verbose" in arguments
     _set_up_log(verbose)
     try:
-        return function(parse_arguments(options_type, arguments, program, str(function.__doc__)))
+        return _exit_code(function(parse_arguments(options_type, arguments, program, str(function.__doc__))))
     except InputError as error:
         return _fail(str(error), BAD_INPUT, verbose)
     except RunError as error:
@@ -95,6 +71,13 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
             return _fail(f"{os.fsdecode(error.filename)}: {error.strerror}", FAILED, verbose)
         hint = "" if verbose else " (--verbose shows where)"
         return _fail(f"{type(error).__name__}: {error}{hint}", FAILED, verbose)
+
+
+def _exit_code(result: object) -> int:
+    """Of what a command gives: 0, unless it says otherwise; its first error is an `InputError`."""
+    if errors := getattr(result, "errors", ()):
+        raise InputError(errors[0])
+    return int(getattr(result, "exit_code", 0))
 
 
 def _set_up_log(verbose: bool) -> None:
