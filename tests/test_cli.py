@@ -110,8 +110,8 @@ def test_the_list_of_commands(capsys: CAPTURE) -> None:
     (["data"], "'data' is an incomplete command; accepted: data check, data convert, data anchors"),
     (["data", "convret"], "unknown command 'data convret'; accepted: data check, data convert, data anchors; did you "
      "mean 'data convert'?"),
-    (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, data; did you mean "
-     "'speed'?"),
+    (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, recipe, data; did you "
+     "mean 'speed'?"),
     (["train", "--batchsize", "4"], "unknown flag '--batchsize'; did you mean '--batch-size'?"),
     (["train", "four"], "unknown argument 'four'"),
     (["train", "--batch-size", "four"], "argument --batch-size: invalid whole-number value: 'four'"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from yolov7 import __version__
-from yolov7.commands import data, detect, export, models, speed, test, train
+from yolov7.commands import data, detect, export, models, recipe, speed, test, train
 from yolov7.config import InputError, RunError, nearest, parse_arguments
 from yolov7.config.help import examples_text, wrapped
 from yolov7.config.messages import LogFormatter, shown_message, visible, without_secrets
@@ -22,6 +22,7 @@ from yolov7.config.options import (
     DetectOptions,
     ExportOptions,
     ModelsOptions,
+    RecipeOptions,
     SpeedOptions,
     TestOptions,
 )
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "detect": (DetectOptions, detect.detect),
     "export": (ExportOptions, export.export),
     "models": (ModelsOptions, models.models),
+    "recipe": (RecipeOptions, recipe.show),
     "data check": (CheckOptions, data.check),
     "data convert": (ConvertOptions, data.convert),
     "data anchors": (AnchorsOptions, data.anchors)}
@@ -51,6 +53,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after
                "--source 'datasets/shapes/images/val/*1.jpg' --conf-thres 0.1"),
     "export": ("--format onnx --dynamic",),
     "models": ("", "--cfg yolov7-tiny"),
+    "recipe": ("--hyp tiny --find mosaic", "--hyp p5 --diff p6"),
     "data check": ("--data shapes",),
     "data convert": ("--data shapes --to coco --output datasets/mine",
                      "--data datasets/mine --to yolo --output datasets/again"),

@@ -14,7 +14,8 @@ from yolov7.config.paths import check_path
 from yolov7.config.schema import check_ranges, convert
 
 T = TypeVar("T")
-PATHS = {"cfg", "data", "hyp", "name", "output", "picture", "project", "resume", "scale", "weights"}  # of any options
+PATHS = {"cfg", "data", "diff", "hyp", "name", "output", "picture", "project", "resume", "scale",
+         "weights"}  # of any options
 
 
 class _Parser(argparse.ArgumentParser):

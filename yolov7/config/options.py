@@ -184,6 +184,17 @@ class ModelsOptions:
 
 
 @dataclass(frozen=True)
+class RecipeOptions:
+    """Flags of ``yolov7 recipe``."""
+
+    hyp: str = option("p5", "recipe: a shipped name or a YAML file", group="model and data")
+    find: str = option("", "only keys with this word in their name or meaning", group="what is written")
+    diff: str = option("", "only what another recipe has otherwise, beside its values: a shipped name or a YAML file",
+                       metavar="HYP", group="what is written")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
+
+
+@dataclass(frozen=True)
 class CheckOptions:
     """Flags of ``yolov7 data check``."""
 
