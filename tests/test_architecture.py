@@ -21,7 +21,7 @@ FLOORS = [  # rooms of one floor, in order
     ["tasks"],
     ["engine"],
     ["api", "commands"],
-    ["functions", "cli"],
+    ["functions", "cli", "__main__"],
 ]
 APART = {("model", "data"), ("data", "model"), ("inference", "loss"), ("api", "engine")}
 POSITION = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         export,
         fit_anchors,
         models,
+        recipe,
         speed,
         test,
         train,
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["ImageResult", "InputError", "Model", "RunError", "__version__", "check_data", "convert_data", "detect",
-           "export", "fit_anchors", "load", "models", "speed", "test", "train"]
+           "export", "fit_anchors", "load", "models", "recipe", "speed", "test", "train"]
 
 RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
 HOMES = {"InputError": "config", "RunError": "config", "ImageResult": "api", "Model": "api", "load": "api",
-         **dict.fromkeys(("check_data", "convert_data", "detect", "export", "fit_anchors", "models", "speed", "test",
-                          "train"), "functions")}
+         **dict.fromkeys(("check_data", "convert_data", "detect", "export", "fit_anchors", "models", "recipe", "speed",
+                          "test", "train"), "functions")}
 
 
 def __getattr__(name: str) -> Any:

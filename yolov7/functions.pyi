@@ -393,6 +393,27 @@ def models(
     """
 
 
+def recipe(
+    *,
+    hyp: PathLike = "p5",
+    find: str = "",
+    diff: PathLike = "",
+    verbose: bool = False,
+) -> Table:
+    """List every key of --set with its value in a recipe, limits and meaning; or what two recipes have otherwise.
+
+    The flags of ``yolov7 recipe``:
+
+      hyp: recipe: a shipped name or a YAML file (default: p5)
+      find: only keys with this word in their name or meaning
+      diff: only what another recipe has otherwise, beside its values: a shipped name or a YAML file
+      verbose: tracebacks and debug messages
+
+    Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
+    `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.
+    """
+
+
 def check_data(
     *,
     data: PathLike = "",

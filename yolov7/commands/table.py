@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yolov7.commands import data, detect, export, models, speed, test, train
+from yolov7.commands import data, detect, export, models, recipe, speed, test, train
 from yolov7.config.options import (
     AnchorsOptions,
     CheckOptions,
@@ -13,12 +13,13 @@ from yolov7.config.options import (
     DetectOptions,
     ExportOptions,
     ModelsOptions,
+    RecipeOptions,
     SpeedOptions,
     TestOptions,
 )
 from yolov7.engine.run_config import TrainOptions
 
-Command = tuple[type[Any], Callable[[Any], object]]
+Command = tuple[type[Any], Callable[[Any], object]]  # whose first line says what it does
 COMMANDS: dict[str, Command] = {
     "train": (TrainOptions, train.train),
     "test": (TestOptions, test.test),
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "detect": (DetectOptions, detect.detect),
     "export": (ExportOptions, export.export),
     "models": (ModelsOptions, models.models),
+    "recipe": (RecipeOptions, recipe.show),
     "data check": (CheckOptions, data.check),
     "data convert": (ConvertOptions, data.convert),
     "data anchors": (AnchorsOptions, data.anchors)}

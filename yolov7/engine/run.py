@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from yolov7.config import InputError, atomic_write
+from yolov7.config.program import command
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
@@ -184,9 +185,7 @@ def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
                                  f"TensorBoard: tensorboard --logdir {folder}"]))
     weights = [path for path in (result.best, trainer.checkpoints.last) if path.is_file()]
     if weights:
-        image = shlex.quote(os.path.relpath(trainer.val_set.paths[0]))
-        logger.info("next:\n"
-                    "  python test.py --weights %s\n"
-                    "  python detect.py --weights %s --source %s\n"
-                    "  python export.py --weights %s --format onnx",
-                    *(text for name in [shlex.quote(str(weights[0]))] for text in (name, name, image, name)))
+        image = os.path.relpath(trainer.val_set.paths[0])
+        logger.info("next:\n  %s\n  %s\n  %s", command("test", weights=weights[0]),
+                    command("detect", weights=weights[0], source=image),
+                    command("export", weights=weights[0], format="onnx"))

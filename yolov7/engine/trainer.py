@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from yolov7.config import InputError, from_mapping, to_mapping
+from yolov7.config.program import command
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
@@ -161,8 +162,8 @@ class Trainer:
                 if not self._inside_step:
                     self.guard.settle()
                     self.checkpoints.save_last(self.state, required=True)
-                raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: python train.py --resume "
-                                  f"{self.folder}", interrupted.code) from None
+                raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: "
+                                  f"{command('train', resume=self.folder)}", interrupted.code) from None
 
     def _while_waiting(self) -> None:
         self.stop.give_up()
