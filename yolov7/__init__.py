@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yolov7.api import ImageResult, Model, load
+    from yolov7.api import ImageResult, Model, Results, load
     from yolov7.config import InputError, RunError
 
 __version__ = "0.1.0"
-__all__ = ["ImageResult", "InputError", "Model", "RunError", "__version__", "load"]
+__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__", "load"]
 
 RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
 
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
         from yolov7 import config
 
         return getattr(config, name)
-    if name in ("ImageResult", "Model", "load"):
+    if name in ("ImageResult", "Model", "Results", "load"):
         from yolov7 import api
 
         return getattr(api, name)

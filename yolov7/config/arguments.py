@@ -54,7 +54,7 @@ class CallArguments:
 
 
 ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, CallArguments)
-             for field in dataclasses.fields(call)}  # by flag
+             for field in dataclasses.fields(call)} | {"--source": "source"}  # by flag
 
 
 def check_arguments(cls: type[T], call: str, **given: Any) -> T:

@@ -28,7 +28,7 @@ from yolov7.config.options import DetectOptions
 from yolov7.config.paths import writing
 from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, encode_image
-from yolov7.data.video import Frame, VideoInfo, VideoWriter
+from yolov7.data.video import Frame, VideoInfo, VideoWriter, path_of
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.structures import Instances
 
@@ -105,7 +105,7 @@ class Images:
         """The frame with its detections."""
         frame, info = result.frame, result.frame.video
         if info is None:
-            suffix = Path(frame.path).suffix
+            suffix = Path(path_of(frame.path)).suffix
             suffix = suffix if suffix.lower() in WRITABLE else ".png"
             return save_image(self._folder / f"{frame.name}{suffix}", result.drawn)
         if frame.name not in self._videos:
@@ -229,20 +229,28 @@ def open_array(path: Path, rows: Rows) -> Iterator[Write]:
 
 
 def json_rows(result: Result) -> list[str]:
-    """One object a frame, with everything that was found in it; columns of a task stand behind the box."""
-    names, columns = result.detections.names, result.detections.extra
-    found: list[dict[str, Any]] = [
-        {"label": label, "name": names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
-        for label, score, box in result.rows]
-    for name, column in columns.items():
-        for entry, value in zip(found, column.tolist(), strict=True):
-            entry[name] = _rounded(value)
+    """One object a frame: see `json_record`."""
     frame = result.frame
-    record: dict[str, Any] = {"path": frame.path, "frame": frame.index}
-    if frame.video is not None:
-        record["seconds"] = round(frame.seconds, 3)
-    height, width = frame.image.shape[:2]
-    return [json.dumps(record | {"width": width, "height": height, "detections": found})]
+    return [json_record(frame.path, frame.index, None if frame.video is None else frame.seconds, frame.image.shape,
+                        result.detections)]
+
+
+def json_record(path: str, index: int, seconds: float | None, size: tuple[int, ...], found: Instances) -> str:
+    """An object with everything that was found in a frame of ``size`` (height, width).
+
+    Columns of a task stand behind the box; ``seconds`` only where there are any.
+    """
+    rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    entries: list[dict[str, Any]] = [
+        {"label": label, "name": found.names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
+        for label, score, box in rows]
+    for name, column in found.extra.items():
+        for entry, value in zip(entries, column.tolist(), strict=True):
+            entry[name] = _rounded(value)
+    record: dict[str, Any] = {"path": path, "frame": index}
+    if seconds is not None:
+        record["seconds"] = round(seconds, 3)
+    return json.dumps(record | {"width": size[1], "height": size[0], "detections": entries})
 
 
 def _rounded(value: Any) -> Any:
