@@ -19,7 +19,7 @@ from yolov7.config.options import NetworkOptions, Precision
 from yolov7.data.any_image import ImageLike, PathLike, is_one_image, to_array
 from yolov7.data.image_set import class_indices
 from yolov7.data.sources import open_images, open_source
-from yolov7.data.video import is_address
+from yolov7.data.video import Frame, is_address
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network
 from yolov7.inference.nms import NMSOptions
@@ -155,10 +155,12 @@ class Model:
             with closing(read if frames.live else prefetch(read)) as batches:
                 for batch in batches:
                     found = predictor([frame.image for frame in batch])
-                    for frame, one in zip(batch, found, strict=True):
-                        yield self._result(one, frame.image, frame.path, frame.index,
-                                           None if frame.video is None else frame.seconds)
+                    yield from map(self._of_frame, batch, found)
             _tell(frames.faults)
+
+    def _of_frame(self, frame: Frame, found: Instances) -> ImageResult:
+        seconds = None if frame.video is None else frame.seconds
+        return self._result(found, frame.image, frame.path, frame.index, seconds)
 
 
 def _folder(images: Any) -> str:

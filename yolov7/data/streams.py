@@ -53,8 +53,8 @@ class Streams:
 
     Each has a thread that reads all its frames and keeps the newest: the lag does not grow however long the network
     takes. After ``attempts`` in a row that bring no frame a stream is given up; the others go on, and when none is
-    left, that is `StreamError`. Raises `InputError` where none of them brings a frame at the start, `NoStreamError` where
-    a server has an image there instead.
+    left, that is `StreamError`. Raises `InputError` where none of them brings a frame at the start, `NoStreamError`
+    where a server has an image there instead.
     """
 
     live = True
