@@ -150,7 +150,7 @@ def open_images(source: str) -> Files:
     if not images:
         raise InputError(f"--source {source!r}: holds videos alone; accepted: images (model.stream() takes both)")
     if len(images) < len(files):
-        logger.warning("%s: %d videos are left out; model.stream() takes them, too", source, len(files) - len(images))
+        logger.warning("%r: videos are left out (%d); model.stream() takes them, too", source, len(files) - len(images))
     return Files(source, images, ())
 
 
@@ -215,7 +215,7 @@ def _tell_what_is_left_out(entry: str, files: Sequence[str], usable: set[str]) -
     left = [path for path in files if path not in usable and _suffix(path) not in BESIDE_IMAGES]
     if left:
         names = ", ".join(f"{Path(path).name}{_kind(path)}" for path in left[:SHOWN])
-        logger.warning("--source %r: %d of %d entries are left out, as they are no images or videos that can be read: "
+        logger.warning("%r: %d of %d entries are left out, as they are no images or videos that can be read: "
                        "%s%s", entry, len(left), len(files), names, ", ..." if len(left) > SHOWN else "")
 
 

@@ -138,7 +138,7 @@ def _split(address: str, where: str) -> tuple[str, str]:
     except ValueError:  # whose text may hold a part of a password
         raise InputError(f"{where}: is no address of a server; {ACCEPTED}") from None
     if parts.scheme not in ("http", "https") or not host:
-        found = f"the scheme {_safe(parts.scheme)!r}" if host or parts.scheme not in ("http", "https") else "no host"
+        found = "no host" if parts.scheme in ("http", "https") else f"the scheme {_safe(parts.scheme)!r}"
         raise InputError(f"{where}: found {found}; {ACCEPTED}")
     try:
         name = f"[{host}]" if ":" in host else host.encode("idna").decode()

@@ -21,6 +21,7 @@ from yolov7.model.detector import Detector
 from yolov7.model.heads.base import Predictions
 from yolov7.model.reparam import deployed
 from yolov7.model.weights import ModelInfo
+from yolov7.runtime.by_value import to_pickle
 from yolov7.runtime.precision import FORMATS
 from yolov7.structures import HeadOutput
 
@@ -92,10 +93,12 @@ class TorchNetwork:
 
     def __getstate__(self) -> dict[str, object]:
         """What is pickled: a compiled network compiles anew at its first images over there."""
-        return {name: value for name, value in vars(self).items() if name not in ("forward", "_turn")}
+        state = {name: value for name, value in vars(self).items() if name not in ("forward", "_turn")}
+        return state | {"model": to_pickle(self.model)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
+        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._make_ready()
 
     @torch.inference_mode()

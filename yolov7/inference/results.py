@@ -18,6 +18,7 @@ from yolov7.data.any_image import PathLike
 from yolov7.data.images import cv2, encode_image
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.writers import WRITABLE, json_record
+from yolov7.runtime.by_value import Packed, pack, unpack
 from yolov7.structures import Instances
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ class ImageResult(Instances):
     draw: Overlay = draw_instances  # of the task
     frame: int = 0  # 1, 2, ... in a video or stream, 0 of an image
     seconds: float | None = None  # since the start of the video; of a stream since 1970; None of an image
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by value: see `yolov7.runtime.by_value`."""
+        tensors = {name: pack(column) for name, column in
+                   (("boxes", self.boxes), ("scores", self.scores), ("labels", self.labels))}
+        extra = {name: pack(column) for name, column in self.extra.items()}
+        others = {name: getattr(self, name) for name in ("names", "image", "path", "draw", "frame", "seconds")}
+        return _unpickled, (type(self), tensors, extra, others)
 
     def __repr__(self) -> str:
         """A table with a row for each detection, boxes in whole pixels."""
@@ -103,6 +112,12 @@ class ImageResult(Instances):
         columns = {name: column.numpy() for name, column in self.extra.items()}
         return supervision.Detections(xyxy=self.boxes.numpy(), confidence=self.scores.numpy(),
                                       class_id=self.labels.numpy(), data={**columns, "class_name": names})
+
+
+def _unpickled(kind: type[ImageResult], tensors: dict[str, Packed], extra: dict[str, Packed],
+               others: dict[str, Any]) -> ImageResult:
+    fields = {name: unpack(packed) for name, packed in tensors.items()} | others
+    return kind(extra={name: unpack(packed) for name, packed in extra.items()}, **fields)
 
 
 class Results(list[ImageResult]):
