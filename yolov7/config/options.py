@@ -91,8 +91,8 @@ class SpeedOptions(TestOptions):
 class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
     """Flags of ``detect``."""
 
-    source: str = option("", "image, video, folder (not those in it), glob, camera (its number), stream (rtsp://, "
-                         "rtmp://, http://, ...), or a text file with one of these a line")
+    source: str = option("", "image or its address (https://...), video, folder (not those in it), glob, camera (its "
+                         "number), stream (rtsp://, rtmp://, http://, ...), or a text file with one of these a line")
     batch_size: int = option(1, "images or frames read together, and run together where their shapes allow; of "
                              "streams always the newest frame of each", low=1, most=MAX_COUNT)
     img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32,
