@@ -311,7 +311,7 @@ def test_an_interrupted_stream_keeps_what_was_found(best: str, camera: Camera, t
     assert len(numbers_of(tmp_path / "exp" / "127.0.0.1_camera.mp4")) >= count
 
 
-def test_videos_and_images_on_a_server_are_read_whole(best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_on_a_server_are_read_whole(best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
