@@ -26,8 +26,7 @@ except ImportError as error:
 
 __all__ = [
     "FORMATS", "IMAGE_SUFFIXES", "MAX_PIXELS", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2",
-    "decode_image",
-    "encode_image", "letterbox", "load_image", "resize_long_side", "resized_shape",
+    "decode_content", "decode_image", "encode_image", "letterbox", "load_image", "resize_long_side", "resized_shape",
 ]
 
 # Pillow warns of images of half the size that it refuses: no fault here
@@ -78,7 +77,7 @@ def load_image(path: str | Path) -> np.ndarray:
 def decode_image(content: bytes, name: str) -> np.ndarray:
     """`load_image` of a file's content, which messages call ``name``."""
     try:
-        return _decode(content)
+        return decode_content(content)
     except ImageError as error:
         raise InputError(f"{name}: {error}") from None
 
@@ -167,7 +166,8 @@ def _stored_size(header: Image.Image) -> tuple[int, int]:
     return header.size
 
 
-def _decode(content: bytes) -> np.ndarray:
+def decode_content(content: bytes) -> np.ndarray:
+    """`decode_image` without a name: raises `ImageError`."""
     if not content:
         raise ImageError("the file is empty (0 bytes)")
     orientation = 1
