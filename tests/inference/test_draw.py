@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolov7.inference import draw
+from yolov7.inference import lettering
 from yolov7.inference.draw import class_colour, draw_boxes, draw_instances, mosaic_of
 from yolov7.structures import Instances
 
@@ -141,8 +141,8 @@ def test_mosaic_of_nothing_is_grey() -> None:
 @pytest.mark.parametrize("name", ["Größe", "кошка", "γάτα"])
 def test_other_scripts_are_drawn_where_opencv_has_ascii_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenCV before 5 draws them as question marks."""
-    monkeypatch.setattr(draw, "DRAWS_UNICODE", False)
-    monkeypatch.setattr(draw.cv2, "putText", lambda *_: pytest.fail("not by OpenCV"))
+    monkeypatch.setattr(lettering, "DRAWS_UNICODE", False)
+    monkeypatch.setattr(lettering.cv2, "putText", lambda *_: pytest.fail("not by OpenCV"))
     image, box = np.zeros((120, 160, 3), np.uint8), np.array([[20, 60, 90, 100]])
     drawn = draw_boxes(image, box, np.array([0]), [name])
     other = draw_boxes(image, box, np.array([0]), ["é" * len(name)])
@@ -151,9 +151,9 @@ def test_other_scripts_are_drawn_where_opencv_has_ascii_alone(name: str, monkeyp
 
 @pytest.mark.parametrize("unicode", [True, False])
 def test_what_is_no_letter_never_reaches_a_font(unicode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "DRAWS_UNICODE", unicode)
+    monkeypatch.setattr(lettering, "DRAWS_UNICODE", unicode)
     texts: list[str] = []
-    monkeypatch.setattr(draw.cv2, "getTextSize", lambda text, *_: (texts.append(text), ((10, 10), 3))[1])
+    monkeypatch.setattr(lettering.cv2, "getTextSize", lambda text, *_: (texts.append(text), ((10, 10), 3))[1])
     for name in ("a\ud800", "a\x1b[0m\n", "x" * 10**6):
         draw_boxes(np.zeros((120, 160, 3), np.uint8), np.array([[20, 60, 90, 100]]), np.array([0]), [name])
     assert texts[0] == "a\\ud800" and "\x1b" not in texts[1] and len(texts[2]) <= 200

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from yolov7.config import atomic_write
 from yolov7.data.images import cv2, encode_image, load_image, resize_long_side
 from yolov7.evaluation.comparison import Comparison, Floats, ImageJudge
-from yolov7.inference.draw import FONT, class_colour, draw_boxes, mosaic_of
+from yolov7.inference.draw import class_colour, draw_boxes, mosaic_of
+from yolov7.inference.lettering import FONT
 
 if TYPE_CHECKING:
     from yolov7.data.image_set import ImageSet
