@@ -37,16 +37,18 @@ def draw_instances(image: np.ndarray, found: Instances, names: Sequence[str], wi
 
 
 def draw_boxes(
-    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], scores: np.ndarray | None = None
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], scores: np.ndarray | None = None,
+    min_line: int = 1,
 ) -> np.ndarray:
     """A copy of an image (uint8 ``[H, W, 3]`` RGB) with boxes and the names of their classes.
 
     ``boxes`` are ``[N, 4]`` xyxy pixels, ``labels`` ``[N]``, ``scores`` ``[N]``; the first box is in front. Boxes may
-    leave the image. Labels do not cover each other; what has no room is left out (`yolov7.inference.labels`).
+    leave the image. Lines are ``min_line`` pixels wide, or more in large images. Labels do not cover each other; what
+    has no room is left out (`yolov7.inference.labels`).
     """
     canvas: np.ndarray = np.ascontiguousarray(image).copy()
     corners, shown = _corners(boxes, canvas.shape[:2])
-    line = max(1, round(0.0017 * sum(canvas.shape[:2])))
+    line = max(min_line, round(0.0017 * sum(canvas.shape[:2])))
     for index in shown[::-1]:
         left, top, right, bottom = corners[index].tolist()
         cv2.rectangle(canvas, (left, top), (right, bottom), class_colour(int(labels[index])), line)

@@ -1,9 +1,9 @@
 """Where the labels of boxes stand: beside what they name, never on each other.
 
 The rule. Boxes come best first, and so do their labels. Each one goes to the place above, inside, below or beside its
-box that is in the image, is free of labels, and covers least of other objects; above is preferred. No label hides more
-than half of any object. Where no place is left the letters become smaller, then the label is left out: its box stays,
-in the colour of its class.
+box that is in the image, is free of labels, and hides least of the objects; above is preferred. No label hides more than
+a third of any object. Where no place is left the letters become smaller, then the label is left out: its box stays, in
+the colour of its class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from yolov7.inference.lettering import Plate
 
-MAX_HIDDEN = 0.5  # of the area of an object
+MAX_HIDDEN = 1 / 3  # of the area of an object
 Floats = NDArray[np.float64]
 
 # the corner of the box that a label touches (x, y: 0 left or top, 1 right or bottom), how far it is moved from there,
@@ -63,17 +63,19 @@ def _spots(box: Floats, plate: Plate, size: tuple[int, int]) -> Floats:
 
 
 def _best(spots: Floats, boxes: Floats, index: int) -> Floats | None:
-    """The place that covers least of the objects: of the label's own a share, of the others any part of the label."""
+    """The place that hides least of the objects, in shares of these and of the label; None where that is too much."""
     if not len(spots):
         return None
     covered = _overlaps(spots[:, :4], boxes)  # [K, N] pixels
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     shares = covered / areas
     plate = (spots[0, 2] - spots[0, 0]) * (spots[0, 3] - spots[0, 1])
-    cost = spots[:, 4] + shares[:, index] + (covered.sum(axis=1) - covered[:, index]) / plate
+    others = covered.sum(axis=1) - covered[:, index]
+    cost = spots[:, 4] + shares.sum(axis=1) + others / (2 * plate)
     cost[(shares > MAX_HIDDEN).any(axis=1)] = np.inf
     best = int(cost.argmin())
-    return None if np.isinf(cost[best]) else spots[best]
+    found: Floats = spots[best]
+    return None if np.isinf(cost[best]) else found
 
 
 def _overlaps(places: Floats, others: Floats) -> Floats:

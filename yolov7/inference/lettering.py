@@ -128,7 +128,8 @@ def write_line(canvas: np.ndarray, place: tuple[int, int], text: str, size: int,
     if not text:
         return 0
     font, (x, y) = font_of(size, bold), place
-    width, height = math.ceil(font.getlength(text)) + 2, math.ceil(1.3 * size)
+    width: int = math.ceil(font.getlength(text)) + 2
+    height = math.ceil(1.3 * size)
     part = canvas[y : y + height, x : x + width]
     if part.size:
         strip = Image.fromarray(part)
