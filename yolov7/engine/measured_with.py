@@ -25,7 +25,7 @@ CHUNK = 1 << 20  # bytes read at once
 
 
 def checksums(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """``path``, ``bytes`` and ``sha256`` of weight files; the weights of an OpenVINO graph stand in a file beside it."""
+    """``path``, ``bytes`` and ``sha256`` of weight files; those of an OpenVINO graph stand in a file ``beside`` it."""
     found = []
     for path in paths:
         found.append(_checksum(path))
@@ -50,8 +50,10 @@ def measured_with(subject: Subject, evaluation: Evaluation, options: TestOptions
     network, image_set = subject.network, subject.image_set
     members = [{**file, "model": member.info.model, "precision": _precision(member)}
                for file, member in zip(weights, _members(network), strict=True)]
+    models, precisions = (list(dict.fromkeys(member[key] for member in members)) for key in ("model", "precision"))
     return {
-        "weights": members, "data": subject.data, "split": image_set.split, "images": evaluation.boxes.images,
+        "weights": members, "model": ", ".join(models), "precision": ", ".join(precisions),
+        "data": subject.data, "split": image_set.split, "images": evaluation.boxes.images,
         "objects": evaluation.boxes.objects, "classes": list(image_set.names),
         "single_cls": options.single_cls or bool(network.info.merged),
         "img_size": max(network.shape) if network.shape else options.img_size or network.info.image_size,

@@ -232,8 +232,9 @@ class Trainer:
     def _show_batch(self, batch: Batch) -> None:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
             name = f"train_batch{self.state.epoch + 1}.jpg"
-            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw), "train/batch",
-                                 self.state.epoch + 1)
+            title = f"{self.folder.name}, epoch {self.state.epoch + 1}: the first batch of training"
+            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title),
+                               "train/batch", self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 

@@ -118,8 +118,9 @@ class Evaluation:
                 "milliseconds": self.times.summary(), **named}
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A table by class, the mean over all first: images, objects, AP, AP50, AP75, AR100; precision, recall and F1 at
-        the best threshold where these were measured. NaN where there is nothing to measure on. Needs pandas."""
+        """A table by class, the mean over all first: images, objects, AP, AP50, AP75, AR100, and where they were
+        measured precision, recall and F1 at the best threshold. NaN where there is nothing to measure on. Needs pandas.
+        """
         measured = self._measured()
         return data_frame({MEAN: mean_row(*measured), **class_rows(*measured, self.names)})
 

@@ -1,9 +1,9 @@
 """Where the labels of boxes stand: beside what they name, never on each other.
 
 The rule. Boxes come best first, and so do their labels. Each one goes to the place above, inside, below or beside its
-box that is in the image, is free of labels, and hides least of the objects; above is preferred. No label hides more than
-a third of any object. Where no place is left the letters become smaller, then the label is left out: its box stays, in
-the colour of its class.
+box that is in the image, is free of labels, and hides least of the objects; above is preferred. No label hides more
+than a third of any object. Where no place is left the letters become smaller, then the label is left out: its box
+stays, in the colour of its class.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def _spots(box: Floats, plate: Plate, size: tuple[int, int]) -> Floats:
     x = np.clip(box[(0, 2),][_SPOTS[:, 0].astype(int)] + _SPOTS[:, 2] * plate.width, None, right)
     y = box[(1, 3),][_SPOTS[:, 1].astype(int)] + _SPOTS[:, 3] * plate.height
     inside = (x >= 0) & (y >= 0) & (y <= bottom)
-    return np.stack((x, y, x + plate.width, y + plate.height, _SPOTS[:, 4]), axis=1)[inside]
+    spots: Floats = np.stack((x, y, x + plate.width, y + plate.height, _SPOTS[:, 4]), axis=1)[inside]
+    return spots
 
 
 def _best(spots: Floats, boxes: Floats, index: int) -> Floats | None:
@@ -74,8 +75,8 @@ def _best(spots: Floats, boxes: Floats, index: int) -> Floats | None:
     cost = spots[:, 4] + shares.sum(axis=1) + others / (2 * plate)
     cost[(shares > MAX_HIDDEN).any(axis=1)] = np.inf
     best = int(cost.argmin())
-    found: Floats = spots[best]
-    return None if np.isinf(cost[best]) else found
+    found: Floats | None = None if np.isinf(cost[best]) else spots[best]
+    return found
 
 
 def _overlaps(places: Floats, others: Floats) -> Floats:

@@ -22,6 +22,7 @@ MIN_WIDTH = 720  # of a sheet with little on it: the header needs it
 ROW, SINGLE_ROW = 330, 480  # height of images that rows come close to, and of an only row
 MARGIN, GAP, BETWEEN = 16, 4, 16  # around the sheet, between the images of a group, between groups
 MAX_RATIO = 3.0
+SHORT = 0.15  # how bad a last row is that is nearly empty, as the square of a logarithm
 TITLE, TEXT, SMALL = 20, 14, 13  # pixels of letters
 LINE = 20  # pixels from line to line of captions
 MAX_KEYS = 30  # classes in the header
@@ -86,7 +87,7 @@ def justified(groups: Sequence[Group], width: int) -> list[tuple[Sequence[Group]
     """The groups of each row and the height of its images, so that all rows but the last are ``width`` pixels wide.
 
     Of all ways to cut the sequence it is the one whose heights come closest to `ROW`, by the squares of the ratios'
-    logarithms. The last row keeps to the height of the one above it, at most.
+    logarithms, and whose last row is not too short. That row keeps to the height of the one above it, at most.
     """
     costs, starts = [0.0], [0]  # of the first n groups: the least cost, and where the last row of it begins
     for end in range(1, len(groups) + 1):
@@ -115,7 +116,7 @@ def _exact(groups: Sequence[Group], width: int) -> float:
 
 def _cost(groups: Sequence[Group], width: int, is_last: bool) -> float:
     height = _exact(groups, width)
-    return 0.0 if is_last and height > ROW else math.log(height / ROW) ** 2
+    return SHORT * (1 - ROW / height) if is_last and height > ROW else math.log(height / ROW) ** 2
 
 
 class _Row:
