@@ -20,6 +20,7 @@ Overlay = Callable[[np.ndarray, Instances, Sequence[str], bool], np.ndarray]
 
 MIN_TEXT = 0.35  # font scale; smaller letters cannot be read
 SMALLER = 0.7  # letters of labels that have no room
+MIN_ROUNDED = 0.01  # lower scores are not written with two decimals
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, never come close to each other
 _SHADES = ((0.95, 1.0), (0.55, 0.95), (0.9, 0.65), (0.45, 0.7), (0.75, 0.85))  # saturation, value
 
@@ -90,7 +91,9 @@ def _draw_labels(canvas: np.ndarray, corners: NDArray[np.int64], labels: np.ndar
 
 def _text(label: int, names: Sequence[str], score: float | None) -> str:
     name = names[label] if 0 <= label < len(names) else str(label)
-    return f"{name} {score:.2f}" if name and score is not None else name
+    if not name or score is None:
+        return name
+    return f"{name} {score:.2f}" if score >= MIN_ROUNDED else f"{name} {score:.1g}"
 
 
 def mosaic_of(images: Sequence[np.ndarray], columns: int, tile: int) -> np.ndarray:

@@ -25,7 +25,7 @@ MAX_RATIO = 3.0
 SHORT = 0.15  # how bad a last row is that is nearly empty, as the square of a logarithm
 TITLE, TEXT, SMALL = 20, 14, 13  # pixels of letters
 LINE = 20  # pixels from line to line of captions
-MAX_KEYS = 30  # classes in the header
+MAX_KEYS = 48  # classes in the header
 PAPER, INK, QUIET, ALERT, EDGE = (255, 255, 255), (25, 25, 25), (95, 95, 95), (176, 72, 0), (205, 205, 205)
 
 
