@@ -20,8 +20,8 @@ MEANINGS = {
     **{name: f"average precision of objects by area, {what}" for name, what in STATS[3:6]},
     **{name: f"average {what}" for name, what in STATS[6:]},
 }
-V7_MEANING = ("by the metric of the reference implementation, whose rules are not quite COCO's (docs/reference.md, v7 "
-              "metric)")
+V7_MEANING = ("by the metric of the reference implementation, whose rules are not quite COCO's "
+              "(docs/reference.md, v7 metric)")
 V7_MEANINGS = {
     "v7_AP": f"average precision over IoU 0.50:0.95 {V7_MEANING}",
     "v7_AP50": f"average precision at IoU 0.50 {V7_MEANING}; the area below the curves of precision_recall.png",
