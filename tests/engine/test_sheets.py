@@ -15,7 +15,7 @@ from yolov7.data.images import cv2, load_image
 from yolov7.engine import sheets
 from yolov7.engine.sheets import BEST, IMAGES, batch_sheet, prediction_sheet, write_image
 from yolov7.inference.draw import class_colour, draw_instances
-from yolov7.inference.sheet import Group, Header, Panel, compose
+from yolov7.inference.sheet import MAX_BYTES, Group, Header, Panel, compose
 from yolov7.structures import Batch, ImageMeta, Instances, Targets
 
 NAMES = ("cat", "dog", "owl")
@@ -175,7 +175,7 @@ def test_files_are_bounded(tmp_path: Path) -> None:
     """Even of noise, of which a JPEG is large."""
     noise = np.random.RandomState(0).randint(0, 255, (1600, 1600, 3)).astype(np.uint8)
     write_image(tmp_path / "noise.jpg", noise)
-    assert (tmp_path / "noise.jpg").stat().st_size <= sheets.MAX_BYTES
+    assert (tmp_path / "noise.jpg").stat().st_size <= MAX_BYTES
     assert load_image(tmp_path / "noise.jpg").shape == noise.shape
     write_image(tmp_path / "small.png", noise[:10, :10])
     assert (load_image(tmp_path / "small.png") == noise[:10, :10]).all()

@@ -11,20 +11,17 @@ from torchvision.ops import nms
 
 from yolov7.config import InputError, atomic_write
 from yolov7.data.image_set import ImageSet
-from yolov7.data.images import encode_image, load_image, resize_long_side
+from yolov7.data.images import load_image
 from yolov7.data.objects import Objects
-from yolov7.inference.draw import Overlay, draw_boxes, draw_instances, draw_labels
-from yolov7.inference.sheet import Group, Header, Panel, compose, resized
+from yolov7.inference.draw import Overlay, class_name, draw_boxes, draw_instances, draw_labels
+from yolov7.inference.sheet import Group, Header, Panel, compose, encode_sheet, kept_image, resized
 from yolov7.structures import Batch, Instances
 
 IMAGES = 16
-KEPT_SIDE = 1024  # pixels of an image that waits for its place
 SHOWN_SCORE = 0.25
 BOLD_BOXES = 10  # up to here boxes have lines of 2 pixels, more have thin ones
 BEST = 3  # detections that are shown where no score is high enough
 BEST_IOU = 0.5  # of two of them at most: not one box under three names
-MAX_BYTES = 1_500_000  # of a JPEG
-QUALITIES = (90, 80, 65, 45, 25, 10)  # of JPEG, the first one that is small enough
 RULE = "Labels without a free place have smaller letters or are left out."
 
 
@@ -101,11 +98,10 @@ def _panel(image: np.ndarray, found: Instances, names: Sequence[str], draw: Over
 
     What a task draws may be in pixels of the image: it is drawn there, without labels.
     """
-    size = height, width = image.shape[:2]
+    height, width = image.shape[:2]
     if draw is not draw_instances:
         image = draw(image, found, ("",) * len(names), False)
-    if max(size) > KEPT_SIDE:
-        image = resize_long_side(image, KEPT_SIDE, training=False)
+    image = kept_image(image)
     boxes, scores, labels = (column.detach().cpu().numpy() for column in (found.boxes, found.scores, found.labels))
     written, min_line = scores if with_scores else None, 2 if len(boxes) <= BOLD_BOXES else 1
 
@@ -122,13 +118,9 @@ def _panel(image: np.ndarray, found: Instances, names: Sequence[str], draw: Over
 def _classes(labels: Sequence[torch.Tensor], names: Sequence[str]) -> list[tuple[int, str]]:
     """The classes that occur."""
     present = sorted({label for column in labels for label in column.tolist()})
-    return [(label, names[label] if 0 <= label < len(names) else str(label)) for label in present]
+    return [(label, class_name(label, names)) for label in present]
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image uint8 ``[H, W, 3]`` RGB in the format that the suffix names, a JPEG within `MAX_BYTES`."""
-    for quality in QUALITIES:
-        content = encode_image(image, path.suffix, quality)
-        if len(content) <= MAX_BYTES or path.suffix != ".jpg":
-            break
-    atomic_write(path, content)
+    """Write an image uint8 ``[H, W, 3]`` RGB in the format that the suffix names, a JPEG with a bound on its size."""
+    atomic_write(path, encode_sheet(image, path.suffix))

@@ -1,4 +1,4 @@
-"""Bounding boxes and labels on images, and images side by side."""
+"""Bounding boxes and labels on images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from yolov7.data.images import PAD_COLOUR, cv2
+from yolov7.data.images import cv2
 from yolov7.inference.labels import place_labels
 from yolov7.inference.lettering import Colour, Plate, plate_of
 from yolov7.structures import Instances
@@ -29,6 +29,11 @@ def class_colour(label: int) -> Colour:
     """The colour of a class, 0 ... 255 RGB: the same in every run, far from those of its neighbours."""
     red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, *_SHADES[label // 3 % len(_SHADES)])
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def class_name(label: int, names: Sequence[str]) -> str:
+    """The name of a class; its number where it has none."""
+    return names[label] if 0 <= label < len(names) else str(label)
 
 
 def draw_instances(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool = True) -> np.ndarray:
@@ -90,24 +95,7 @@ def _draw_labels(canvas: np.ndarray, corners: NDArray[np.int64], labels: np.ndar
 
 
 def _text(label: int, names: Sequence[str], score: float | None) -> str:
-    name = names[label] if 0 <= label < len(names) else str(label)
+    name = class_name(label, names)
     if not name or score is None:
         return name
     return f"{name} {score:.2f}" if score >= MIN_ROUNDED else f"{name} {score:.1g}"
-
-
-def mosaic_of(images: Sequence[np.ndarray], columns: int, tile: int) -> np.ndarray:
-    """Images of any size (uint8 ``[H, W, 3]``) in rows of ``columns`` square tiles of ``tile`` pixels, in order.
-
-    Each keeps its aspect, in the middle of its tile. Unused tiles are grey.
-    """
-    rows = max(1, math.ceil(len(images) / columns))
-    overview = np.full((rows * tile, columns * tile, 3), PAD_COLOUR, np.uint8)
-    for index, image in enumerate(images):
-        ratio = tile / max(image.shape[:2])
-        height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
-        top = index // columns * tile + (tile - height) // 2
-        left = index % columns * tile + (tile - width) // 2
-        overview[top : top + height, left : left + width] = small
-    return overview

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from yolov7.data.images import cv2
+from yolov7.data.images import cv2, encode_image, resize_long_side
 from yolov7.inference.draw import class_colour
 from yolov7.inference.lettering import Colour, plate_of, shortened, wrapped, write_line
 
@@ -26,6 +26,9 @@ SHORT = 0.15  # how bad a last row is that is nearly empty, as the square of a l
 TITLE, TEXT, SMALL = 20, 14, 13  # pixels of letters
 LINE = 20  # pixels from line to line of captions
 MAX_KEYS = 48  # classes in the header
+KEPT_SIDE = 1024  # pixels of an image that waits for its place
+MAX_BYTES = 1_500_000  # of a JPEG
+QUALITIES = (90, 80, 65, 45, 25, 10)  # of JPEG, the first one that is small enough
 PAPER, INK, QUIET, ALERT, EDGE = (255, 255, 255), (25, 25, 25), (95, 95, 95), (176, 72, 0), (205, 205, 205)
 
 
@@ -213,3 +216,17 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """An image in another size: by area where it becomes smaller, else bilinear."""
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def kept_image(image: np.ndarray) -> np.ndarray:
+    """An image that waits for its place: as it is, or so small that many of them take little memory."""
+    return resize_long_side(image, KEPT_SIDE, training=False) if max(image.shape[:2]) > KEPT_SIDE else image
+
+
+def encode_sheet(image: np.ndarray, suffix: str = ".jpg") -> bytes:
+    """A sheet as a file, a JPEG within `MAX_BYTES`."""
+    for quality in QUALITIES:
+        content = encode_image(image, suffix, quality)
+        if len(content) <= MAX_BYTES or suffix.lower() not in (".jpg", ".jpeg"):
+            break
+    return content
