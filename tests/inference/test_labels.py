@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from yolov7.inference import labels
 from yolov7.inference.labels import MAX_HIDDEN, place_labels
 from yolov7.inference.lettering import Plate, plate_of
 
@@ -32,9 +33,9 @@ def rectangles(placed: Placed) -> np.ndarray:
     return np.array([(x, y, x + plate.width, y + plate.height) for plate, x, y in filter(None, placed)]).reshape(-1, 4)
 
 
-def common(labels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Common pixels of each label and each box."""
-    sides = np.minimum(labels[:, None, 2:], boxes[None, :, 2:]) - np.maximum(labels[:, None, :2], boxes[None, :, :2])
+def common(plates: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Common pixels of each plate and each box."""
+    sides = np.minimum(plates[:, None, 2:], boxes[None, :, 2:]) - np.maximum(plates[:, None, :2], boxes[None, :, :2])
     return sides.clip(0).prod(axis=2)
 
 
@@ -97,6 +98,16 @@ def test_the_best_come_first() -> None:
 def test_nothing_to_place() -> None:
     assert place_labels(np.zeros((0, 4), np.int64), [], (10, 10)) == []
     assert place_labels(np.array([(1, 1, 5, 5)]), [[]], (10, 10)) == [None]
+
+
+def test_boxes_may_be_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with more than memory should hold at once."""
+    boxes, choices = random_boxes(40, (300, 400), 3), choices_of(40)
+    choices[5], choices[6] = [], choices[6][:1]
+    whole = place_labels(boxes, choices, (300, 400))
+    monkeypatch.setattr(labels, "AT_ONCE", 1500)  # three boxes
+    assert place_labels(boxes, choices, (300, 400)) == whole
+    assert whole[5] is None and sum(place is not None for place in whole) > 20
 
 
 def test_many_objects_take_little_time() -> None:
