@@ -45,9 +45,10 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that begin a
 _START_OF_SCAN = 0xDA
 
 
-def encode_image(image: np.ndarray, suffix: str) -> bytes:
-    """An image uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names."""
-    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+def encode_image(image: np.ndarray, suffix: str, quality: int = 95) -> bytes:
+    """An image uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names; ``quality`` is JPEG's."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in (".jpg", ".jpeg") else []
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
     assert ok, suffix
     return data.tobytes()
 

@@ -233,8 +233,9 @@ class Trainer:
     def _show_batch(self, batch: Batch) -> None:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
             name = f"train_batch{self.state.epoch + 1}.jpg"
-            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw), "train/batch",
-                                 self.state.epoch + 1)
+            title = f"{self.folder.name}, epoch {self.state.epoch + 1}: the first batch of training"
+            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title),
+                               "train/batch", self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 
@@ -305,8 +306,10 @@ class Trainer:
         tag = "val/predictions" if (epoch + 1) % every == 0 else None
         if better or tag:
             name = "val_predictions.jpg" if better else None
-            self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw), tag,
-                               epoch + 1)
+            boxes = evaluation.boxes
+            title = f"{self.folder.name}, epoch {epoch + 1}: AP {boxes.AP:.3f}, AP50 {boxes.AP50:.3f}"
+            self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw, title),
+                               tag, epoch + 1)
 
     def _announce(self) -> None:
         schedule = self.schedule

@@ -19,6 +19,7 @@ from yolov7.data.images import cv2, encode_image
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.writers import WRITABLE, json_record
 from yolov7.runtime.by_value import Packed, pack, unpack
+from yolov7.runtime.tables import import_pandas
 from yolov7.structures import Instances
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class ImageResult(Instances):
 
     def to_pandas(self) -> pandas.DataFrame:
         """A table with the columns xmin, ymin, xmax, ymax, confidence, class, name and those of a task; pandas."""
-        pandas = _pandas()
+        pandas = import_pandas()
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         table = pandas.DataFrame([(*box, score, label, self.names[label]) for box, score, label in rows],
                                  columns=list(COLUMNS))
@@ -147,7 +148,7 @@ class Results(list[ImageResult]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """All detections in one table: ``image`` (place in this list), ``path``, and the columns of a result."""
-        pandas = _pandas()
+        pandas = import_pandas()
         tables = [one.to_pandas() for one in self] or [pandas.DataFrame(columns=list(COLUMNS))]
         images = [place for place, one in enumerate(self) for _ in range(len(one))]
         table = pandas.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
@@ -187,14 +188,6 @@ def _shown_path(path: str) -> str:
 
 
 # --- what the methods need -------------------------------------------------------------------------------------
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise InputError("to_pandas() needs the package 'pandas': pip install pandas") from None
-    return pandas
 
 
 def _image_path(path: PathLike) -> Path:
