@@ -45,7 +45,7 @@ def _table_of_all(num_classes: int) -> str:
     from yolov7.runtime.progress import Progress
 
     paths = sorted(shipped_files("cfg").values(), key=lambda path: ORDER.index(path.parent.name))
-    progress = Progress(paths, "models", unit="model")
+    progress = Progress(paths, "models", unit="models")
     return models_table([model_cost(read_spec(str(path)), num_classes) for path in progress])
 
 

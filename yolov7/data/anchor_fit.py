@@ -135,7 +135,7 @@ def evolve(sizes: np.ndarray, anchors: np.ndarray, threshold: float, generations
     """Anchors ``[K, 2]`` after ``generations`` random changes, of which only those that raise `fitness` are kept."""
     rng = np.random.default_rng(seed)
     best, score = anchors, fitness(sizes, anchors, threshold)
-    progress = Progress(range(generations), "anchors", unit="generation")
+    progress = Progress(range(generations), "anchors", unit="generations")
     for _ in progress:
         candidate = np.maximum(best * _mutation(best.shape, rng), MIN_SIDE)
         candidate_score = fitness(sizes, candidate, threshold)

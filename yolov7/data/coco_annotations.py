@@ -143,7 +143,7 @@ def _boxes(found: _Annotations, images: _Images) -> tuple[np.ndarray, np.ndarray
 def _polygons(found: _Annotations, images: _Images) -> Ragged:
     numbers, counts = array("f"), array("q")
     rows = zip(found.rows, found.image_index.tolist(), found.crowd.tolist(), strict=True)
-    for row, image, crowd in Progress(rows, "polygons", len(found.rows), unit="object"):
+    for row, image, crowd in Progress(rows, "polygons", len(found.rows), unit="objects"):
         start = len(numbers)
         segmentation = None if crowd else row.get("segmentation")
         single: Any = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else None

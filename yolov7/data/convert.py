@@ -155,7 +155,7 @@ def _placed_images(image_set: ImageSet, folder: Path, options: ConvertOptions,
     target = folder / "images" / image_set.split
     target.mkdir(parents=True)
     names = flat_names(image_set.paths)
-    for index, name in enumerate(Progress(names, f"writing {image_set.split}", unit="image")):
+    for index, name in enumerate(Progress(names, f"writing {image_set.split}", unit="images")):
         _place_image(image_set.paths[index], target / name, options, tally)
         yield index, name
 

@@ -76,7 +76,7 @@ class ImageCache:
             self._memory[self.offsets[index] : self.offsets[index + 1]] = image.reshape(-1)
             self._memory[self.offsets[-1] + index] = 1
 
-        progress = Progress[int](description="decode", total=count, unit="image")
+        progress = Progress[int](description="decode", total=count, unit="images")
         with ThreadPoolExecutor(available_cores()) as pool, progress:  # OpenCV lets other threads run meanwhile
             indices = iter(range(count))
             while chunk := list(islice(indices, _IN_FLIGHT)):

@@ -223,7 +223,7 @@ def map_chunks(function: Callable[..., T], columns: Sequence[Sequence[str]], des
     starts = range(0, count, size)
     chunks = [[column[start : start + size] for column in columns] for start in starts]
     results: list[T] = []
-    progress = Progress[int](description=description, total=count, unit="image")
+    progress = Progress[int](description=description, total=count, unit="images")
     with progress as bar, closing(_results(function, chunks, count >= (parallel_from or PARALLEL_FROM))) as parts:
         for chunk, result in zip(chunks, parts, strict=True):
             results.append(result)

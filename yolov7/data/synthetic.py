@@ -96,7 +96,7 @@ def _write_split(folder: Path, split: str, count: int, seed: int) -> None:
     target.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in Progress(range(count), f"shapes, {split}", unit="image"):
+    for index in Progress(range(count), f"shapes, {split}", unit="images"):
         image, objects = paint(seed, split, index)
         name = f"{index + 1:06d}.jpg"
         encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -123,14 +123,14 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
     Images that could not be read are left out: neither their objects nor detections in them count. The default is the
     official score of bounding boxes alone. With ``options.classes`` class ``i`` of the split is
     class ``options.classes[i]`` of the model. Where several processes have a part of the batches each, all of them get
-    the results; the first one's have the predictions, too. ``watch`` sees the logits of each batch, of a `TorchNetwork`.
+    the results; the first one's have the predictions, too. ``watch`` sees the logits of each batch of a `TorchNetwork`.
     """
     own: list[Evaluator] = [CocoBoxes()] if evaluators is None else list(evaluators)
     samples: list[tuple[str, Instances]] = []
     left_out: list[str] = []
     index_of = {image_id: index for index, image_id in enumerate(image_set.image_ids)}
     clock = StageClock(network.device)
-    for batch in Progress(loader, "evaluate", unit="batch", silent=not processes.is_main):
+    for batch in _shown(loader, len(image_set), processes):
         left_out += batch.left_out
         if not (count := len(batch.images)):
             continue
@@ -152,6 +152,15 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
         clock.stop("collect", count)
     unread = processes.broadcast_object(sum(processes.gather_object(left_out), []))
     return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times, tuple(unread))
+
+
+def _shown(loader: Iterable[Batch], images: int, processes: Processes) -> Iterator[Batch]:
+    """The batches, with what this process has done of its share of the images."""
+    share = -(-images // processes.world_size)
+    with Progress[Batch](description="evaluate", total=share, unit="images", silent=not processes.is_main) as progress:
+        for batch in loader:
+            yield batch
+            progress.update(len(batch.images) + len(batch.left_out))
 
 
 def _predict(network: Network, images: Tensor, confidence: float, batch: Batch,

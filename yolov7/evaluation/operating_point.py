@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from yolov7.evaluation.comparison import Comparison, Floats, ImageEvaluator, Integers
 from yolov7.evaluation.v7_metric import V7Metric
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class OperatingPointResult:
-    """Means over the K classes with objects, and each of these; all 0 where nothing right is found."""
+    """Means over the K classes with objects, and each of these; all 0 for a class of which nothing right is found."""
 
     fitness = None
 
@@ -74,6 +76,7 @@ class OperatingPoint(ImageEvaluator):
         """Of all images so far."""
         found = self._matches.result()
         f1 = float(found.class_f1.mean()) if found.class_f1.size else 0.0
-        confidence = found.confidence if f1 > 0 else 0.0
-        return OperatingPointResult(confidence, found.precision, found.recall, f1, found.classes, found.class_precision,
-                                    found.class_recall, found.class_f1)
+        # a curve's precision is 1 where nothing is found at all, which says nothing of a class
+        precision = np.where(found.class_recall > 0, found.class_precision, 0)
+        return OperatingPointResult(found.confidence if f1 > 0 else 0.0, float(precision.mean()) if f1 > 0 else 0.0,
+                                    found.recall, f1, found.classes, precision, found.class_recall, found.class_f1)

@@ -95,7 +95,7 @@ def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor, 
 
 def _write_all(results: Iterable[list[Result]], total: int, output: _Output, showing: bool) -> None:
     """Write the results one by one, under a bar with their pace."""
-    with Progress(chain.from_iterable(results), "detect", total or None, unit="frame") as progress:
+    with Progress(chain.from_iterable(results), "detect", total or None, unit="frames") as progress:
         for result in progress:
             output.write(result)
             if showing and not show(result):

@@ -37,11 +37,11 @@ NOTEBOOK_COLUMNS = 45  # behind the bar of a notebook
 class Progress(Generic[T]):
     """Iterates over ``items`` and shows how far it is; without items, call `update` for what is done.
 
-    ``total`` is by default the number of items, where that is known; ``initial`` of them were done before. Best used in
-    a ``with`` statement: its end removes the bar, whatever ends it.
+    ``total`` is by default the number of items, where that is known, ``unit`` what they are called, ``initial`` of them
+    were done before. Best used in a ``with`` statement: its end removes the bar, whatever ends it.
     """
 
-    def __init__(self, items: Iterable[T] = (), description: str = "", total: int | None = None, unit: str = "item",
+    def __init__(self, items: Iterable[T] = (), description: str = "", total: int | None = None, unit: str = "items",
                  initial: int = 0, silent: bool = False) -> None:
         self._items = items
         if total is None and isinstance(items, Sized):
@@ -169,7 +169,7 @@ def fitting(parts: Sequence[str], room: int) -> str:
 
 def _settings(description: str, total: int | None, unit: str, initial: int) -> dict[str, Any]:
     whole = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-    endless = "{desc}: {n_fmt} {unit}s [{elapsed}{postfix}]"
+    endless = "{desc}: {n_fmt} {unit} [{elapsed}{postfix}]"
     return {"desc": description, "total": total, "unit": unit, "initial": initial, "leave": False, "miniters": 1,
             "bar_format": whole if total else endless}
 
@@ -237,8 +237,8 @@ class _Lines:
     def _say(self, elapsed: float) -> None:
         self._said += 1
         left = self._left(self._started + elapsed)
-        share = f"{self._done} {self._unit}s" if self._total is None else (
-            f"{self._done}/{self._total} {self._unit}s ({100 * self._done / max(self._total, 1):.0f}%)")
+        share = f"{self._done} {self._unit}" if self._total is None else (
+            f"{self._done}/{self._total} {self._unit} ({100 * self._done / max(self._total, 1):.0f}%)")
         rest = "" if left is None else f", ~{duration_text(left)} left"
         beside = f"  {' '.join(self.parts)}" if self.parts else ""
         logger.info("%s: %s in %s%s%s", self._description, share, duration_text(elapsed), rest, beside)

@@ -83,7 +83,7 @@ class Reading:
 
     def read_each(self, files: Sequence[str], read: Callable[[str], Record | None]) -> None:
         """The record of each file, where it can be read."""
-        for file in Progress(files, "reading annotations", unit="file"):
+        for file in Progress(files, "reading annotations", unit="files"):
             try:
                 record = read(file)
             except UnusableError as error:
