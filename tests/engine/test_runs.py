@@ -40,12 +40,14 @@ def test_training_leaves_everything_behind(run: Path) -> None:
             "weights/best.pt"} <= names
     assert not [name for name in names if name.endswith(".tmp")]
     rows = results(run)
-    assert list(rows[0]) == ["epoch", "box", "objectness", "classification", "AP", "AP50", "AP75", "lr", "seconds",
-                             "skipped"]
+    assert list(rows[0]) == ["epoch", "box", "objectness", "classification", "val_box", "val_objectness",
+                             "val_classification", "AP", "AP50", "AP75", "precision", "recall", "F1", "confidence",
+                             "lr", "seconds", "skipped"]
     assert [row["epoch"] for row in rows] == ["1", "2"]
     events = EventAccumulator(str(run))
     events.Reload()
-    assert len(events.Scalars("train/box_loss")) == 2
+    assert len(events.Scalars("train/box_loss")) == len(events.Scalars("val/box_loss")) == 2
+    assert events.Scalars("metrics/F1")[1].value == pytest.approx(float(rows[1]["F1"]), rel=1e-5)
     last = torch.load(run / "weights" / "last.pt", weights_only=True)
     assert last["epoch"] == 1 and last["ema_updates"] == 6  # a step per batch in the first half of the warm-up
     best = torch.load(run / "weights" / "best.pt", weights_only=True)
