@@ -84,9 +84,11 @@ def steps_text(trainer: Trainer) -> str:
     """Epochs, batches and optimizer steps."""
     config, batches = trainer.config, trainer.schedule.batches
     accumulate = max(round(config.nominal_batch / config.batch_size), 1)
-    step = f"an optimizer step every {accumulate} batches" if accumulate > 1 else "an optimizer step each"
-    return (f"{config.epochs:,} epochs of {batches:,} batches of {config.batch_size} images, {step} (nominal batch "
-            f"{config.nominal_batch}), {config.recipe.optimizer.kind}")
+    step = f"every {accumulate} batches" if accumulate < batches else "an epoch"
+    if accumulate == 1:
+        step = "a batch"
+    return (f"{config.epochs:,} epochs of {batches:,} batches of {config.batch_size} images, one optimizer step {step} "
+            f"(nominal batch {config.nominal_batch}), {config.recipe.optimizer.kind}")
 
 
 def warm_up_text(trainer: Trainer) -> str:

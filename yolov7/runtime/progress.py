@@ -196,7 +196,7 @@ def _widget_class() -> type[Any]:
         @property
         def format_dict(self) -> dict[str, Any]:
             """See `tqdm`."""
-            return self.fitted({**super().format_dict}, NOTEBOOK_COLUMNS)
+            return self.fitted({**super().format_dict, "ncols": None}, NOTEBOOK_COLUMNS)  # is a share of the page
 
     return Widget
 
