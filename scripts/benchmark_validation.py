@@ -2,7 +2,7 @@
 
 An epoch of BCCD (``train.py --data bccd``, by default yolov7-tiny at 640 px) is trained once, then its averaged weights
 are evaluated with and without them, in turn in one run, so that the noise of the machine meets both. After one epoch
-every image has 300 detections above the score's threshold, the most that there can be to match. Beside the time there is
+every image has 300 detections above the score's threshold, the most that there can be to match. Beside the time stands
 the processor's time of the training process, which other programs on the machine do not lengthen.
 
 Writes ``scripts/results/validation.json``. The last line is the ratio of an epoch with them to one without, in time.
