@@ -153,6 +153,19 @@ def test_nothing_is_unpickled() -> None:
                 assert "weights_only=True" in ast.unparse(node), path
 
 
+def test_progress_is_shown_in_one_place() -> None:
+    users = {path for path in MODULES for module in modules_of(path) if module.partition(".")[0] == "tqdm"}
+    assert users == {PACKAGE / "runtime" / "progress.py"}
+
+
+def modules_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
 # --- prose -------------------------------------------------------------------------------------------------------
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")

@@ -102,10 +102,13 @@ class TorchNetwork:
         self._make_ready()
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
-        """See `Network`."""
+    def __call__(self, images: Tensor, confidence: float,
+                 watch: Callable[[HeadOutput], None] | None = None) -> list[Predictions]:
+        """See `Network`; ``watch`` sees the logits."""
         with self._turn:
             output = self.forward(images.to(self.decoding))
+            if watch is not None:
+                watch(output)
             return self.model.head.decoder.above(output, confidence, self.decoding)
 
 
