@@ -241,6 +241,11 @@ def test_a_server_that_says_nothing(server: _Server, monkeypatch: pytest.MonkeyP
         read_web_image(server.url("/a.jpg"))
 
 
+def test_a_server_without_a_certificate(server: _Server) -> None:
+    with pytest.raises(InputError, match="cannot be fetched"):
+        read_web_image(server.url("/bus.jpg").replace("http:", "https:"))
+
+
 def test_a_gzip_bomb_is_not_unpacked(server: _Server) -> None:
     bomb = gzip.compress(bytes(2**24))
     server.answers["/a.jpg"] = lambda handler: send(handler, bomb, Content_Encoding="gzip")
