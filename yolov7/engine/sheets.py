@@ -55,8 +55,8 @@ def prediction_sheet(samples: Sequence[tuple[str, Instances]], image_set: ImageS
                      title: str = "", min_score: float = SHOWN_SCORE) -> np.ndarray:
     """Pairs of ground truth (left) and detections (right) of some images: uint8 ``[H, W, 3]`` RGB.
 
-    Detections have a score of ``min_score``; where none has, but there are objects, the best ones are shown, which their
-    caption says.
+    Detections have a score of ``min_score`` or more; where none has, but there are objects, the best ones are shown,
+    which their caption says.
     """
     index_of = {name: index for index, name in enumerate(image_set.paths)}
     groups, labels = [], []
