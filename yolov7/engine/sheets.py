@@ -52,11 +52,11 @@ def _source_of(batch: Batch, index: int) -> str:
 
 
 def prediction_sheet(samples: Sequence[tuple[str, Instances]], image_set: ImageSet, draw: Overlay = draw_instances,
-                     title: str = "", least: float = SHOWN_SCORE) -> np.ndarray:
+                     title: str = "", min_score: float = SHOWN_SCORE) -> np.ndarray:
     """Pairs of ground truth (left) and detections (right) of some images: uint8 ``[H, W, 3]`` RGB.
 
-    Detections have a score of ``least``; where none has, but there are objects, the best ones are shown, which their
-    caption says.
+    Detections have a score of ``min_score`` or more; where none has, but there are objects, the best ones are shown,
+    which their caption says.
     """
     index_of = {name: index for index, name in enumerate(image_set.paths)}
     groups, labels = [], []
@@ -66,24 +66,24 @@ def prediction_sheet(samples: Sequence[tuple[str, Instances]], image_set: ImageS
         except InputError:  # it has gone since
             continue
         truth = image_set.objects_of(index_of[name])
-        found, caption, alert = _chosen(detections, len(truth), least)
+        found, caption, alert = _chosen(detections, len(truth), min_score)
         pair = (_truth_panel(image, truth, image_set.names),
                 _panel(image, found, image_set.names, draw, True, f"predicted: {caption}", alert))
         groups.append(Group(pair, PurePath(name).name))
         labels += [torch.from_numpy(np.asarray(truth.labels)), found.labels]
-    about = f"Pairs: ground truth (left) | predicted with score >= {least:g} (right). {RULE}"
+    about = f"Pairs: ground truth (left) | predicted with score >= {min_score:g} (right). {RULE}"
     return compose(Header(title or "Predictions", (about,), _classes(labels, image_set.names)), groups)
 
 
-def _chosen(detections: Instances, objects: int, least: float) -> tuple[Instances, str, bool]:
+def _chosen(detections: Instances, objects: int, min_score: float) -> tuple[Instances, str, bool]:
     """Detections to be shown, what they are called, and whether that needs attention."""
-    shown = detections[detections.scores >= least]
+    shown = detections[detections.scores >= min_score]
     if len(shown):
         return shown, str(len(shown)), False
     if not objects:
-        return shown, "none, which is right", False
+        return shown, "none", False
     best = detections[nms(detections.boxes.float(), detections.scores.float(), BEST_IOU)[:BEST]]
-    return best, f"best {len(best)}, below {least:g}" if len(best) else "none", True
+    return best, f"best {len(best)}, below {min_score:g}" if len(best) else "none", True
 
 
 def _truth_panel(image: np.ndarray, truth: Objects, names: tuple[str, ...]) -> Panel:

@@ -2,8 +2,8 @@
 
 The rule. Boxes come best first, and so do their labels. Each one goes to the place above, inside, below or beside its
 box that is in the image, is free of labels, and hides least of the objects; above is preferred. No label hides more
-than a third of any object. Where no place is left the letters become smaller, then the label is left out: its box
-stays, in the colour of its class.
+than half of any object. Where no place is left the letters become smaller, then the label is left out: its box stays,
+in the colour of its class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from yolov7.inference.lettering import Plate
 
 AT_ONCE = 1_000_000  # pairs of a place and a box
-MAX_HIDDEN = 1 / 3  # of the area of an object
+MAX_HIDDEN = 0.5  # of the area of an object
 Floats = NDArray[np.float32]  # exact for whole pixels
 
 # the corner of the box that a label touches (x, y: 0 left or top, 1 right or bottom), how far it is moved from there,
@@ -26,7 +26,7 @@ _SPOTS = np.array([
     (0, 0, 0, 0, 0.1), (1, 0, -1, 0, 0.15),  # inside, at the top
     (0, 1, 0, 0, 0.3), (1, 1, -1, 0, 0.35),  # below
     (0, 1, 0, -1, 0.3), (1, 1, -1, -1, 0.35),  # inside, at the bottom
-    (1, 0, 0, 0, 0.5), (0, 0, -1, 0, 0.5),  # beside
+    (1, 0, 0, 0, 0.5), (0, 0, -1, 0, 0.5), (1, 1, 0, -1, 0.55), (0, 1, -1, -1, 0.55),  # beside
 ], np.float32)
 
 
@@ -90,10 +90,10 @@ def _ranked(boxes: Floats, indices: Sequence[int], plates: Sequence[Plate],
 
 
 def _places(boxes: Floats, sides: Floats, size: tuple[int, int]) -> Floats:
-    """All places of plates ``[n, K, 4]`` xyxy; those that leave the image on the right are moved into it."""
+    """All places of plates ``[n, K, 4]`` xyxy; those that leave the image to a side are moved into it."""
     x, y = (boxes[:, axis::2][:, _SPOTS[:, axis].astype(int)] + _SPOTS[:, axis + 2] * sides[:, axis, None]
             for axis in (0, 1))  # [n, K]
-    x = np.minimum(x, size[1] - sides[:, :1])
+    x = np.minimum(np.maximum(x, 0), size[1] - sides[:, :1])
     return np.stack((x, y, x + sides[:, :1], y + sides[:, 1:]), axis=2)
 
 
