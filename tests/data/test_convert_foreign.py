@@ -530,7 +530,7 @@ def test_cases(kind: str, name: str, box: list[float], out: Path, capsys: pytest
         pytest.skip("needs ../shared/cases")
     flags = ["--from", kind, "--data", str(data), "--output", str(out), "--background"]
     assert cli.main(["data", "convert", *flags]) == 0
-    assert "python train.py --data" in capsys.readouterr().out
+    assert " -m yolov7 train --data " in capsys.readouterr().out
     rows = [item for split in opened(out / "data.yaml").values() for items in split.values()
             for item in items]
     assert len(rows) == (1 if kind == "csv" else 4)

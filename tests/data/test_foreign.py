@@ -71,8 +71,8 @@ def test_formats_are_recognised(name: str, tmp_path: Path) -> None:
             open_data(str(path))
     if found.command:
         arguments = shlex.split(found.command)
-        assert arguments[:3] == ["yolov7", "data", "convert"]
-        options = parse_arguments(ConvertOptions, arguments[3:], "yolov7", "")
+        assert arguments[1:5] == ["-m", "yolov7", "data", "convert"]
+        options = parse_arguments(ConvertOptions, arguments[5:], "yolov7", "")
         assert options.from_ == converter and Path(options.data).exists() and options.to == "yolo"
 
 

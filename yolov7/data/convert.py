@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import yaml
 
 from yolov7.config import InputError, atomic_path, unknown
 from yolov7.config.options import ConvertOptions
+from yolov7.config.program import command
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.foreign.read import open_foreign
 from yolov7.data.formats import format_of
@@ -311,7 +311,8 @@ def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, option
     if options.to == "yolo" and tally.crowds:
         logger.warning("label files have no crowds: %d are left out; detections of them will count as wrong",
                        tally.crowds)
-    data, splits = shlex.quote(str(written)), [image_set.split for image_set in image_sets]
-    use = f"train.py --data {data}" if {"train", "val"} <= {*splits} else f"test.py --data {data} --task {splits[0]}"
-    logger.info("%d images linked, %d copied; written to %s\nnext:\n  python %s", tally.linked, tally.copied,
+    splits = [image_set.split for image_set in image_sets]
+    use = command("train", data=written) if {"train", "val"} <= {*splits} else \
+        command("test", data=written, task=splits[0])
+    logger.info("%d images linked, %d copied; written to %s\nnext:\n  %s", tally.linked, tally.copied,
                 options.output, use)

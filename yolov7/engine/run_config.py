@@ -37,40 +37,54 @@ T = TypeVar("T")
 class RunConfig:
     """A training run; once `resolve` has decided all of it, it travels in the checkpoint."""
 
-    cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny")
-    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
-    weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch")
-    hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names")
+    cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny",
+                      group="model and data")
+    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout",
+                       group="model and data")
+    weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch",
+                          group="model and data")
+    hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the one that the model names",
+                      group="model and data")
     recipe: Recipe = option(None, "what the recipe says, with the changes of --set", flag=False)
     epochs: int = option(None, "epochs; default: the data set's settings for the model, else 300", low=1,
                          most=MAX_COUNT,
-                         resumable=True)
+                         resumable=True, group="schedule and batch")
     batch_size: int = option(None, "images in a batch, over all processes; default: the data set's settings for the "
-                             "model, else 16", low=1, most=MAX_COUNT)
+                             "model, else 16", low=1, most=MAX_COUNT, group="schedule and batch")
     nominal_batch: int = option(None, "images in an optimizer step (gradients are accumulated); default: the data "
-                                "set's settings for the model, else the recipe's", low=1, most=MAX_COUNT)
+                                "set's settings for the model, else the recipe's", low=1, most=MAX_COUNT,
+                                group="schedule and batch")
     train_size: int = option(None, "side of the network input in training, pixels", flag=False, low=1, most=MAX_SIDE)
     test_size: int = option(None, "side of the network input in evaluation, pixels", flag=False, low=1,
                             most=MAX_SIDE)
-    linear_lr: bool = option(False, "linear instead of cosine decay")
-    seed: int = option(0, "seed of weights, order and augmentation", low=0, most=MAX_SEED)
-    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, most=MAX_COUNT, resumable=True)
-    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU", resumable=True)
-    multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each")
+    linear_lr: bool = option(False, "linear instead of cosine decay", group="schedule and batch")
+    seed: int = option(0, "seed of weights, order and augmentation", low=0, most=MAX_SEED, group="schedule and batch")
+    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, most=MAX_COUNT, resumable=True,
+                          group="device and speed")
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU", resumable=True,
+                         group="device and speed")
+    multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each",
+                               group="augmentation and sampling")
     freeze: tuple[str, ...] = option((), "layers to freeze: names of the model's nodes, or N for the first N",
-                                     metavar="NODE")
-    image_weights: bool = option(False, "draw images with rare or badly found classes more often")
-    patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0, most=MAX_COUNT)
-    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0, most=MAX_COUNT)
-    precision: Precision = option(
-        "auto", "number format of the network; auto: half precision where the device has it natively")
-    rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
+                                     metavar="NODE", group="model and data")
+    image_weights: bool = option(False, "draw images with rare or badly found classes more often",
+                                 group="augmentation and sampling")
+    patience: int = option(0, "stop after so many epochs without a better one, 0 = never", low=0, most=MAX_COUNT,
+                           group="schedule and batch")
+    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0, most=MAX_COUNT,
+                               group="augmentation and sampling")
+    precision: Precision = option("auto", "number format of the network; auto: half precision where the device has it "
+                                  "natively", group="device and speed")
+    rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics",
+                        group="augmentation and sampling")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized images in memory or on the disk, "
-                                                  "shared by all loader processes")
-    classes: tuple[str, ...] = option((), "train on these classes only (numbers or names)")
-    single_cls: bool = option(False, "take all classes as one, 'object'")
-    sync_bn: bool = option(False, "norms over the images of all processes (CUDA, several processes)")
-    compile: bool = option(False, "compile network and loss: minutes at the start, faster steps then")
+                                                  "shared by all loader processes", group="device and speed")
+    classes: tuple[str, ...] = option((), "train on these classes only (numbers or names)", group="model and data")
+    single_cls: bool = option(False, "take all classes as one, 'object'", group="model and data")
+    sync_bn: bool = option(False, "norms over the images of all processes (CUDA, several processes)",
+                           group="device and speed")
+    compile: bool = option(False, "compile network and loss: minutes at the start, faster steps then",
+                           group="device and speed")
 
 
 @dataclass(frozen=True)
@@ -79,15 +93,18 @@ class TrainOptions(OutputFolder, RunConfig):
 
     img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
                                               "numbers); default: the data set's settings, then the model's", low=32,
-                                              most=MAX_SIDE)
-    set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
-    autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
+                                              most=MAX_SIDE, group="model and data")
+    set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE",
+                                  group="model and data")
+    autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits",
+                              group="model and data")
     resume: str | None = option(None, "resume an interrupted run: its last.pt, its folder, or nothing for the latest "
-                                "run below --project", nargs="?", const="", metavar="RUN", resumable=True)
-    project: str = option("runs/train", "runs are folders below this one", resumable=True)
+                                "run below --project", nargs="?", const="", metavar="RUN", resumable=True,
+                                group="run and output")
+    project: str = option("runs/train", "runs are folders below this one", resumable=True, group="run and output")
     dry_run: bool = option(False, "one batch through everything, then say what memory and time the run would take",
-                           resumable=True)
-    verbose: bool = option(False, "tracebacks and debug messages", resumable=True)
+                           resumable=True, group="run and output")
+    verbose: bool = option(False, "tracebacks and debug messages", resumable=True, group="run and output")
 
 
 def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int,

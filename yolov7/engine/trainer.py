@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from yolov7.config import InputError, from_mapping, to_mapping
+from yolov7.config.program import command
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
@@ -175,8 +176,8 @@ class Trainer:
                 if not self._inside_step:
                     self.guard.settle()
                     self.checkpoints.save_last(self.state, required=True)
-                raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: python train.py --resume "
-                                  f"{self.folder}", interrupted.code) from None
+                raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: "
+                                  f"{command('train', resume=self.folder)}", interrupted.code) from None
 
     def _while_waiting(self) -> None:
         self.stop.give_up()
@@ -253,8 +254,9 @@ class Trainer:
     def _show_batch(self, batch: Batch) -> None:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
             name = f"train_batch{self.state.epoch + 1}.jpg"
-            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw), "train/batch",
-                                 self.state.epoch + 1)
+            title = f"{self.folder.name}, epoch {self.state.epoch + 1}: the first batch of training"
+            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title),
+                               "train/batch", self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 
@@ -335,8 +337,10 @@ class Trainer:
         tag = "val/predictions" if (epoch + 1) % every == 0 else None
         if better or tag:
             name = "val_predictions.jpg" if better else None
-            self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw), tag,
-                               epoch + 1)
+            boxes = evaluation.boxes
+            title = f"{self.folder.name}, epoch {epoch + 1}: AP {boxes.AP:.3f}, AP50 {boxes.AP50:.3f}"
+            self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw, title),
+                               tag, epoch + 1)
 
 
 def image_weights(image_set: ImageSet, scores: np.ndarray) -> np.ndarray:
