@@ -247,7 +247,8 @@ class Trainer:
         losses = [f"{self.terms[name]} {mean:.3f}" for name, mean in self._mean_losses().items()]
         skipped = [f"{self.state.skipped} skipped"] if self.state.skipped else []
         spent = pace.text(self.device)
-        progress.note(*losses, *skipped, f"{spent.pop('img/s')} img/s", f"lr {settings.lr:.2g}",
+        images = spent.pop("img/s")
+        progress.note(*losses, *skipped, *([f"{images} img/s"] if pace.images else []), f"lr {settings.lr:.2g}",
                       *(f"{name} {value}" for name, value in spent.items()))
 
     def _show_batch(self, batch: Batch) -> None:
