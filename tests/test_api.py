@@ -140,6 +140,7 @@ def test_several_threads_find_what_one_finds(model: yolov7.Model) -> None:
     (b"", "the image's bytes: the file is empty"),
     (io.BytesIO(b"junk"), "the image's bytes: not an image that can be read"),
     (torch.zeros(3, 4, 4, device="meta"), "holds no values"),
+    (torch.zeros(3, 4, 4).to_sparse(), "accepted: a dense one"),
     (Image.new("F", (4, 4)), "PIL image of mode F, whose range is not known"),
     ("a\0b", "with a NUL character"),
     ("x" * 300, "a name of 300 bytes; accepted: up to 255"),

@@ -17,11 +17,11 @@ PACKAGE = ROOT / "yolov7"
 FLOORS = [  # rooms of one floor, in order
     ["boxes", "structures", "config", "runtime"],
     ["model", "data"],
-    ["loss", "inference", "evaluation", "export"],
+    ["loss", "inference", "evaluation", "exporting"],
     ["tasks"],
     ["engine"],
     ["api", "commands"],
-    ["cli", "__main__"],
+    ["functions", "cli", "__main__"],
 ]
 APART = {("model", "data"), ("data", "model"), ("inference", "loss"), ("api", "engine")}
 POSITION = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

@@ -95,6 +95,9 @@ def _from_tensor(image: Tensor) -> np.ndarray:
         raise InputError(f"an image: found a tensor {list(image.shape)}; accepted: [3, H, W] or [B, 3, H, W], RGB")
     if image.is_meta:
         raise InputError("an image: found a tensor on the device meta, which holds no values")
+    if image.layout != torch.strided or image.is_quantized:
+        raise InputError("an image: found a sparse or quantized tensor; accepted: a dense one (tensor.to_dense(), "
+                         "tensor.dequantize())")
     image = image.detach()
     if image.is_floating_point():
         if not 0 <= float(image.min()) <= float(image.max()) <= 1:

@@ -128,7 +128,8 @@ def _cache_file(image_set: ImageSet, shapes: np.ndarray) -> Path:
         stat = os.stat(path)
         entry = f"{os.path.relpath(path, near)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
         content.update(entry.encode("utf-8", "surrogateescape"))
-    source = hashlib.sha256(f"{near}\0{image_set.split}\0{shapes.max()}".encode()).hexdigest()[:8]
+    place = f"{near}\0{image_set.split}\0{shapes.max()}".encode("utf-8", "surrogateescape")
+    source = hashlib.sha256(place).hexdigest()[:8]
     return folder / f"{image_set.split}_{shapes.max()}_{source}_{content.hexdigest()[:16]}.pixels"
 
 

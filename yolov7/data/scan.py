@@ -26,7 +26,7 @@ from yolov7.config import InputError
 from yolov7.data.image_set import Fault, ImageSet
 from yolov7.data.images import ImageError, check_image
 from yolov7.data.objects import Objects, concatenate, elements_of, no_objects, starts_of
-from yolov7.runtime.device import available_cores
+from yolov7.runtime.device import available_cores, may_start_processes
 
 T = TypeVar("T")
 CHUNK = 500  # files: about a tenth of a second
@@ -233,7 +233,7 @@ def map_chunks(function: Callable[..., T], columns: Sequence[Sequence[str]], des
 
 def _results(function: Callable[..., T], chunks: list[Any], parallel: bool) -> Generator[T, None, None]:
     workers = min(available_cores(), len(chunks))
-    if workers < 2 or not parallel:
+    if workers < 2 or not parallel or not may_start_processes():
         yield from (function(*chunk) for chunk in chunks)
         return
     fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time

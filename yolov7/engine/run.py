@@ -8,6 +8,7 @@ import os
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,9 @@ from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
-from yolov7.engine.forecast import dry_run, explain_lack_of_memory
+from yolov7.engine.forecast import Forecast, dry_run, explain_lack_of_memory
+from yolov7.engine.history import TrainingRun
+from yolov7.engine.log import read_results
 from yolov7.engine.nonfinite import TrainingError
 from yolov7.engine.optim import nodes_to_freeze
 from yolov7.engine.restart import after_restart, forget_run, note_run
@@ -47,8 +50,8 @@ from yolov7.tasks.base import find_task
 logger = logging.getLogger(__name__)
 
 
-def train(options: TrainOptions) -> TrainingResult | None:
-    """Train a model, or go on with an interrupted run; returns the best epoch (nothing after ``--dry-run``)."""
+def train(options: TrainOptions) -> TrainingRun | Forecast:
+    """Train a model, or go on with an interrupted run; with ``--dry-run`` only say what it would take."""
     check_resume(options)
     device = own_device(options.device, environment().local_rank)
     with connected(device) as processes, ExitStack() as held:
@@ -56,15 +59,26 @@ def train(options: TrainOptions) -> TrainingResult | None:
             options = processes.broadcast_object(after_restart(options))
         trainer = (build_trainer if options.resume is None else resume_trainer)(options, device, processes, held)
         if options.dry_run:
-            if processes.is_main:
-                dry_run(trainer)
-            return None
+            forecast: Any = processes.broadcast_object(dry_run(trainer) if processes.is_main else "")
+            if isinstance(forecast, str):
+                raise TrainingError(forecast)
+            return forecast  # type: ignore[no-any-return]
         result = _fit(trainer)
         if processes.is_main:
             forget_run(options.project)
             _say_what_comes_next(trainer, result)
             trainer.checkpoints.check_best()
-    return result
+        outcome: Any = processes.broadcast_object(_outcome(trainer, result) if processes.is_main else None)
+    return outcome  # type: ignore[no-any-return]
+
+
+def _outcome(trainer: Trainer, result: TrainingResult) -> TrainingRun:
+    """What the first process knows of the run."""
+    folder = trainer.folder
+    path = folder / "results.csv"
+    history = tuple(read_results(path, tuple(trainer.terms))) if path.is_file() else ()
+    best = next((record.metrics for record in history if record.epoch == result.epoch + 1), {})
+    return TrainingRun(folder, result.best, trainer.checkpoints.last, result.epoch + 1, best, history)
 
 
 def _fit(trainer: Trainer) -> TrainingResult:

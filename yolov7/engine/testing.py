@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,12 +28,16 @@ from yolov7.model.weights import ModelInfo
 from yolov7.runtime import folders
 from yolov7.runtime.device import own_device
 from yolov7.runtime.distributed import Processes, connected, environment
+from yolov7.runtime.tables import Table
 from yolov7.tasks.base import Task, find_task
+
+if TYPE_CHECKING:
+    import pandas
 
 logger = logging.getLogger(__name__)
 
 
-def test(options: TestOptions) -> Evaluation:
+def test(options: TestOptions) -> TestRun:
     """Evaluate weights on a split by the paper's protocol; prints the numbers, writes tables and images.
 
     Processes that ``torchrun`` starts share the batches; the numbers are those of one process with batches of that
@@ -56,7 +61,35 @@ def test(options: TestOptions) -> Evaluation:
             if evaluation.left_out:
                 report_left_out(subject.image_set, evaluation.left_out, folder)
             _report(evaluation, subject, folder, options.metric)
-    return evaluation
+    return TestRun(evaluation, folder, subject.image_set.names)
+
+
+@dataclass(frozen=True, repr=False)
+class TestRun:
+    """An evaluation and the folder that it was written to; printed, it is the 12 numbers and the table by class."""
+
+    __test__ = False  # not a pytest class
+
+    evaluation: Evaluation
+    folder: Path
+    names: tuple[str, ...]  # the classes that were scored
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Named numbers of all evaluators."""
+        return self.evaluation.metrics()
+
+    @property
+    def per_class(self) -> Table:
+        """The official score by class, -1 where a class has no objects."""
+        return Table(tuple(dataclasses.asdict(row) for row in self.evaluation.boxes.per_class))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table by class."""
+        return self.per_class.to_pandas()
+
+    def __repr__(self) -> str:
+        return "\n\n".join(text for result in self.evaluation.results.values() if (text := result.text(self.names)))
 
 
 @dataclass(frozen=True)
