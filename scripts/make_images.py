@@ -1,0 +1,100 @@
+"""The images of the README, from real runs: detections of networks that are trained here, and the curves of a run.
+
+Writes ``docs/images/``: ``shapes.jpg`` (the README's first command), ``bccd.jpg`` and ``curves.png`` (BCCD, where
+``data/bccd.yaml`` looks for it), and ``images.json`` with what they were made of. A run that has ended already is taken
+as it is; ``--only shapes`` makes that part alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from machine import describe_machine
+
+import yolov7
+from yolov7.config import atomic_write
+from yolov7.data.catalog import open_data, open_split
+from yolov7.data.images import encode_image
+from yolov7.engine.log import read_results
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+SIDE, GAP, WIDE = 256, 4, 4  # pixels of a tile, between two, and tiles in a row
+THRESHOLD = 0.4
+RUNS: dict[str, dict[str, Any]] = {
+    "shapes": {"device": "cpu"},  # nothing else: the README's first command
+    "bccd": {"data": "bccd.yaml", "cfg": "yolov7-tiny", "img_size": 320, "epochs": 30, "nominal_batch": 16,
+             "device": "cpu"}}
+SPLITS = {"shapes": ("shapes", "val"), "bccd": ("bccd.yaml", "test")}
+
+
+def run_of(name: str, project: Path) -> dict[str, Any]:
+    """Train, or take the run that is there; what it reached."""
+    folder, flags = project / name, RUNS[name]
+    started = time.perf_counter()
+    if not (folder / "results.png").is_file():
+        yolov7.train(**flags, project=project, name=name, exist_ok=True)
+        seconds = time.perf_counter() - started
+        atomic_write(folder / "seconds.txt", f"{seconds:.0f}")
+    records = read_results(folder / "results.csv")
+    best = max(records, key=lambda record: 0.9 * record.metrics["AP"] + 0.1 * record.metrics["AP50"])
+    return {"flags": flags, "epochs": len(records), "best_epoch": best.epoch, "AP": round(best.metrics["AP"], 3),
+            "AP50": round(best.metrics["AP50"], 3), "seconds": int((folder / "seconds.txt").read_text())}
+
+
+def sheet_of(name: str, weights: Path, rows: int = 1) -> np.ndarray:
+    """The first images of a split with what the network finds, side by side, RGB."""
+    data, split = SPLITS[name]
+    model = yolov7.load(weights, device="cpu", precision="fp32")
+    paths = open_split(open_data(data), split).paths[: WIDE * rows]
+    tiles = [fitted(found.plot()) for found in model(list(map(str, paths)), conf=THRESHOLD)]
+    height = max(tile.shape[0] for tile in tiles)
+    sheet = np.full((rows * (height + GAP) - GAP, WIDE * (SIDE + GAP) - GAP, 3), 255, np.uint8)
+    for place, tile in enumerate(tiles):
+        top, left = place // WIDE * (height + GAP), place % WIDE * (SIDE + GAP)
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return sheet
+
+
+def fitted(image: np.ndarray) -> np.ndarray:
+    """As wide as a tile."""
+    height = round(image.shape[0] * SIDE / image.shape[1])
+    return cv2.resize(image, (SIDE, height), interpolation=cv2.INTER_AREA)
+
+
+def small(path: Path, width: int = 1000) -> np.ndarray:
+    """An image file, at most so wide, RGB."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    assert image is not None
+    scale = min(1, width / image.shape[1])
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def main() -> None:
+    """Train, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--project", type=Path, default=Path("runs/images"))
+    parser.add_argument("--only", choices=list(RUNS), nargs="+", default=list(RUNS))
+    options = parser.parse_args()
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    facts_file = IMAGES / "images.json"
+    facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
+    for name in options.only:
+        facts[name] = run_of(name, options.project) | {"machine": describe_machine(), "threshold": THRESHOLD}
+        weights = options.project / name / "weights" / "best.pt"
+        atomic_write(IMAGES / f"{name}.jpg", encode_image(sheet_of(name, weights), ".jpg"))
+        if name == "bccd":
+            curves = small(options.project / name / "results.png")
+            atomic_write(IMAGES / "curves.png", encode_image(curves, ".png"))
+    atomic_write(facts_file, json.dumps(facts, indent=1) + "\n")
+    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
