@@ -41,8 +41,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after
     "models": ("", "--cfg yolov7-tiny"),
     "recipe": ("--hyp tiny --find mosaic", "--hyp p5 --diff p6"),
     "data check": ("--data shapes",),
-    "data convert": ("--data shapes --to coco --output datasets/mine",
-                     "--data datasets/mine --to yolo --output datasets/again"),
+    "data convert": ("--data shapes --to yolo --output datasets/mine",
+                     "--data datasets/mine --to coco --output datasets/again"),
     "data anchors": ("--data shapes --cfg yolov7-tiny",)}
 FIRST = ("train", "test", "detect --source datasets/shapes/images/val")  # for whoever is new
 
