@@ -82,7 +82,7 @@ def docstring(command: str) -> str:
     """What the command does, and a line for each argument."""
     options_type, run = COMMANDS[command]
     names = python_names(options_type)
-    lines = [str(run.__doc__), "", f"The flags of ``yolov7 {command}``:", ""]
+    lines = [str(run.__doc__).partition("\n\n")[0], "", f"The flags of ``yolov7 {command}``:", ""]
     for field in flags(options_type):
         text = f"{field.name}: {with_names(field.metadata['help'], names)}{BESIDE.get(field.name, '')}{_default(field)}"
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
