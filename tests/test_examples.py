@@ -11,7 +11,6 @@ from yolov7 import cli
 from yolov7.commands.table import COMMANDS, EXAMPLES, FIRST
 from yolov7.data import synthetic
 
-
 LONG = (("test", EXAMPLES["test"][1]), ("speed", EXAMPLES["speed"][0]), ("models", ""))  # run by tests of their own
 
 

@@ -7,8 +7,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from yolov7 import __version__
 from yolov7.commands.table import COMMANDS, EXAMPLES, FIRST, Command, summary
