@@ -1,8 +1,8 @@
 """The images of the README, from real runs: detections of networks that are trained here, and the curves of a run.
 
-Writes ``docs/images/``: ``shapes.jpg`` (the README's first command), ``bccd.jpg`` and ``curves.png`` (BCCD, where
+Writes ``docs/images/``: ``shapes.jpg`` and ``curves.png`` (the README's first command), ``bccd.jpg`` (BCCD, where
 ``data/bccd.yaml`` looks for it), and ``images.json`` with what they were made of. A run that has ended already is taken
-as it is; ``--only shapes`` makes that part alone.
+as it is, one that was stopped goes on; ``--only shapes`` makes that part alone.
 """
 
 from __future__ import annotations
@@ -35,17 +35,21 @@ SPLITS = {"shapes": ("shapes", "val"), "bccd": ("bccd.yaml", "test")}
 
 
 def run_of(name: str, project: Path) -> dict[str, Any]:
-    """Train, or take the run that is there; what it reached."""
+    """Train, go on with a run that was stopped, or take the one that has ended; what it reached."""
     folder, flags = project / name, RUNS[name]
-    started = time.perf_counter()
-    if not (folder / "results.png").is_file():
-        yolov7.train(**flags, project=project, name=name, exist_ok=True)
-        seconds = time.perf_counter() - started
-        atomic_write(folder / "seconds.txt", f"{seconds:.0f}")
+    seconds = folder / "seconds.txt"
+    if not seconds.is_file():
+        started = time.perf_counter()
+        begun = (folder / "weights" / "last.pt").is_file()
+        if begun:
+            yolov7.train(resume=folder)
+        else:
+            yolov7.train(**flags, project=project, name=name, exist_ok=True)
+        atomic_write(seconds, "" if begun else f"{time.perf_counter() - started:.0f}")  # of a whole run only
     records = read_results(folder / "results.csv")
     best = max(records, key=lambda record: 0.9 * record.metrics["AP"] + 0.1 * record.metrics["AP50"])
     return {"flags": flags, "epochs": len(records), "best_epoch": best.epoch, "AP": round(best.metrics["AP"], 3),
-            "AP50": round(best.metrics["AP50"], 3), "seconds": int((folder / "seconds.txt").read_text())}
+            "AP50": round(best.metrics["AP50"], 3), "seconds": int(seconds.read_text() or 0) or None}
 
 
 def sheet_of(name: str, weights: Path, rows: int = 1) -> np.ndarray:
@@ -83,16 +87,17 @@ def main() -> None:
     parser.add_argument("--only", choices=list(RUNS), nargs="+", default=list(RUNS))
     options = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
-    facts_file = IMAGES / "images.json"
-    facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
+    made = {}
     for name in options.only:
-        facts[name] = run_of(name, options.project) | {"machine": describe_machine(), "threshold": THRESHOLD}
+        made[name] = run_of(name, options.project) | {"machine": describe_machine(), "threshold": THRESHOLD}
         weights = options.project / name / "weights" / "best.pt"
         atomic_write(IMAGES / f"{name}.jpg", encode_image(sheet_of(name, weights), ".jpg"))
-        if name == "bccd":
+        if name == "shapes":
             curves = small(options.project / name / "results.png")
             atomic_write(IMAGES / "curves.png", encode_image(curves, ".png"))
-    atomic_write(facts_file, json.dumps(facts, indent=1) + "\n")
+    facts_file = IMAGES / "images.json"
+    facts = (json.loads(facts_file.read_text()) if facts_file.is_file() else {}) | made
+    atomic_write(facts_file, json.dumps(facts, indent=1, sort_keys=True) + "\n")
     sys.stdout.write(json.dumps(facts, indent=1) + "\n")
 
 
