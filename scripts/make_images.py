@@ -25,7 +25,7 @@ from yolov7.data.images import encode_image
 from yolov7.engine.log import read_results
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-SIDE, GAP, WIDE = 256, 4, 4  # pixels of a tile, between two, and tiles in a row
+HEIGHT, GAP, SHOWN = 256, 4, 4  # pixels of a sheet and between images, and how many
 THRESHOLD = 0.4
 RUNS: dict[str, dict[str, Any]] = {
     "shapes": {"device": "cpu"},  # nothing else: the README's first command
@@ -52,24 +52,20 @@ def run_of(name: str, project: Path) -> dict[str, Any]:
             "AP50": round(best.metrics["AP50"], 3), "seconds": int(seconds.read_text() or 0) or None}
 
 
-def sheet_of(name: str, weights: Path, rows: int = 1) -> np.ndarray:
+def sheet_of(name: str, weights: Path) -> np.ndarray:
     """The first images of a split with what the network finds, side by side, RGB."""
     data, split = SPLITS[name]
     model = yolov7.load(weights, device="cpu", precision="fp32")
-    paths = open_split(open_data(data), split).paths[: WIDE * rows]
-    tiles = [fitted(found.plot()) for found in model(list(map(str, paths)), conf=THRESHOLD)]
-    height = max(tile.shape[0] for tile in tiles)
-    sheet = np.full((rows * (height + GAP) - GAP, WIDE * (SIDE + GAP) - GAP, 3), 255, np.uint8)
-    for place, tile in enumerate(tiles):
-        top, left = place // WIDE * (height + GAP), place % WIDE * (SIDE + GAP)
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return sheet
+    paths = open_split(open_data(data), split).paths[:SHOWN]
+    gap = np.full((HEIGHT, GAP, 3), 255, np.uint8)
+    parts = [part for found in model(list(map(str, paths)), conf=THRESHOLD) for part in (gap, fitted(found.plot()))]
+    return np.concatenate(parts[1:], axis=1)
 
 
 def fitted(image: np.ndarray) -> np.ndarray:
-    """As wide as a tile."""
-    height = round(image.shape[0] * SIDE / image.shape[1])
-    return cv2.resize(image, (SIDE, height), interpolation=cv2.INTER_AREA)
+    """As high as the sheet."""
+    width = round(image.shape[1] * HEIGHT / image.shape[0])
+    return cv2.resize(image, (width, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
 def small(path: Path, width: int = 1000) -> np.ndarray:
