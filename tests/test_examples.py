@@ -11,7 +11,8 @@ from yolov7 import cli
 from yolov7.commands.table import COMMANDS, EXAMPLES, FIRST
 from yolov7.data import synthetic
 
-LONG = (("test", EXAMPLES["test"][1]), ("speed", EXAMPLES["speed"][0]), ("models", ""))  # run by tests of their own
+LONG = (("test", EXAMPLES["test"][1]), ("speed", EXAMPLES["speed"][0]), ("models", ""),
+        ("export", EXAMPLES["export"][0]))  # run by tests of their own
 
 
 @pytest.mark.slow
@@ -25,4 +26,4 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             words = [*command.split(), *shlex.split(flags)]
             assert cli.main(words) == 0, (words, capsys.readouterr())
     assert all(line.split()[0] in EXAMPLES for line in FIRST)
-    assert (tmp_path / "datasets" / "again" / "data.yaml").is_file()
+    assert (tmp_path / "datasets" / "again" / "annotations" / "val.json").is_file()
