@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 from yolov7.commands.calling import docstring, signature
-from yolov7.commands.table import COMMANDS, function_name
+from yolov7.commands.table import COMMANDS
 from yolov7.config import atomic_write
+from yolov7.config.program import function_name
 
 TARGET = Path(__file__).parents[1] / "yolov7" / "functions.pyi"
 HEAD = '''"""The commands as functions: written by ``scripts/write_stubs.py`` from the flags' definitions."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from yolov7 import __version__, cli
+from yolov7.commands.table import EXAMPLES, summary
 from yolov7.config import parse_arguments
 from yolov7.config.help import GROUPS
 from yolov7.config.options import SpeedOptions, TestOptions
@@ -47,7 +48,7 @@ def test_every_flag_has_help(command: str, capsys: CAPTURE) -> None:
         assert " ".join(field.metadata["help"].split()) in one_line, field.name
         assert field.metadata["group"] in GROUPS, field.name
         assert f"\n{field.metadata['group']}:\n" in text
-    assert " ".join(cli.summary(cli.COMMANDS[command][1]).split()) in one_line
+    assert " ".join(summary(command).split()) in one_line
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -63,7 +64,7 @@ def test_help_shows_groups_limits_and_examples_in_80_columns(command: str, capsy
     before, _, after = text.partition(f"\n{ends}:\n")
     assert max(map(len, before.splitlines()[1:])) <= 80
     assert "(default: )" not in text and "None" not in text and "MISSING" not in text and "()" not in text
-    for line, flags in zip(after.splitlines(), cli.EXAMPLES[command], strict=True):
+    for line, flags in zip(after.splitlines(), EXAMPLES[command], strict=True):
         assert line == f"  {called} {flags}".rstrip()
         parse_arguments(cli.COMMANDS[command][0], shlex.split(flags), "", "")
 
@@ -94,8 +95,8 @@ def test_the_list_of_commands(capsys: CAPTURE) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     one_line = " ".join(text.split())
-    for command, (_, function) in cli.COMMANDS.items():
-        assert " ".join(f"{command} {cli.summary(function)}".split()) in one_line
+    for command in cli.COMMANDS:
+        assert " ".join(f"{command} {summary(command)}".split()) in one_line
         assert re.search(rf"^  {command} +[A-Z]", text, re.MULTILINE)
     assert "examples:\n" in text and " train\n" in text
     assert max(len(line) for line in text.splitlines() if "yolov7" not in line) <= 80

@@ -24,9 +24,10 @@ from forks import Forks
 
 import yolov7
 from yolov7.commands.calling import flags
-from yolov7.commands.table import COMMANDS, function_name
+from yolov7.commands.table import COMMANDS
 from yolov7.config import parse_arguments
 from yolov7.config.arguments import check_arguments
+from yolov7.config.program import function_name
 from yolov7.data.synthetic import generate
 
 ROOT = Path(__file__).parents[1]

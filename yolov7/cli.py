@@ -7,11 +7,10 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from yolov7 import __version__
-from yolov7.commands.table import COMMANDS, Command
+from yolov7.commands.table import COMMANDS, EXAMPLES, FIRST, Command, summary
 from yolov7.config import InputError, RunError, nearest, parse_arguments
 from yolov7.config.help import examples_text, wrapped
 from yolov7.config.messages import LogFormatter, shown_message, visible, without_secrets
@@ -20,20 +19,6 @@ from yolov7.config.program import inside_a_command
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
-EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after those above them
-    "train": ("--cfg yolov7-tiny --data shapes --epochs 2", "--resume --epochs 3"),
-    "test": ("", "--weights runs/train/exp/weights/best.pt --task speed"),
-    "speed": ("--weights runs/train/exp/weights/best.pt",),
-    "detect": ("--source datasets/shapes/images/val --save-json",
-               "--source 'datasets/shapes/images/val/*1.jpg' --conf-thres 0.1"),
-    "export": ("--format onnx --dynamic",),
-    "models": ("", "--cfg yolov7-tiny"),
-    "recipe": ("--hyp tiny --find mosaic", "--hyp p5 --diff p6"),
-    "data check": ("--data shapes",),
-    "data convert": ("--data shapes --to coco --output datasets/mine",
-                     "--data datasets/mine --to yolo --output datasets/again"),
-    "data anchors": ("--data shapes --cfg yolov7-tiny",)}
-FIRST = ("train", "test", "detect --source datasets/shapes/images/val")  # for whoever is new
 GROUPS = dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name)  # commands of two words, by the first
 
 
@@ -61,16 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _list_commands(commands: dict[str, Command]) -> int:
     called = command_name("").rstrip()
-    rows = "\n".join(wrapped(summary(function), " " * 16, f"  {name:13} ") for name, (_, function) in commands.items())
+    rows = "\n".join(wrapped(summary(name), " " * 16, f"  {name:13} ") for name in commands)
     first = f"\n\n{examples_text(called, FIRST)}" if commands is COMMANDS else ""
     _say(f"{wrapped(f'usage: {called} COMMAND [flags]')}\n\n{rows}{first}\n\n"
          f"{called} COMMAND --help shows the flags of a command.")
     return 0
-
-
-def summary(function: Callable[[Any], object]) -> str:
-    """What a command does, in a sentence."""
-    return str(function.__doc__).partition("\n\n")[0]
 
 
 def _unknown(name: str, accepted: Iterable[str]) -> int:
@@ -85,8 +65,8 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     verbose = "--verbose" in arguments
     _set_up_log(verbose)
     try:
-        return _exit_code(function(parse_arguments(options_type, arguments, program, summary(function),
-                                                   command_name(name), EXAMPLES[name])))
+        options = parse_arguments(options_type, arguments, program, summary(name), command_name(name), EXAMPLES[name])
+        return _exit_code(function(options))
     except InputError as error:
         return _fail(str(error), BAD_INPUT, verbose)
     except RunError as error:

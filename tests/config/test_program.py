@@ -88,7 +88,8 @@ def test_a_program_has_functions(file: str, started: Started) -> None:
     started.by(file, Path.cwd() / file)
     assert command("train", resume=Path("runs/train/exp")) == "yolov7.train(resume='runs/train/exp')"
     assert command("export", weights="a.pt", dynamic=True) == "yolov7.export(weights='a.pt', dynamic=True)"
-    assert command("data check", data="x") == "python -m yolov7 data check --data x"
+    assert command("data check", data="x") == "yolov7.check_data(data='x')"
+    assert command("data convert", from_="voc", data="x") == "yolov7.convert_data(from_='voc', data='x')"
     with inside_a_command():  # it has called cli.main
         assert command("test", weights="a.pt") == "python -m yolov7 test --weights a.pt"
     assert command("test") == "yolov7.test()"

@@ -437,7 +437,8 @@ def test_order_of_classes(labels: list[str], wanted: Any, names: tuple[str, ...]
     ({"names": ("dog", "dog", "cat")}, "--names: 'dog' stands twice"),
     ({"images": "nowhere"}, "--images 'nowhere': no such folder"),
     ({"splits": ("test",)}, "--splits: unknown split 'test'; accepted: train"),
-    ({"from_": "voc"}, "nothing of the format voc can be used; found labelme annotations .* --from labelme"),
+    ({"from_": "voc"}, "nothing of the format voc can be used; found labelme annotations .*"
+     r"yolov7\.convert_data\(from_='labelme'"),
     ({"from_": None, "names": ("a",), "to": "coco"}, "--images, --names and --attribute go with --from"),
     ({"data": "nowhere"}, "--data 'nowhere': no such file or folder"),
     ({"data": "x.yaml"}, "is a data-set YAML; accepted with --from: the folder or the file"),

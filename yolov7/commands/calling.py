@@ -9,10 +9,11 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from yolov7.commands.table import COMMANDS, function_name
+from yolov7.commands.table import COMMANDS, summary
 from yolov7.config.arguments import check_arguments, named_as_arguments, python_names
 from yolov7.config.flags import PATHS
 from yolov7.config.messages import with_names
+from yolov7.config.program import function_name
 from yolov7.runtime.calls import as_before
 
 WIDTH = 100  # of a docstring
@@ -79,9 +80,9 @@ def _plain(kind: Any, word: str, numbers: str) -> str:
 
 def docstring(command: str) -> str:
     """What the command does, and a line for each argument."""
-    options_type, run = COMMANDS[command]
+    options_type, _ = COMMANDS[command]
     names = python_names(options_type)
-    lines = [str(run.__doc__).partition("\n\n")[0], "", f"The flags of ``yolov7 {command}``:", ""]
+    lines = [summary(command), "", f"The flags of ``yolov7 {command}``:", ""]
     for field in flags(options_type):
         text = f"{field.name}: {with_names(field.metadata['help'], names)}{BESIDE.get(field.name, '')}{_default(field)}"
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")

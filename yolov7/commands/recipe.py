@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 
 from yolov7.config import InputError, nearest
@@ -17,22 +16,24 @@ logger = logging.getLogger(__name__)
 KEY, VALUE = 24, 15  # columns
 
 
-def show(options: RecipeOptions) -> Table:
+def recipe(options: RecipeOptions) -> Table:
     """List every key of --set with its value in a recipe, limits and meaning; or what two recipes have otherwise."""
-    recipe = read_recipe(options.hyp)
-    keys = [key for key in recipe_keys(recipe) if _speaks_of(key, options.find.lower())]
-    table = Table(tuple(dataclasses.asdict(key) for key in keys))
+    chosen = read_recipe(options.hyp)
+    keys = [key for key in recipe_keys(chosen) if _speaks_of(key, options.find.lower())]
     if not keys:
-        names = [part for key in recipe_keys(recipe) for part in (key.name, key.name.partition(".")[2])]
+        names = [part for key in recipe_keys(chosen) for part in (key.name, key.name.partition(".")[2])]
         raise InputError(f"--find {options.find!r}: no key has that word{nearest(options.find, names)}")
     if options.diff:
-        logger.info("%s", _differences(keys, options))
-        return table
+        other = {key.name: key.value for key in recipe_keys(read_recipe(options.diff, "--diff"))}
+        keys = [key for key in keys if other[key.name] != key.value]
+        logger.info("%s", _differences(keys, other, options))
+        return Table(tuple({"key": key.name, options.hyp: key.value, options.diff: other[key.name]} for key in keys))
     example = command("train", hyp=options.hyp, set=[f"{key.name}={key.value}" for key in keys[:1]])
     logger.info("%s\n\n%s", _text(keys), wrapped(f"To change one: {example}"))
     if not options.find:
-        logger.info("\n%s", _steps(recipe, options.hyp))
-    return table
+        logger.info("\n%s", _steps(chosen, options.hyp))
+    return Table(tuple({"key": key.name, "value": key.value, "accepted": key.accepted, "meaning": key.meaning}
+                       for key in keys))
 
 
 def _speaks_of(key: RecipeKey, word: str) -> bool:
@@ -60,24 +61,22 @@ def _row(name: str, value: str, meaning: str) -> str:
     return wrapped(meaning, " " * (len(start) + VALUE), f"{start}{value:{VALUE}}")
 
 
-def _differences(keys: list[RecipeKey], options: RecipeOptions) -> str:
-    other = {key.name: key.value for key in recipe_keys(read_recipe(options.diff, "--diff"))}
-    rows = [(key.name, key.value, other[key.name]) for key in keys if other[key.name] != key.value]
-    if not rows:
+def _differences(keys: list[RecipeKey], other: dict[str, str], options: RecipeOptions) -> str:
+    if not keys:
         return f"{options.hyp} and {options.diff} say the same"
-    rows.insert(0, ("", options.hyp, options.diff))
+    rows = [("", options.hyp, options.diff), *((key.name, key.value, other[key.name]) for key in keys)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{name:{widths[0]}}  {ours:{widths[1]}}  {theirs}" for name, ours, theirs in rows)
 
 
-def _steps(recipe: Recipe, name: str) -> str:
+def _steps(chosen: Recipe, name: str) -> str:
     """The pipeline of a recipe, and the steps that it leaves out."""
     from yolov7.data.compose import GEOMETRY
     from yolov7.data.pipeline import KEYS, check_pipeline
 
-    pipeline = recipe.augment.pipeline
+    pipeline = chosen.augment.pipeline
     check_pipeline(pipeline)
-    rows = [_row(step, "", ", ".join(f"{key}={getattr(recipe.augment, key):g}" for key in KEYS[step]))
+    rows = [_row(step, "", ", ".join(f"{key}={getattr(chosen.augment, key):g}" for key in KEYS[step]))
             for step in pipeline]
     left_out = ", ".join(step for step in KEYS if step not in pipeline)
     return "\n".join([

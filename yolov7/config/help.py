@@ -41,12 +41,13 @@ def examples_text(called: str, examples: Sequence[str]) -> str | None:
 
 def details(default: Any, metadata: Mapping[str, Any]) -> str:
     """`` (default: 16; at least 1)``: what there is of the two."""
-    facts = (f"default: {shown_default(default)}" if _says_something(default) else "", limits(metadata))
+    facts = (f"default: {shown_default(default)}" if says_something(default) else "", limits(metadata))
     text = "; ".join(filter(None, facts))
     return f" ({text})" if text else ""
 
 
-def _says_something(default: Any) -> bool:
+def says_something(default: Any) -> bool:
+    """Whether a default is one: neither nothing nor off."""
     return default not in (None, "", ()) and default is not False and default is not dataclasses.MISSING
 
 

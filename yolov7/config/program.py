@@ -16,7 +16,8 @@ from typing import Any
 from yolov7.config.flags import flag_of
 
 CHECKOUT = Path(__file__).parents[2]  # where train.py and the others stand, unless a wheel is installed
-FUNCTIONS = ("train", "test", "detect", "export")  # have a script in a checkout, and a function for Python programs
+SCRIPTS = ("train", "test", "detect", "export")
+FUNCTIONS = {"data check": "check_data", "data convert": "convert_data", "data anchors": "fit_anchors"}
 MODULES = ("yolov7.__main__", "yolov7.cli")
 ENTRIES = ("yolov7", "yolov7.exe", "yolov7-script.py", "yolov7-script.pyw")
 
@@ -43,8 +44,13 @@ def command(name: str, **options: Any) -> str:
     given = {key: value for key, value in options.items() if value is not None and value is not False}
     words = _started_as(name)
     if words is None:
-        return f"yolov7.{name}({', '.join(f'{key}={_literal(value)}' for key, value in given.items())})"
+        return f"yolov7.{function_name(name)}({', '.join(f'{key}={_literal(value)}' for key, value in given.items())})"
     return shell_line([*words, *(word for key, value in given.items() for word in (flag_of(key), *_texts(value)))])
+
+
+def function_name(command: str) -> str:
+    """What a command is called in Python programs."""
+    return FUNCTIONS.get(command, command)
 
 
 def shell_line(words: list[str]) -> str:
@@ -53,16 +59,16 @@ def shell_line(words: list[str]) -> str:
 
 
 def _started_as(name: str) -> list[str] | None:
-    """The words in front of the flags; None in a program that has the function."""
+    """The words in front of the flags; None in a program, which has functions."""
     main, started = sys.modules.get("__main__"), sys.argv[0] if sys.argv else ""
     module = getattr(getattr(main, "__spec__", None), "name", None)
     file = Path(getattr(main, "__file__", None) or "")
     if module is None and os.path.basename(started) in ENTRIES:
         return [_as_typed(started, "yolov7"), *name.split()]
-    is_script = file.stem in FUNCTIONS and file.suffix == ".py" and file.absolute().parent == CHECKOUT
-    if is_script and name in FUNCTIONS:
+    is_script = file.stem in SCRIPTS and file.suffix == ".py" and file.absolute().parent == CHECKOUT
+    if is_script and name in SCRIPTS:
         return [_python(), _as_typed(os.path.join(os.path.dirname(started), f"{name}.py"))]
-    if is_script or module in MODULES or _in_command.get() or name not in FUNCTIONS:
+    if is_script or module in MODULES or _in_command.get():
         return [_python(), "-m", "yolov7", *name.split()]
     return None
 

@@ -127,7 +127,7 @@ def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
 def reference_content(description: Mapping[str, Any], state: Mapping[str, Tensor], epoch: int) -> dict[str, Any]:
     """A state dict in the reference implementation's layout as its commands look for it, with what `describe` gives.
 
-    They read ``model``, and what else a checkpoint of theirs has; a module is made of it there (README).
+    They read ``model``, and what else a checkpoint of theirs has; a module is made of it there (docs/deployment.md).
     """
     nothing = dict.fromkeys(("ema", "updates", "optimizer", "best_fitness", "training_results", "wandb_id"))
     return {"epoch": epoch, **nothing, "model": dict(state), "names": description["names"],
