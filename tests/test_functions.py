@@ -146,6 +146,7 @@ def test_a_training_gives_its_history(run: Any, data: Path) -> None:
     assert run.metrics == best.metrics and {"AP", "AP50", "AP75"} <= set(run.metrics)
     table = run.to_pandas()
     assert list(table["epoch"]) == [1, 2] and table["box"][0] == run.history[0].losses["box"]
+    assert table["val_box"][0] == run.history[0].val_losses["box"] != table["box"][0]
     assert "epoch" in repr(run) and f"best epoch {run.best_epoch}" in repr(run)
     assert run._repr_png_()[:4] == b"\x89PNG"
     more = yolov7.train(resume=run.folder, epochs=3)
