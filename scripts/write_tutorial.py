@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -15,11 +17,13 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "tutorial.ipynb"
 BAR = "application/vnd.jupyter.widget-view+json"
 LIMIT = 600  # seconds of a cell
+WIDTH = 900  # pixels
 CELLS: list[tuple[str, str]] = [
     ("markdown", """# From zero to a deployed detector
 
@@ -114,8 +118,18 @@ def readable(outputs: list[NotebookNode], folder: Path) -> list[NotebookNode]:
             if kept and kept[-1].output_type == "stream":
                 kept[-1].text += output.text
                 continue
+        if "image/jpeg" in output.get("data", {}):
+            output.data["image/jpeg"] = smaller(output.data["image/jpeg"])
         kept.append(output)
     return kept
+
+
+def smaller(image: str) -> str:
+    """A photograph at the width that the notebook shows, both in base64."""
+    small, stream = Image.open(io.BytesIO(base64.b64decode(image))), io.BytesIO()
+    small.thumbnail((WIDTH, 4 * WIDTH))
+    small.save(stream, "JPEG", quality=80)
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def main() -> None:
@@ -124,7 +138,8 @@ def main() -> None:
     arguments = parser.parse_args()
     made = notebook()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(arguments.keep or scratch)
+        folder = Path(arguments.keep or scratch).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
         os.environ["YOLOV7_CACHE_DIR"] = str(folder / "cache")
         execute(made, folder)
     for cell in made.cells:

@@ -36,7 +36,7 @@ def test_the_notebook_has_the_cells_of_its_script(script: Any) -> None:
     assert all(cell.execution_count for cell in code) and sum(bool(cell.outputs) for cell in code) >= 10
     shown = [key for cell in code for output in cell.outputs for key in output.get("data", {})]
     assert shown.count("image/png") + shown.count("image/jpeg") >= 4
-    assert script.TARGET.stat().st_size < 2_500_000
+    assert script.TARGET.stat().st_size < 1_500_000
     assert "/home/" not in str(notebook) and "/tmp/" not in str(notebook)
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
 
