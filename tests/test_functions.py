@@ -162,7 +162,7 @@ def test_an_evaluation_gives_its_tables(run: Any, data: Path, tmp_path: Path) ->
     done = yolov7.test(weights=run.best, data=data, img_size=64, project=tmp_path, workers=0, device="cpu")
     assert done.folder.parent == tmp_path and (done.folder / "results.json").is_file()
     assert done.metrics["AP"] == done.evaluation.boxes.AP
-    assert list(done.to_pandas()["name"]) == list(done.names) and "AP50" in repr(done)
+    assert list(done.to_pandas()["class"]) == ["all", *done.names] == ["all", *done.classes] and "AP50" in repr(done)
     rows = yolov7.speed(weights=run.best, data=data, img_size=64, batch_size=2, project=tmp_path, device="cpu")
     assert list(rows.to_pandas()["batch"]) == [1, 2] and "network" in repr(rows) and len(rows) == 2
 

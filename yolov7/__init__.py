@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yolov7.api import ImageResult, Model, load
+    from yolov7.api import ImageResult, Model, Results, load
     from yolov7.config import InputError, RunError
     from yolov7.functions import (
         check_data,
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["ImageResult", "InputError", "Model", "RunError", "__version__", "check_data", "convert_data", "detect",
-           "export", "fit_anchors", "load", "models", "recipe", "speed", "test", "train"]
+__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__", "check_data", "convert_data",
+           "detect", "export", "fit_anchors", "load", "models", "recipe", "speed", "test", "train"]
 
 RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
-HOMES = {"InputError": "config", "RunError": "config", "ImageResult": "api", "Model": "api", "load": "api",
+HOMES = {**dict.fromkeys(("InputError", "RunError"), "config"),
+         **dict.fromkeys(("ImageResult", "Model", "Results", "load"), "api"),
          **dict.fromkeys(("check_data", "convert_data", "detect", "export", "fit_anchors", "models", "recipe", "speed",
                           "test", "train"), "functions")}
 

@@ -88,10 +88,12 @@ def _exit_code(result: object) -> int:
 
 
 def _set_up_log(verbose: bool) -> None:
+    from yolov7.runtime.progress import LogHandler
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter still gets the line
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LogHandler(sys.stdout)
     handler.setFormatter(LogFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.raiseExceptions = verbose  # a reader that goes away (`| head`) is no news

@@ -285,8 +285,8 @@ def detect(
       project: results are folders below this one (default: runs/detect)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
-      source: image, video, folder (not those in it), glob, camera (its number), stream (rtsp://,
-        rtmp://, http://, ...), or a text file with one of these a line
+      source: image or its address (https://...), video, folder (not those in it), glob, camera (its
+        number), stream (rtsp://, rtmp://, http://, ...), or a text file with one of these a line
       batch_size: images or frames read together, and run together where their shapes allow; of streams
         always the newest frame of each (default: 1)
       img_size: long side of the network input; default: that of the weights

@@ -39,14 +39,13 @@ def models(options: ModelsOptions) -> Table:
 
 
 def _table_of_all(num_classes: int) -> Table:
-    from tqdm import tqdm
-
     from yolov7.config import shipped_files
     from yolov7.model.spec import read_spec
     from yolov7.model.summary import model_cost, models_table
+    from yolov7.runtime.progress import Progress
 
     paths = sorted(shipped_files("cfg").values(), key=lambda path: ORDER.index(path.parent.name))
-    progress = tqdm(paths, desc="models", unit="model", leave=False, disable=None)
+    progress = Progress(paths, "models", unit="models")
     costs = [model_cost(read_spec(str(path)), num_classes) for path in progress]
     logger.info("%s", models_table(costs))
     return Table(tuple(

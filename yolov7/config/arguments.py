@@ -56,7 +56,7 @@ class CallArguments:
 
 
 ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, CallArguments)
-             for field in dataclasses.fields(call)}  # of load and of a model that is called, by flag
+             for field in dataclasses.fields(call)} | {"--source": "source"}  # of load and of a model, by flag
 
 
 def python_names(options: type) -> dict[str, str]:

@@ -98,8 +98,9 @@ class SpeedOptions(TestOptions):
 class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
     """Flags of ``detect``."""
 
-    source: str = option("", "image, video, folder (not those in it), glob, camera (its number), stream (rtsp://, "
-                         "rtmp://, http://, ...), or a text file with one of these a line", group="model and data")
+    source: str = option("", "image or its address (https://...), video, folder (not those in it), glob, camera (its "
+                         "number), stream (rtsp://, rtmp://, http://, ...), or a text file with one of these a line",
+                         group="model and data")
     batch_size: int = option(1, "images or frames read together, and run together where their shapes allow; of "
                              "streams always the newest frame of each", low=1, most=MAX_COUNT, group="device and speed")
     img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32,

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from yolov7.config import InputError, atomic_path, unknown
 from yolov7.config.options import ConvertOptions
@@ -27,6 +26,7 @@ from yolov7.data.foreign.read import open_foreign
 from yolov7.data.formats import format_of
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.images import IMAGE_SUFFIXES, cv2
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _placed_images(image_set: ImageSet, folder: Path, options: ConvertOptions,
     target = folder / "images" / image_set.split
     target.mkdir(parents=True)
     names = flat_names(image_set.paths)
-    for index, name in enumerate(tqdm(names, desc=image_set.split, unit="image", leave=False, disable=None)):
+    for index, name in enumerate(Progress(names, f"writing {image_set.split}", unit="images")):
         _place_image(image_set.paths[index], target / name, options, tally)
         yield index, name
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from yolov7.config import InputError, atomic_path
 from yolov7.data.image_set import ImageSet
@@ -27,6 +26,7 @@ from yolov7.data.label_cache import cache_folder
 from yolov7.data.objects import starts_of
 from yolov7.runtime.device import available_cores
 from yolov7.runtime.memory import free_memory
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ImageCache:
             self._memory[self.offsets[index] : self.offsets[index + 1]] = image.reshape(-1)
             self._memory[self.offsets[-1] + index] = 1
 
-        progress = tqdm(total=count, desc="decode", unit="image", leave=False, disable=None)
+        progress = Progress[int](description="decode", total=count, unit="images")
         with ThreadPoolExecutor(available_cores()) as pool, progress:  # OpenCV lets other threads run meanwhile
             indices = iter(range(count))
             while chunk := list(islice(indices, _IN_FLIGHT)):

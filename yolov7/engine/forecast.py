@@ -12,13 +12,13 @@ from functools import partial
 import torch
 
 from yolov7.data.loader import collate
-from yolov7.engine.log import duration_text
 from yolov7.engine.step import TrainingStep
 from yolov7.engine.trainer import Trainer
 from yolov7.evaluation.evaluate import evaluate
 from yolov7.inference.network import TorchNetwork
 from yolov7.runtime.distributed import Processes
 from yolov7.runtime.memory import free_memory, is_out_of_memory, needed_memory, release_freed_memory
+from yolov7.runtime.progress import duration_text
 from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)

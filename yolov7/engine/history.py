@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolov7.engine.log import EpochRecord
+from yolov7.engine.log import LAST_COLUMNS, VALIDATION, EpochRecord
 from yolov7.runtime.tables import columns_text, data_frame
 
 if TYPE_CHECKING:
@@ -25,13 +25,10 @@ class TrainingRun:
     history: tuple[EpochRecord, ...]  # an epoch each
 
     def rows(self) -> list[dict[str, Any]]:
-        """The history as plain values, terms of the loss and metrics by their names."""
-        flat = []
-        for record in self.history:
-            values = asdict(record)
-            parts = [value if isinstance(value, dict) else {name: value} for name, value in values.items()]
-            flat.append({name: value for part in parts for name, value in part.items()})
-        return flat
+        """The history as plain values with the columns of ``results.csv``."""
+        return [{"epoch": record.epoch, **record.losses,
+                 **{f"{VALIDATION}{name}": value for name, value in record.val_losses.items()}, **record.metrics,
+                 **{name: getattr(record, name) for name in LAST_COLUMNS}} for record in self.history]
 
     def to_pandas(self) -> pandas.DataFrame:
         """The history as a table of pandas, an epoch a row."""

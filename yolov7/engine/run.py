@@ -19,6 +19,7 @@ from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
+from yolov7.engine.console import head_text, numbers_text
 from yolov7.engine.forecast import Forecast, dry_run, explain_lack_of_memory
 from yolov7.engine.history import TrainingRun
 from yolov7.engine.log import read_results
@@ -123,9 +124,10 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
         (held or ExitStack()).enter_context(folders.claimed(folder))
         note_run(options.project, folder)
         atomic_write(folder / "config.yaml", settings_text(config))
-    logger.info("%s", settings_text(config).rstrip())
     folder = processes.broadcast_object(folder)
-    return _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
+    trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
+    logger.info("%s\n", head_text(trainer))
+    return trainer
 
 
 def resume_trainer(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
@@ -152,6 +154,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
     trainer.resume(content)
     place = content["place"]
+    logger.info("%s\n", head_text(trainer))
     logger.info("%s: going on in epoch %d%s", path, place["epoch"] + 1,
                 f" after {place['batch']} batches" if place["batch"] else "")
     return trainer
@@ -176,12 +179,15 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
 
 
 def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
-    """The best epoch, and commands to go on with: with files that are there."""
+    """The best epoch class by class, and commands to go on with: with files that are there."""
     folder = trainer.folder
-    logger.info("best epoch %d: AP %.3f, AP50 %.3f (%s)%s", result.epoch + 1, result.AP, result.AP50,
+    logger.info("\nbest epoch %d: AP %.3f, AP50 %.3f (%s)%s", result.epoch + 1, result.AP, result.AP50,
                 shlex.quote(str(result.best)), "" if len(trainer.val_set.objects) else "; not measured, the last one")
-    files = {"curves": folder / "results.png", "predictions": folder / "val_predictions.jpg"}
-    logger.info("%s", ", ".join([*(f"{name}: {path}" for name, path in files.items() if path.is_file()),
+    if (numbers := trainer.best_numbers()) and (text := numbers_text(numbers)):
+        logger.info("%s\n", text)
+    files = {"numbers": folder / "results.csv", "curves": folder / "results.png",
+             "predictions": folder / "val_predictions.jpg"}
+    logger.info("%s", "\n".join([*(f"{name + ':':<13}{path}" for name, path in files.items() if path.is_file()),
                                  f"TensorBoard: tensorboard --logdir {folder}"]))
     weights = [path for path in (result.best, trainer.checkpoints.last) if path.is_file()]
     if weights:

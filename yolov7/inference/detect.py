@@ -17,9 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from yolov7.config import atomic_write
 from yolov7.config.options import DetectOptions
 from yolov7.data.image_set import class_indices
@@ -32,6 +29,7 @@ from yolov7.inference.network import Network
 from yolov7.inference.nms import Finish, NMSOptions, to_native
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.writers import Result, Write, open_writers
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +106,9 @@ def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor, 
 
 
 def _write_all(results: Iterable[list[Result]], total: int, output: _Output, showing: bool) -> None:
-    """Write the results one by one, under a bar with their pace; messages stand above it."""
-    with logging_redirect_tqdm():
-        for result in tqdm(chain.from_iterable(results), total=total or None, desc="detect", unit=" frames",
-                           leave=False, disable=None):
+    """Write the results one by one, under a bar with their pace."""
+    with Progress(chain.from_iterable(results), "detect", total or None, unit="frames") as progress:
+        for result in progress:
             output.write(result)
             if showing and not show(result):
                 return

@@ -53,6 +53,7 @@ class ModelInfo:
     data: str = ""  # the --data it was trained on, '' where unknown
     merged: tuple[str, ...] = ()  # the classes of the data that are its only one, after --single-cls
     head: str = "AnchorHead"  # its task is found by this name
+    model: str = ""  # name of the definition, '' where unknown
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class LoadedModel:
     @property
     def info(self) -> ModelInfo:
         """The part that exported files have too."""
-        return ModelInfo(self.names, self.image_size, self.data, self.merged, self.model.spec.head.block)
+        return ModelInfo(self.names, self.image_size, self.data, self.merged, self.model.spec.head.block,
+                         self.model.spec.name)
 
 
 # --- our files -------------------------------------------------------------------------------------------------------

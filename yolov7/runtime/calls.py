@@ -7,9 +7,9 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TextIO
 
 from yolov7.config.messages import LogFormatter, with_names
+from yolov7.runtime.progress import LogHandler
 
 PACKAGE = logging.getLogger("yolov7")
 
@@ -48,7 +48,7 @@ class _Messages:
         self.handler = _Output()
 
 
-class _Output(logging.StreamHandler[TextIO]):
+class _Output(LogHandler):
     """Writes to what ``sys.stdout`` is now: in a notebook it is that of the cell."""
 
     def __init__(self) -> None:

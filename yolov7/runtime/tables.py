@@ -12,13 +12,18 @@ if TYPE_CHECKING:
     import pandas
 
 
-def data_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pandas.DataFrame:
-    """Rows as a table of pandas; raises `InputError` where that is not installed."""
+def import_pandas() -> Any:
+    """The package; raises `InputError` where it is not installed."""
     try:
         import pandas
     except ImportError:
         raise InputError("to_pandas() needs the package 'pandas': pip install pandas") from None
-    return pandas.DataFrame(list(rows), columns=list(columns) or None)
+    return pandas
+
+
+def data_frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Rows as a table of pandas."""
+    return import_pandas().DataFrame(list(rows))  # type: ignore[no-any-return]
 
 
 def columns_text(rows: Sequence[Mapping[str, Any]]) -> str:
