@@ -26,4 +26,4 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             words = [*command.split(), *shlex.split(flags)]
             assert cli.main(words) == 0, (words, capsys.readouterr())
     assert all(line.split()[0] in EXAMPLES for line in FIRST)
-    assert (tmp_path / "datasets" / "again" / "annotations" / "val.json").is_file()
+    assert (tmp_path / "datasets" / "again" / "annotations" / "instances_val.json").is_file()
