@@ -33,8 +33,9 @@ the names of all arguments are those of the flags. It takes a few minutes on two
 `pip install 'yolov7-framework[export]' pandas matplotlib`, then run the cells from the top."""),
     ("code", """from pathlib import Path
 
+from IPython.display import Image
+
 import yolov7
-from IPython.display import Image, display
 
 EPOCHS = 8  # of the training; 14 is what the data set suggests
 FINE_TUNING_EPOCHS = 8  # of the second one; without it the number of images decides"""),
