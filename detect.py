@@ -1,4 +1,4 @@
-"""``python detect.py ...`` is ``yolov7 detect ...``: flags in `yolov7/options.py`, work in `yolov7/cli.py`."""
+"""``python detect.py ...`` is ``yolov7 detect ...``: flags in `yolov7/config/options.py`, work in `yolov7/cli.py`."""
 
 import sys
 

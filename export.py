@@ -1,4 +1,4 @@
-"""``python export.py ...`` is ``yolov7 export ...``: flags in `yolov7/options.py`, work in `yolov7/cli.py`."""
+"""``python export.py ...`` is ``yolov7 export ...``: flags in `yolov7/config/options.py`, work in `yolov7/cli.py`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``python test.py ...`` is ``yolov7 test ...``: flags in `yolov7/options.py`, work in `yolov7/cli.py`."""
+"""``python test.py ...`` is ``yolov7 test ...``: flags in `yolov7/config/options.py`, work in `yolov7/cli.py`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``python train.py ...`` is ``yolov7 train ...``: flags in `yolov7/options.py`, work in `yolov7/cli.py`."""
+"""``python train.py ...`` is ``yolov7 train ...``: flags in `yolov7/engine/run_config.py`, work in `yolov7/cli.py`."""
 
 import sys
 

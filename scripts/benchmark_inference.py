@@ -40,7 +40,7 @@ from torch import Tensor
 from yolov7.config import atomic_write
 from yolov7.data.images import letterbox, load_image
 from yolov7.evaluation.plots import plot_study
-from yolov7.export.writers import WRITERS, Request
+from yolov7.exporting.writers import WRITERS, Request
 from yolov7.inference.exported import OPENERS, ExportFacts
 from yolov7.inference.network import Network, TorchNetwork, compile_frozen
 from yolov7.inference.nms import NMSOptions

@@ -29,8 +29,8 @@ from machine import describe_machine
 from torch import nn
 
 from yolov7.config.options import ExportOptions
-from yolov7.export.run import make_request
-from yolov7.export.writers import write_onnx
+from yolov7.exporting.run import make_request
+from yolov7.exporting.writers import write_onnx
 from yolov7.inference.exported import rows_above
 from yolov7.inference.nms import NMSOptions, nms_image
 from yolov7.model.detector import Detector

@@ -49,6 +49,7 @@ ALLOWED: dict[str, str] = {}  # what is known to differ from BASE, `item` or `it
 LEFT_OUT = {  # what two runs of the same code do not share
     "*/results.csv: *.seconds": "time",
     "*/results.json: milliseconds.*": "time",
+    "*/results.json: settings.date": "time",
     "*/results.png": "shows the seconds of each epoch",
     "*/events.out.tfevents.*": "TensorBoard's records hold times; results.csv has the numbers",
     "*/.lock": "number of the process",

@@ -56,7 +56,7 @@ def forked_comparisons(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
 
     Exports that tests start as processes of their own (two with the same bytes, the toy task's) compare as they are.
     """
-    from yolov7.export import parity
+    from yolov7.exporting import parity
 
     def run(command: Sequence[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
         return forks.run(command, env)

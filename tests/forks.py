@@ -125,7 +125,7 @@ def import_all() -> None:
     import yolov7.api
     import yolov7.engine.run
     import yolov7.engine.speed
-    import yolov7.export.run
+    import yolov7.exporting.run
     import yolov7.inference.detect  # noqa: F401
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +27,12 @@ from forks import Forks
 from PIL import Image
 
 import yolov7
-from yolov7 import cli
+from yolov7 import api, cli
 from yolov7.config import InputError
 from yolov7.data.any_image import to_array
-from yolov7.data.images import cv2, load_image
+from yolov7.data.images import cv2, decode_image, load_image
+from yolov7.data.video import VideoWriter
+from yolov7.inference.network import TorchNetwork
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
@@ -110,6 +120,184 @@ def test_results(model: yolov7.Model, image: Path, tmp_path: Path) -> None:
     assert list(model(image, conf=1).to_pandas().columns) == list(table.columns)
 
 
+def test_a_result_prints_as_a_table(model: yolov7.Model, image: Path) -> None:
+    found = model(image, conf=CONF)
+    lines = repr(found).splitlines()
+    assert len(found) > 20 and lines[0].endswith(f"noise.png: 160 x 120 pixels, {len(found)} detections")
+    assert lines[1].split() == ["name", "score", "xmin", "ymin", "xmax", "ymax"]
+    box = [f"{x:.0f}" for x in found.boxes[0].tolist()]
+    assert lines[2].split() == [NAMES[found.labels[0]], f"{found.scores[0]:.2f}", *box]
+    assert lines[-1] == f"  ... and {len(found) - 20} more" and len(lines) == 23
+    assert len(set(map(len, lines[1:-1]))) == 1  # one below the other
+    assert repr(found[:2]).splitlines() == [lines[0].replace(str(len(found)), "2"), *repr(found[:2]).splitlines()[1:]]
+    assert repr(found[:0]).endswith("noise.png: 160 x 120 pixels, nothing found")
+    assert repr(replace(found[:1], path="")).startswith("image: 160 x 120 pixels, 1 detection\n")
+
+
+def test_a_table_holds_whatever_a_model_says(model: yolov7.Model, image: Path) -> None:
+    found = model(image, conf=CONF)[:2]
+    odd = replace(found, names=("a\nb\x1b", "x" * 99, "\ud800"), boxes=found.boxes * float("nan"), path="p" * 99,
+                  labels=torch.tensor([7, 1]), extra={"angle": torch.zeros(2)}, frame=3)
+    text = repr(odd)
+    assert "ppp, frame 3: 160 x 120 pixels, 2 detections, also angle" in text and "nan" in text
+    assert max(map(len, text.splitlines())) < 120 and text.isprintable() is False and text.count("\n") == 3
+    assert "a\\x0ab\\x1b" in repr(replace(odd, labels=torch.tensor([0, 0])))
+
+
+def test_a_notebook_shows_the_image(model: yolov7.Model, image: Path) -> None:
+    found = model(image, conf=CONF)
+    png = found._repr_png_()
+    assert png is not None and np.array_equal(decode_image(png, "it"), found.plot())
+    large = model(cv2.resize(found.image, (2000, 1001)), conf=CONF)._repr_png_()
+    assert large is not None and decode_image(large, "it").shape == (601, 1200, 3)
+    assert yolov7.ImageResult(found.boxes, found.scores, found.labels, NAMES)._repr_png_() is None
+
+
+def test_several_results_print_as_a_table(model: yolov7.Model, image: Path) -> None:
+    every = model([image] * 25, conf=CONF)
+    assert isinstance(every, list) and isinstance(every, yolov7.Results)
+    lines = repr(every).splitlines()
+    assert lines[0] == f"25 images, {25 * len(every[0])} detections" and lines[-1] == "  ... and 5 more"
+    counts = Counter(NAMES[label] for label in every[0].labels).most_common()
+    assert lines[2].endswith(f"noise.png  160 x 120  {', '.join(f'{count} {name}' for name, count in counts)}")
+    assert isinstance(every[:2], yolov7.Results) and same(every[:2][1], every[1])
+    assert repr(model([])) == "0 images, 0 detections"
+    assert repr(model([image], conf=1)).endswith("nothing")
+    assert [json.loads(one.to_json()) for one in every] == json.loads(every.to_json())
+    pytest.importorskip("pandas")
+    some = yolov7.Results([every[0], model(image, conf=1), every[1]])
+    table = some.to_pandas()
+    assert list(table.columns) == ["image", "path", *every[0].to_pandas().columns]
+    assert table["image"].tolist() == [0] * len(every[0]) + [2] * len(every[0])
+    assert set(table["path"]) == {str(image)} and table["confidence"][0] == every[0].scores[0]
+    for nothing in (yolov7.Results(), yolov7.Results([model(image, conf=1)])):
+        assert len(nothing.to_pandas()) == 0 and list(nothing.to_pandas().columns) == list(table.columns)
+
+
+def test_detections_of_supervision(model: yolov7.Model, image: Path) -> None:
+    supervision = pytest.importorskip("supervision")
+    found = replace(model(image, conf=CONF), extra={"angle": torch.arange(len(model(image, conf=CONF)))})
+    theirs = found.to_supervision()
+    assert isinstance(theirs, supervision.Detections) and len(theirs) == len(found) > 20
+    assert np.array_equal(theirs.xyxy, found.boxes.numpy()) and np.array_equal(theirs.class_id, found.labels.numpy())
+    assert np.array_equal(theirs.confidence, found.scores.numpy())
+    assert theirs.data["class_name"].tolist() == [NAMES[label] for label in found.labels]
+    assert theirs.data["angle"].tolist() == list(range(len(found)))
+    dogs = theirs[theirs.data["class_name"] == "dog"]
+    assert set(dogs.class_id) == {1}
+    drawn = supervision.BoxAnnotator().annotate(found.image.copy(), theirs)
+    assert (drawn != found.image).any()
+    nothing = model(image, conf=1).to_supervision()
+    assert len(nothing) == 0 and nothing.xyxy.shape == (0, 4)
+    assert len(supervision.Detections.merge([theirs, found.to_supervision()])) == 2 * len(found)
+
+
+def test_supervision_is_asked_for_where_it_is_missing(model: yolov7.Model, image: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match=r"pip install 'yolov7-framework\[supervision\]'"):
+        model(image).to_supervision()
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(image: Path, tmp_path: Path) -> Path:
+    """Images, a video, and what is neither."""
+    for name in ("c.png", "a.PNG", "b1.png"):
+        (tmp_path / name).write_bytes(image.read_bytes())
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    (tmp_path / "notes").write_text("text")
+    with VideoWriter(tmp_path / "clip.mp4", 10, 160, 120) as writer:
+        for brightness in (20, 200, 90):
+            writer.write(np.full((120, 160, 3), brightness, np.uint8))
+    return tmp_path
+
+
+def test_a_folder_is_its_images_in_the_order_of_detection(folder: Path, model: yolov7.Model, image: Path,
+                                                          caplog: pytest.LogCaptureFixture) -> None:
+    expected = model(image, conf=CONF)
+    with caplog.at_level("INFO", "yolov7"):
+        found = model(folder, conf=CONF)
+    assert isinstance(found, yolov7.Results)
+    assert [Path(one.path).name for one in found] == ["a.PNG", "b1.png", "c.png"]
+    assert all(same(one, expected) for one in found)
+    left_out, videos, fault = caplog.messages
+    assert "1 of 6 entries are left out" in left_out and left_out.endswith(": notes")
+    assert videos == f"{str(folder)!r}: videos are left out (1); model.stream() takes them, too"
+    assert fault == f"{folder / 'b.jpg'}: not an image that can be read; accepted: BMP, JPEG, MPO, PNG, TIFF, WEBP"
+    globbed = model(f"{folder}/*.png", conf=CONF)
+    assert [Path(one.path).name for one in globbed] == ["b1.png", "c.png"]
+    one = model(str(folder / "c*.png"), conf=CONF)
+    assert isinstance(one, yolov7.Results) and len(one) == 1
+
+
+def test_a_file_that_is_named_like_a_glob_is_one_image(image: Path, tmp_path: Path, model: yolov7.Model) -> None:
+    path = tmp_path / "shot [1].png"
+    path.write_bytes(image.read_bytes())
+    assert isinstance(model(path), yolov7.ImageResult)
+
+
+def test_sources_without_images_are_explained(folder: Path, model: yolov7.Model) -> None:
+    (folder / "empty").mkdir()
+    for source, message in ((folder / "empty", "^source '.*empty': the folder holds no image or video"),
+                            (folder / "*.bmp", r"^source '.*\*.bmp': the pattern matches no image or video"),
+                            (folder / "*.mp4", r"^source '.*': holds videos alone; accepted: images \(model.stream"),
+                            ([folder], "is not a regular file; accepted: an image, a folder alone, or a list")):
+        with pytest.raises(InputError, match=message):
+            model(source)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^model.stream\(\), source: found a list; accepted: a path, an address"):
+        model.stream([folder])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^model.stream\(\), conf: "):
+        model.stream(folder, conf=2)  # before anything is opened
+    with pytest.raises(InputError, match="^source 'nowhere.jpg': no such file"):
+        next(model.stream("nowhere.jpg"))
+
+
+def test_a_stream_of_results(folder: Path, model: yolov7.Model, image: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = list(model.stream(folder, conf=CONF))
+    assert [(Path(one.path).name, one.frame, one.seconds) for one in found] == [
+        ("a.PNG", 0, None), ("b1.png", 0, None), ("c.png", 0, None),
+        ("clip.mp4", 1, 0.0), ("clip.mp4", 2, 0.1), ("clip.mp4", 3, 0.2)]
+    assert same(found[0], model(image, conf=CONF))
+    assert [round(one.image.mean(), -1) for one in found[3:]] == [20, 200, 90]
+    assert json.loads(found[4].to_json())["seconds"] == 0.1 and "seconds" not in json.loads(found[0].to_json())
+    assert "clip.mp4, frame 2: 160 x 120 pixels" in repr(found[4])
+    assert "b.jpg: not an image" in caplog.text
+    early = model.stream(folder / "clip.mp4", conf=CONF)
+    next(early)
+    early.close()  # type: ignore[attr-defined]
+
+
+def test_results_of_many_large_images_are_said_to_keep_them(folder: Path, model: yolov7.Model,
+                                                            monkeypatch: pytest.MonkeyPatch,
+                                                            caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(api, "MANY_BYTES", 100_000)
+    model(folder)
+    assert sum("the results keep their images" in message for message in caplog.messages) == 1
+
+
+def test_an_address_is_an_image_too(image: Path, model: yolov7.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(image.parent))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{image.name}"
+        found, several = model(f"{url}?token=geheim", conf=CONF), model([url, image], conf=CONF)
+        with pytest.raises(InputError, match=r"the server answers 404 \(Not Found\)"):
+            model(f"{url}x")
+        server.shutdown()
+    assert same(found, model(image, conf=CONF)) and found.path == f"{url}?token=***"
+    assert all(same(one, found) for one in several)
+    with pytest.raises(InputError, match="found the scheme 'rtsp'"):
+        model("rtsp://127.0.0.1/camera")
+
+
+# --- other programs, other processes -----------------------------------------------------------------------------
+
+
 def test_pandas_is_asked_for_where_it_is_missing(model: yolov7.Model, image: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -140,6 +328,7 @@ def test_several_threads_find_what_one_finds(model: yolov7.Model) -> None:
     (b"", "the image's bytes: the file is empty"),
     (io.BytesIO(b"junk"), "the image's bytes: not an image that can be read"),
     (torch.zeros(3, 4, 4, device="meta"), "holds no values"),
+    (torch.zeros(3, 4, 4).to_sparse(), "accepted: a dense one"),
     (Image.new("F", (4, 4)), "PIL image of mode F, whose range is not known"),
     ("a\0b", "with a NUL character"),
     ("x" * 300, "a name of 300 bytes; accepted: up to 255"),
@@ -313,6 +502,65 @@ def test_exported_models_travel_to_other_processes(name: str, monkeypatch: pytes
     packed = pickle.dumps(model)
     monkeypatch.chdir(tmp_path)
     assert same(pickle.loads(packed)(folder / "picture.jpg"), model(folder / "picture.jpg"))
+
+
+def test_models_of_weights_and_results_travel_to_other_processes(best: Path, image: Path) -> None:
+    expected = yolov7.load(best, device="cpu", precision="fp32")(image, conf=CONF)
+    for options in ({}, {"augment": True}, {"precision": "bf16"}):
+        model = yolov7.load(best, device="cpu", **({"precision": "fp32"} | options))  # type: ignore[arg-type]
+        packed = pickle.dumps(model)
+        best.rename(best.with_suffix(".away"))  # nothing is read again
+        try:
+            assert same(pickle.loads(packed)(image, conf=CONF), model(image, conf=CONF))
+        finally:
+            best.with_suffix(".away").rename(best)
+    both = yolov7.load([best, best], device="cpu", precision="fp32")
+    assert same(pickle.loads(pickle.dumps(both))(image, conf=CONF), both(image, conf=CONF))
+    for result in (expected, pickle.loads(pickle.dumps(expected))):
+        assert same(result, expected) and np.array_equal(result.plot(), expected.plot()) and result.path == str(image)
+    several = pickle.loads(pickle.dumps(yolov7.Results([expected] * 2)))
+    assert isinstance(several, yolov7.Results) and repr(several) == repr(yolov7.Results([expected] * 2))
+
+
+def test_a_compiled_model_compiles_anew_over_there(best: Path) -> None:
+    model = yolov7.load(best, device="cpu", precision="fp32")
+    network = TorchNetwork(model.network.model, torch.device("cpu"), info=model.network.info)  # type: ignore[attr-defined]
+    compiled = pickle.loads(pickle.dumps(network))
+    assert compiled.forward is compiled.model
+    network._compiled = True
+    network._make_ready()
+    there = pickle.loads(pickle.dumps(network))
+    assert there.forward is not there.model and there.forward is not network.forward  # compiled when it is called
+    grey = torch.full((1, 3, 96, 96), 0.5)
+    assert torch.equal(there.model(grey).levels[0], network.model(grey).levels[0])
+
+
+def test_pickling_for_another_process_moves_no_memory(best: Path, image: Path) -> None:
+    """PyTorch's own way moves it under threads that compute with it, and keeps a file open for each tensor."""
+    model = yolov7.load(best, device="cpu", precision="bf16")
+    weights = list(model.network.model.parameters())  # type: ignore[attr-defined]
+    found = model(image, conf=CONF)
+    count = len(found)
+    found = replace(found, extra={"mask": torch.zeros(count, 0, dtype=torch.bool), "b": torch.ones(count)})
+    packed, result = (bytes(ForkingPickler.dumps(each)) for each in (model, found))
+    columns = [found.boxes, found.scores, found.labels]
+    assert not any(tensor.is_shared() for tensor in (*weights, *columns))
+    there = pickle.loads(packed)
+    for one, other in zip(weights, there.network.model.parameters(), strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype and one.stride() == other.stride()
+        assert type(other) is torch.nn.Parameter and one.data_ptr() != other.data_ptr()
+    assert same(pickle.loads(result), found) and pickle.loads(result).extra["mask"].shape == (count, 0)
+    for copied in (copy.deepcopy(model), copy.copy(model)):
+        assert same(copied(image, conf=CONF), found)
+    assert same(copy.copy(found), found) and same(copy.deepcopy(found), found)
+
+
+def test_spawned_processes_and_threads_find_the_same(model: yolov7.Model, image: Path) -> None:
+    """scripts/soak_predictions.py does so a thousand times."""
+    expected = model(image, conf=CONF)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as workers, ThreadPoolExecutor(4) as threads:
+        found = [pool.submit(model, image, CONF) for pool in (workers, threads) for _ in range(12)]
+        assert all(same(one.result(120), expected) for one in found)
 
 
 def test_the_log_of_a_program_is_its_own(model: yolov7.Model, image: Path) -> None:

@@ -17,11 +17,11 @@ PACKAGE = ROOT / "yolov7"
 FLOORS = [  # rooms of one floor, in order
     ["boxes", "structures", "config", "runtime"],
     ["model", "data"],
-    ["loss", "inference", "evaluation", "export"],
+    ["loss", "inference", "evaluation", "exporting"],
     ["tasks"],
     ["engine"],
     ["api", "commands"],
-    ["cli"],
+    ["functions", "cli", "__main__"],
 ]
 APART = {("model", "data"), ("data", "model"), ("inference", "loss"), ("api", "engine")}
 POSITION = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
@@ -153,6 +153,19 @@ def test_nothing_is_unpickled() -> None:
                 assert "weights_only=True" in ast.unparse(node), path
 
 
+def test_progress_is_shown_in_one_place() -> None:
+    users = {path for path in MODULES for module in modules_of(path) if module.partition(".")[0] == "tqdm"}
+    assert users == {PACKAGE / "runtime" / "progress.py"}
+
+
+def modules_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
 # --- prose -------------------------------------------------------------------------------------------------------
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -187,7 +200,8 @@ model = Detector(read_spec("yolov7-tiny"), 2)
 weights.save(weights.describe(model, ("a", "b"), 64) | {"model": model.state_dict(), "epoch": 0}, sys.argv[1])
 import yolov7
 yolov7.load(sys.argv[1], device="cpu", precision="fp32")(np.zeros((64, 64, 3), np.uint8))
-heavy = [name for name in sys.modules if name.startswith(("yolov7.engine", "yolov7.loss", "tensorboard", "matplotlib"))]
+heavy = [name for name in sys.modules if name.startswith(("yolov7.engine", "yolov7.loss", "tensorboard", "matplotlib"))
+         or name in ("av", "supervision", "yolov7.data.web")]
 assert not heavy, heavy
 """
 

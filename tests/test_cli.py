@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from yolov7 import __version__, cli
+from yolov7.commands.table import EXAMPLES, summary
+from yolov7.config import parse_arguments
+from yolov7.config.help import GROUPS
 from yolov7.config.options import SpeedOptions, TestOptions
+from yolov7.config.program import command as command_name
+from yolov7.config.program import inside_a_command
 from yolov7.engine.run_config import RunConfig, TrainOptions
 
 CAPTURE = pytest.CaptureFixture[str]
@@ -35,11 +41,44 @@ def test_every_flag_has_help(command: str, capsys: CAPTURE) -> None:
     options = cli.COMMANDS[command][0]
     shown = [field for field in dataclasses.fields(options) if field.metadata.get("flag", True)]
     text = help_of(command, capsys)
-    assert flags_in(text) == [flag_of(field.name) for field in shown]
+    assert sorted(flags_in(text)) == sorted(flag_of(field.name) for field in shown)
+    one_line = " ".join(text.split())
     for field in shown:
         assert len(field.metadata["help"]) > 5, field.name
-        assert field.metadata["help"].split()[0] in text, field.name
-    assert str(cli.COMMANDS[command][1].__doc__).split()[0] in text
+        assert " ".join(field.metadata["help"].split()) in one_line, field.name
+        assert field.metadata["group"] in GROUPS, field.name
+        assert f"\n{field.metadata['group']}:\n" in text
+    assert " ".join(summary(command).split()) in one_line
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_groups_limits_and_examples_in_80_columns(command: str, capsys: CAPTURE) -> None:
+    text = help_of(command, capsys)
+    with inside_a_command():
+        called = command_name(command)
+    titles = re.findall(r"^([a-z][a-z ]+):$", text, re.MULTILINE)
+    ends = titles.pop()
+    assert titles == [title for title in GROUPS if title in titles] and titles[-1] == "run and output"
+    assert re.match(r"usage: \S*python\S* -m yolov7 \S.* \[flags\]\n\n[A-Z]", text)
+    assert ends in ("example", "examples") and text.rstrip().splitlines()[-1].startswith("  ")
+    before, _, after = text.partition(f"\n{ends}:\n")
+    assert max(map(len, before.splitlines()[1:])) <= 80
+    assert "(default: )" not in text and "None" not in text and "MISSING" not in text and "()" not in text
+    for line, flags in zip(after.splitlines(), EXAMPLES[command], strict=True):
+        assert line == f"  {called} {flags}".rstrip()
+        parse_arguments(cli.COMMANDS[command][0], shlex.split(flags), "", "")
+
+
+def test_defaults_and_limits_are_shown_where_there_are_some(capsys: CAPTURE) -> None:
+    text = " ".join(help_of("test", capsys).split())
+    for part in ("minimum score (default: 0.001; 0 to 1)", "those that the weights know --single-cls",
+                 "--task {train,val,test,speed,study,table10}", "images in a batch (default: 32; at least 1)",
+                 "1408 1536; at least 32)"):
+        assert part in text
+    text = " ".join(help_of("data check", capsys).split())
+    assert "--decode, --no-decode decode every image, which finds damaged ones and those that stand in two splits " \
+        "(default: on)" in text
+    assert "--from {voc,labelme,via,csv,supervisely,createml}" in help_of("data convert", capsys)
 
 
 def test_every_setting_of_a_run_is_a_flag_or_says_that_it_is_none(capsys: CAPTURE) -> None:
@@ -55,8 +94,12 @@ def test_every_setting_of_a_run_is_a_flag_or_says_that_it_is_none(capsys: CAPTUR
 def test_the_list_of_commands(capsys: CAPTURE) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command, (_, function) in cli.COMMANDS.items():
-        assert f"  {command:13} {function.__doc__}\n" in text
+    one_line = " ".join(text.split())
+    for command in cli.COMMANDS:
+        assert " ".join(f"{command} {summary(command)}".split()) in one_line
+        assert re.search(rf"^  {command} +[A-Z]", text, re.MULTILINE)
+    assert "examples:\n" in text and " train\n" in text
+    assert max(len(line) for line in text.splitlines() if "yolov7" not in line) <= 80
     assert cli.main(["data", "--help"]) == 0
     text = capsys.readouterr().out
     assert "data convert" in text and "data anchors" in text and "detect" not in text
@@ -68,8 +111,8 @@ def test_the_list_of_commands(capsys: CAPTURE) -> None:
     (["data"], "'data' is an incomplete command; accepted: data check, data convert, data anchors"),
     (["data", "convret"], "unknown command 'data convret'; accepted: data check, data convert, data anchors; did you "
      "mean 'data convert'?"),
-    (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, data; did you mean "
-     "'speed'?"),
+    (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, recipe, data; did you "
+     "mean 'speed'?"),
     (["train", "--batchsize", "4"], "unknown flag '--batchsize'; did you mean '--batch-size'?"),
     (["train", "four"], "unknown argument 'four'"),
     (["train", "--batch-size", "four"], "argument --batch-size: invalid whole-number value: 'four'"),

@@ -235,6 +235,11 @@ def test_a_path_is_taken_only_when_all_went_well(tmp_path: Path, folder: bool, o
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_letters_that_no_file_can_hold_are_written_out(tmp_path: Path) -> None:
+    config.atomic_write(tmp_path / "x", "a \ud800 and a \udcff")
+    assert (tmp_path / "x").read_text(encoding="utf-8") == "a \\ud800 and a \\udcff"
+
+
 def test_no_link_is_followed_when_a_file_is_written(tmp_path: Path) -> None:
     """Neither at its name, nor at a temporary one of an earlier write, which is never used again."""
     target, path = tmp_path / "precious", tmp_path / "x"

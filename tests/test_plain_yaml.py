@@ -34,12 +34,12 @@ ODD = ["a: 2001-99-99", "a: 0x_", "a: !!bool x", "a: " + "9" * 5000, "? [a]: b",
 
 @pytest.mark.parametrize("text", [*GROWING, *ODD], ids=lambda text: re.sub(r"\W+", "_", text[:20]))
 def test_one_sentence_with_the_place_at_once(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError) as error:
         parse_yaml(text, "file.yaml")
     message = str(error.value)
     assert message.startswith("file.yaml") and "\n" not in message and len(message) < 400
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_long_list_is_left_early(monkeypatch: pytest.MonkeyPatch) -> None:

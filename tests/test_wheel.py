@@ -48,4 +48,7 @@ def test_installed_wheel_trains_outside_the_checkout(wheel: Path, tmp_path: Path
     command = [sys.executable, site / "bin" / "yolov7", "train", "--device", "cpu", *flags]
     text = run(command, tmp_path, PYTHONPATH=str(site))
     assert "best epoch 1" in text
+    assert "  site/bin/yolov7 test --weights runs/train/exp/weights/best.pt\n" in text  # as it was called
+    listed = run([sys.executable, "-m", "yolov7", "data", "--help"], tmp_path, PYTHONPATH=str(site))
+    assert " -m yolov7 COMMAND [flags]\n" in listed and "data convert" in listed
     assert (tmp_path / "runs" / "train" / "exp" / "weights" / "best.pt").is_file()

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+import glob
 import io
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
 
-from yolov7.config import InputError, RunError, atomic_write, nearest
+from yolov7.config import InputError, RunError
 from yolov7.config.arguments import CallArguments, LoadArguments, check_arguments, named_as_arguments
 from yolov7.config.options import NetworkOptions, Precision
-from yolov7.config.paths import check_path
 from yolov7.data.any_image import ImageLike, PathLike, is_one_image, to_array
 from yolov7.data.image_set import class_indices
-from yolov7.data.images import encode_image
-from yolov7.data.sources import Frame
-from yolov7.inference.draw import Overlay, draw_instances
+from yolov7.data.sources import open_images, open_source
+from yolov7.data.video import Frame, is_address
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network
 from yolov7.inference.nms import NMSOptions
 from yolov7.inference.predictor import Predictor
-from yolov7.inference.writers import WRITABLE, Result, json_rows
+from yolov7.inference.results import ImageResult, Results
 from yolov7.runtime import folders
 from yolov7.runtime.device import select_device
 from yolov7.runtime.forks import survive_forks
 from yolov7.structures import Instances
 from yolov7.tasks.base import find_task
 
-if TYPE_CHECKING:
-    import pandas
+__all__ = ["ImageResult", "Model", "Results", "load"]
 
-COLUMNS = ("xmin", "ymin", "xmax", "ymax", "confidence", "class", "name")
+logger = logging.getLogger(__name__)
+
+SHOWN_FAULTS = 10
+MANY_BYTES = 2**32  # of the images that the results of a folder keep
 
 
 def load(weights: PathLike | Sequence[PathLike] = (), device: str | int | torch.device = "",
@@ -54,52 +55,24 @@ def load(weights: PathLike | Sequence[PathLike] = (), device: str | int | torch.
     with named_as_arguments():
         paths = folders.find_weights(given.weights)
         network = load_network(paths, select_device(usual_device(paths, given.device)), options)
-    survive_forks()
     return Model(network)
 
 
-@dataclass(frozen=True)
-class ImageResult(Instances):
-    """What was found in one image, in its pixels, with the image itself."""
-
-    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8), repr=False)  # uint8 [H, W, 3] RGB
-    path: str = ""  # '' of an image that came from memory
-    draw: Overlay = field(default=draw_instances, repr=False)  # of the task
-
-    def plot(self, path: PathLike | None = None) -> np.ndarray:
-        """The image with its detections, uint8 ``[H, W, 3]`` RGB; also written to ``path``, if there is one.
-
-        Raises `yolov7.InputError` for a path that cannot be an image, `yolov7.RunError` where it cannot be written.
-        """
-        target = None if path is None else _image_path(path)
-        drawn = self.draw(self.image, self, self.names, True)
-        if target is not None:
-            atomic_write(target, encode_image(drawn, target.suffix))
-        return drawn
-
-    def to_json(self) -> str:
-        """One JSON object, as ``detect.py --save-json`` writes it."""
-        return json_rows(Result(Frame(self.image, self.path, "", 0, None), self, {}))[0]
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A table with the columns xmin, ymin, xmax, ymax, confidence, class, name and those of a task; pandas."""
-        try:
-            import pandas
-        except ImportError:
-            raise InputError("to_pandas() needs the package 'pandas': pip install pandas") from None
-        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        table = pandas.DataFrame([(*box, score, label, self.names[label]) for box, score, label in rows],
-                                 columns=list(COLUMNS))
-        return table.assign(**{name: list(column.numpy()) for name, column in self.extra.items()})
-
-
 class Model:
-    """A detector for Python programs. It keeps nothing between calls: several threads may share one."""
+    """A detector for Python programs. It keeps nothing between calls: several threads may share one.
+
+    It can be pickled, so that spawned processes take it as an argument; a compiled network compiles anew there.
+    """
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.task = find_task(network.info.head)
         self._process = os.getpid()
+        survive_forks()
+
+    def __reduce__(self) -> tuple[type[Model], tuple[Network]]:
+        """What is pickled is the network; the rest belongs to a process."""
+        return type(self), (self.network,)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,49 +82,107 @@ class Model:
     def __call__(self, images: ImageLike | Sequence[ImageLike], conf: float = 0.25, iou: float = 0.45,
                  classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
                  agnostic: bool = False) -> Any:
-        """Detect in an image, or in several.
+        """Detect in an image, in several, or in those of a folder.
 
-        An image is a path, the bytes of an image file (``bytes`` or an open file), an RGB array uint8 ``[H, W, 3]``, a
-        PIL image, or an RGB tensor ``[3, H, W]``, uint8 or floats in 0..1. Gives a `ImageResult`; a list of them for
-        several images or a tensor ``[B, 3, H, W]``. ``size`` is the long side of the network input (default: that of
-        the weights), ``classes`` are names or numbers. Arguments have the limits of the flags of ``detect.py``.
-        Raises `yolov7.InputError` (a `ValueError`) for what does not fit and for images that cannot be read,
+        An image is a path, an address (``https://...``), the bytes of an image file (``bytes`` or an open file), an
+        RGB array uint8 ``[H, W, 3]``, a PIL image, or an RGB tensor ``[3, H, W]``, uint8 or floats in 0..1. Gives a
+        `ImageResult`; a `Results`, which is a list of them, for several images, a tensor ``[B, 3, H, W]``, a folder or
+        a glob (in the order of ``detect.py``; what cannot be read is logged and left out). Results keep their images:
+        for a large folder take `stream`. ``size`` is the long side of the network input (default: that of the
+        weights), ``classes`` are names or numbers. Arguments have the limits of the flags of ``detect.py``. Raises
+        `yolov7.InputError` (a `ValueError`) for what does not fit and for images that cannot be read,
         `yolov7.RunError` (a `RuntimeError`) on a GPU in a process that was forked.
         """
-        given = check_arguments(CallArguments, "model()", conf=conf, iou=iou, classes=classes, size=size,
-                                max_det=max_det, agnostic=agnostic)
+        predictor = self._predictor("model()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
+                                    agnostic=agnostic)
+        with named_as_arguments():
+            if folder := _folder(images):
+                return self._of_folder(folder, predictor)
+            is_one = is_one_image(images)
+            arrays = [to_array(image) for image in ([images] if is_one else _several(images))]
+            results = predictor([image for image, _ in arrays])
+        found = Results(self._result(one, image, path) for one, (image, path) in zip(results, arrays, strict=True))
+        return found[0] if is_one else found
+
+    def stream(self, source: PathLike | int, conf: float = 0.25, iou: float = 0.45,
+               classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
+               agnostic: bool = False) -> Iterator[ImageResult]:
+        """Detect in whatever ``detect.py --source`` takes, one `ImageResult` after the other.
+
+        Folders, globs, lists, videos, cameras by number, addresses of images, videos and streams; results of frames
+        have their number ``frame`` and ``seconds``. Nothing is kept, and the next frames are read meanwhile; of a
+        stream it is always the newest frame. Arguments and errors are those of a call; the source is opened with the
+        first result. What could not be read is logged at the end.
+        """
+        if isinstance(source, bool) or not isinstance(source, (str, os.PathLike, int)):
+            raise InputError(f"model.stream(), source: found a {type(source).__name__}; accepted: a path, an address, "
+                             "or the number of a camera")
+        predictor = self._predictor("model.stream()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
+                                    agnostic=agnostic)
+        return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor)
+
+    def _predictor(self, call: str, **arguments: Any) -> Predictor:
+        given = check_arguments(CallArguments, call, **arguments)
         if self.network.device.type == "cuda" and os.getpid() != self._process:
             raise RunError("a GPU cannot be used in a process that was forked after its weights were loaded; load them "
                            "in each process, or start processes with the method 'spawn'")
         with named_as_arguments():
             chosen = None if given.classes is None else class_indices(given.classes, self.names)
             options = NMSOptions(given.conf, given.iou, given.max_det, agnostic=given.agnostic, classes=chosen)
-            predictor = Predictor(self.network, options, given.size, self.task.finish)
-            is_one = is_one_image(images)
-            arrays = [to_array(image) for image in ([images] if is_one else _several(images))]
-            results = predictor([image for image, _ in arrays])
-        found = [ImageResult(d.boxes, d.scores, d.labels, d.names, d.extra, image, path, self.task.draw)
-                 for d, (image, path) in zip(results, arrays, strict=True)]
-        return found[0] if is_one else found
+            return Predictor(self.network, options, given.size, self.task.finish)
+
+    def _result(self, found: Instances, image: np.ndarray, path: str, frame: int = 0,
+                seconds: float | None = None) -> ImageResult:
+        return ImageResult(found.boxes, found.scores, found.labels, found.names, found.extra, image, path,
+                           self.task.draw, frame, seconds)
+
+    def _of_folder(self, folder: str, predictor: Predictor) -> Results:
+        files, found, kept = open_images(folder), Results(), 0
+        for frame in files:
+            found.append(self._result(predictor([frame.image])[0], frame.image, frame.path))
+            before, kept = kept, kept + frame.image.nbytes
+            if before <= MANY_BYTES < kept:
+                logger.warning("%s: the results keep their images, %d GiB by now; model.stream() gives one after the "
+                               "other and keeps none", folder, kept >> 30)
+        _tell(files.faults)
+        return found
+
+    def _frames(self, source: str, predictor: Predictor) -> Iterator[ImageResult]:
+        from yolov7.inference.detect import prefetch
+
+        with named_as_arguments(), closing(open_source(source)) as frames:
+            read = frames.batches(1)
+            with closing(read if frames.live else prefetch(read)) as batches:
+                for batch in batches:
+                    found = predictor([frame.image for frame in batch])
+                    yield from map(self._of_frame, batch, found)
+            _tell(frames.faults)
+
+    def _of_frame(self, frame: Frame, found: Instances) -> ImageResult:
+        seconds = None if frame.video is None else frame.seconds
+        return self._result(found, frame.image, frame.path, frame.index, seconds)
+
+
+def _folder(images: Any) -> str:
+    """A folder, or a glob that is not the name of a file; '' for anything else."""
+    if not isinstance(images, (str, os.PathLike)):
+        return ""
+    path = os.fspath(images)
+    if not isinstance(path, str):
+        raise InputError(f"an image: found a path of {type(path).__name__}; accepted: a text")
+    is_glob = glob.has_magic(path) and not is_address(path) and not os.path.lexists(path)
+    return path if is_glob or os.path.isdir(path) else ""
+
+
+def _tell(faults: Sequence[str]) -> None:
+    """Log what could not be read."""
+    for fault in faults[:SHOWN_FAULTS]:
+        logger.warning("%s", fault)
+    if len(faults) > SHOWN_FAULTS:
+        logger.warning("and %d more that could not be read", len(faults) - SHOWN_FAULTS)
 
 
 def _several(images: Any) -> Iterable[Any]:
     if isinstance(images, (Mapping, set, frozenset, io.IOBase)) or not isinstance(images, Iterable):
         to_array(images)  # says what an image is
     return images  # type: ignore[no-any-return]
-
-
-def _image_path(path: PathLike) -> Path:
-    """Where an image can be written. Raises `InputError`."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"plot(), path: found a {type(path).__name__}; accepted: a path")
-    target = Path(check_path(os.fspath(path), "plot(), path"))
-    if target.suffix.lower() not in WRITABLE:
-        raise InputError(f"plot(), path: found {str(target)!r}; accepted: a name that ends with {', '.join(WRITABLE)}"
-                         f"{nearest(target.suffix.lower(), WRITABLE)}")
-    if os.path.isdir(target):
-        raise InputError(f"plot(), path: found {str(target)!r}, a folder; accepted: a file in it")
-    if not os.path.isdir(target.parent):
-        raise InputError(f"plot(), path: found {str(target)!r}; the folder {str(target.parent)!r} is not there; make "
-                         "it first")
-    return target

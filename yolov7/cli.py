@@ -7,44 +7,24 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from yolov7 import __version__
-from yolov7.commands import data, detect, export, models, speed, test, train
+from yolov7.commands.table import COMMANDS, EXAMPLES, FIRST, Command, summary
 from yolov7.config import InputError, RunError, nearest, parse_arguments
+from yolov7.config.help import examples_text, wrapped
 from yolov7.config.messages import LogFormatter, shown_message, visible, without_secrets
-from yolov7.config.options import (
-    AnchorsOptions,
-    CheckOptions,
-    ConvertOptions,
-    DetectOptions,
-    ExportOptions,
-    ModelsOptions,
-    SpeedOptions,
-    TestOptions,
-)
-from yolov7.engine.run_config import TrainOptions
+from yolov7.config.program import command as command_name
+from yolov7.config.program import inside_a_command
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
-
-Command = tuple[type[Any], Callable[[Any], int]]
-COMMANDS: dict[str, Command] = {
-    "train": (TrainOptions, train.train),
-    "test": (TestOptions, test.test),
-    "speed": (SpeedOptions, speed.measure),
-    "detect": (DetectOptions, detect.detect),
-    "export": (ExportOptions, export.export),
-    "models": (ModelsOptions, models.models),
-    "data check": (CheckOptions, data.check),
-    "data convert": (ConvertOptions, data.convert),
-    "data anchors": (AnchorsOptions, data.anchors)}
 GROUPS = dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name)  # commands of two words, by the first
 
 
+@inside_a_command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``yolov7 train|test|detect|export|models|data ...``: returns 0, 2 for bad input, 1 for a failed run."""
+    """``yolov7 train|test|detect|export|models|recipe|data ...``: returns 0, 2 for bad input, 1 for a failed run."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
@@ -65,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list_commands(commands: dict[str, Command]) -> int:
-    names = list(dict.fromkeys(command.split()[0] for command in commands))
-    rows = "\n".join(f"  {command:13} {function.__doc__}" for command, (_, function) in commands.items())
-    usage = "{" + ",".join(names) + "}" if len(names) > 1 else names[0]
-    _say(f"usage: yolov7 {usage} ...\n\n{rows}\n\nyolov7 COMMAND --help shows the flags of a command.")
+    called = command_name("").rstrip()
+    rows = "\n".join(wrapped(summary(name), " " * 16, f"  {name:13} ") for name in commands)
+    first = f"\n\n{examples_text(called, FIRST)}" if commands is COMMANDS else ""
+    _say(f"{wrapped(f'usage: {called} COMMAND [flags]')}\n\n{rows}{first}\n\n"
+         f"{called} COMMAND --help shows the flags of a command.")
     return 0
 
 
@@ -77,13 +58,15 @@ def _unknown(name: str, accepted: Iterable[str]) -> int:
     return _fail(f"{found}; accepted: {', '.join(accepted)}{nearest(name, accepted)}", BAD_INPUT)
 
 
+@inside_a_command()
 def run_command(name: str, arguments: Sequence[str], program: str) -> int:
     """One command with its flags; faults become one sentence, with the traceback under ``--verbose``."""
     options_type, function = COMMANDS[name]
     verbose = "--verbose" in arguments
     _set_up_log(verbose)
     try:
-        return function(parse_arguments(options_type, arguments, program, str(function.__doc__)))
+        options = parse_arguments(options_type, arguments, program, summary(name), command_name(name), EXAMPLES[name])
+        return _exit_code(function(options))
     except InputError as error:
         return _fail(str(error), BAD_INPUT, verbose)
     except RunError as error:
@@ -97,11 +80,20 @@ def run_command(name: str, arguments: Sequence[str], program: str) -> int:
         return _fail(f"{type(error).__name__}: {error}{hint}", FAILED, verbose)
 
 
+def _exit_code(result: object) -> int:
+    """Of what a command gives: 0, unless it says otherwise; its first error is an `InputError`."""
+    if errors := getattr(result, "errors", ()):
+        raise InputError(errors[0])
+    return int(getattr(result, "exit_code", 0))
+
+
 def _set_up_log(verbose: bool) -> None:
+    from yolov7.runtime.progress import LogHandler
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter still gets the line
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LogHandler(sys.stdout)
     handler.setFormatter(LogFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.raiseExceptions = verbose  # a reader that goes away (`| head`) is no news

@@ -103,6 +103,6 @@ def test_a_fault_of_the_disk_names_the_file(monkeypatch: pytest.MonkeyPatch, cap
         """Fail."""
         raise PermissionError(13, "Permission denied", "runs/x\x1b")
 
-    monkeypatch.setitem(cli.COMMANDS, "train", (cli.TrainOptions, fail))
+    monkeypatch.setitem(cli.COMMANDS, "train", (cli.COMMANDS["train"][0], fail))
     assert cli.main(["train"]) == 1
     assert capsys.readouterr().err == "error: runs/x\\x1b: Permission denied\n"

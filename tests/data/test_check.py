@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
 def test_facts_of_a_good_set(data: Path) -> None:
     facts = check_data(str(data))
     train, val = facts.splits
-    assert facts.code == 0 and facts.names == ("cat", "dog") and not facts.shared
+    assert facts.exit_code == 0 and facts.names == ("cat", "dog") and not facts.shared
     assert (train.format, train.images, train.background, train.objects, train.polygons) == ("yolo", 2, 1, 2, 1)
     assert train.per_class == (1, 1) and train.sizes == ((40, 30), (41, 30), (41, 30))
     assert train.labels_in == (str(data.parent / "labels" / "train"),)
@@ -51,7 +51,7 @@ def test_damaged_and_shared_images(data: Path, capsys: pytest.CaptureFixture[str
     damage(images / "val" / "2.png")
     shutil.copy(images / "train" / "0.png", images / "val" / "other name.png")
     facts = check_data(str(data))
-    assert facts.code == 1 and "2.png" in str(facts.splits[1].faults[0])
+    assert facts.exit_code == 1 and "2.png" in str(facts.splits[1].faults[0])
     assert facts.shared == (("train", str(images / "train" / "0.png"), "val", str(images / "val" / "other name.png")),)
     assert main(["data", "check", "--data", str(data)]) == 1
     text = capsys.readouterr().out

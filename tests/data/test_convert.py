@@ -314,7 +314,7 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
 def test_bccd_there_and_back(bccd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     yaml = to("yolo", bccd, tmp_path / "yolo")
-    assert f"python train.py --data {yaml}" in caplog.text
+    assert f"yolov7.train(data={str(yaml)!r})" in caplog.text
     back = to("coco", yaml, tmp_path / "coco")
     for split in ("train", "val", "test"):
         original = open_split(open_data(str(bccd)), split)

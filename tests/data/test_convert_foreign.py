@@ -437,7 +437,8 @@ def test_order_of_classes(labels: list[str], wanted: Any, names: tuple[str, ...]
     ({"names": ("dog", "dog", "cat")}, "--names: 'dog' stands twice"),
     ({"images": "nowhere"}, "--images 'nowhere': no such folder"),
     ({"splits": ("test",)}, "--splits: unknown split 'test'; accepted: train"),
-    ({"from_": "voc"}, "nothing of the format voc can be used; found labelme annotations .* --from labelme"),
+    ({"from_": "voc"}, "nothing of the format voc can be used; found labelme annotations .*"
+     r"yolov7\.convert_data\(from_='labelme'"),
     ({"from_": None, "names": ("a",), "to": "coco"}, "--images, --names and --attribute go with --from"),
     ({"data": "nowhere"}, "--data 'nowhere': no such file or folder"),
     ({"data": "x.yaml"}, "is a data-set YAML; accepted with --from: the folder or the file"),
@@ -530,7 +531,7 @@ def test_cases(kind: str, name: str, box: list[float], out: Path, capsys: pytest
         pytest.skip("needs ../shared/cases")
     flags = ["--from", kind, "--data", str(data), "--output", str(out), "--background"]
     assert cli.main(["data", "convert", *flags]) == 0
-    assert "python train.py --data" in capsys.readouterr().out
+    assert " -m yolov7 train --data " in capsys.readouterr().out
     rows = [item for split in opened(out / "data.yaml").values() for items in split.values()
             for item in items]
     assert len(rows) == (1 if kind == "csv" else 4)

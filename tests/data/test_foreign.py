@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from image_records import SHARED, write_image
 
 from yolov7.config import InputError, parse_arguments
 from yolov7.config.options import ConvertOptions
+from yolov7.config.program import inside_a_command
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.convert import convert
 from yolov7.data.foreign.recognise import foreign_format
@@ -58,6 +59,13 @@ def write(file: Path, content: Any) -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+def as_a_command() -> Iterator[None]:
+    """Messages name commands of the command line."""
+    with inside_a_command():
+        yield
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_are_recognised(name: str, tmp_path: Path) -> None:
     place, content, converter, called = FORMATS[name]
@@ -71,8 +79,8 @@ def test_formats_are_recognised(name: str, tmp_path: Path) -> None:
             open_data(str(path))
     if found.command:
         arguments = shlex.split(found.command)
-        assert arguments[:3] == ["yolov7", "data", "convert"]
-        options = parse_arguments(ConvertOptions, arguments[3:], "yolov7", "")
+        assert arguments[1:5] == ["-m", "yolov7", "data", "convert"]
+        options = parse_arguments(ConvertOptions, arguments[5:], "yolov7", "")
         assert options.from_ == converter and Path(options.data).exists() and options.to == "yolo"
 
 

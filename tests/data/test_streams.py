@@ -299,7 +299,7 @@ def test_what_cannot_be_reached_at_the_start_is_bad_input(tmp_path: Path, connec
 
 @pytest.mark.parametrize(("source", "message"), [
     ("ftp://host/clip", "the scheme 'ftp' is not read from a server; accepted: videos and streams by rtsp, rtsps"),
-    ("http://host/a.jpg", "an image is not read from a server"),
+    ("rtsp://host/a.jpg", "an image by rtsp is not read from a server; accepted: .* images by http and https"),
 ])
 def test_addresses_that_are_not_read(source: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -114,7 +114,7 @@ def test_a_named_recipe_stands_above_the_rule(tiny: ModelSpec) -> None:
     config, decisions = settle(tiny, 60, 192, weights="best.pt", hyp="custom")
     assert "recipe" not in decisions and config.hyp == "custom"
     assert decisions["nominal batch"] == Decision(
-        "nominal batch", "15", "fine-tuning on 60 images: 4 steps an epoch, where the recipe custom says 64",
+        "nominal batch", "15", "4 steps an epoch; custom says 64",
         "--nominal-batch")
     config, decisions = settle(tiny, 5_000, 192, weights="best.pt", hyp="custom")
     assert (config.nominal_batch, decisions["nominal batch"].reason) == (64, "of the recipe custom")
@@ -129,8 +129,8 @@ def test_settings_of_the_data_set_stand_above_the_rule(tiny: ModelSpec) -> None:
     scratch, _ = settle(tiny, 60, None, SHAPES)
     assert config == dataclasses.replace(scratch, weights="best.pt", patience=10)
     assert (config.epochs, config.recipe.loss.obj) == (own.epochs, 4)
-    assert decisions["epochs"].reason == "settings of the data set shapes"
-    assert decisions["recipe"].reason == f"settings of the data set shapes, with {len(own.set)} changes"
+    assert decisions["epochs"].reason == "settings of shapes"
+    assert decisions["recipe"].reason == f"settings of shapes, with {len(own.set)} changes"
     for settings, expected in [
         (RunSettings(epochs=9), (9, "finetune", 4)),
         (RunSettings(hyp="custom"), (150, "custom", 15)),
@@ -175,7 +175,7 @@ def test_a_forecast_says_what_was_decided(run: Path, tmp_path: Path, capsys: pyt
     expected = fine_tuning(Start(60, True, 64))
     for what, value in (("recipe", "finetune"), ("size", "64"), ("epochs", expected.epochs),
                         ("batch size", expected.batch_size), ("model", "yolov7-tiny")):
-        assert re.search(rf"^{what} +{value} +.*\({FLAGS[what]}\)$", said, re.MULTILINE), what
+        assert re.search(rf"^ *{what} +{value} +.*\({FLAGS[what]}\)$", said, re.MULTILINE), what
     assert re.search(rf"an epoch, \S+ \S+ for {expected.epochs} epochs", " ".join(said.split()))
 
 

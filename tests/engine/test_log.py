@@ -45,13 +45,31 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_results_csv_grows_epoch_by_epoch(tmp_path: Path) -> None:
     with RunLog(tmp_path) as run:
-        assert run.csv_path.read_text() == "epoch,box,objectness,classification,AP,AP50,AP75,lr,seconds,skipped\n"
+        assert run.csv_path.read_text() == (
+            "epoch,box,objectness,classification,val_box,val_objectness,val_classification,AP,AP50,AP75,precision,"
+            "recall,F1,confidence,lr,seconds,skipped\n")
         run.add_epoch(record(0))
         run.add_epoch(EpochRecord(1, {"box": 0.04, "objectness": 0.015, "classification": 1 / 3}, {}, 1e-5, 6.25, 2))
         lines = run.csv_path.read_text().splitlines()
-    assert lines[1:] == ["0,0.05,0.02,0.01,0,0,0,0.01,7.5,0", "1,0.04,0.015,0.333333,,,,1e-05,6.25,2"]
+    assert lines[1:] == ["0,0.05,0.02,0.01,,,,0,0,0,0.01,7.5,0", "1,0.04,0.015,0.333333,,,,,,,1e-05,6.25,2"]
     assert read_results(tmp_path / "results.csv")[0] == record(0)
     assert read_results(tmp_path / "results.csv")[1].metrics.get("AP50") is None
+
+
+def test_a_record_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("epoch,box,objectness,classification,AP,AP50,AP75,lr,seconds,skipped\n"
+                                          "1,0.05,0.02,0.01,0.1,0.2,0.05,0.009,7.5,0\n")
+    later = replace(record(2), val_losses={"box": 0.06, "objectness": 0.03, "classification": 0.02},
+                    metrics={**record(2).metrics, "F1": 0.5, "confidence": 0.25})
+    with RunLog(tmp_path, resume_epoch=1) as run:
+        run.add_epoch(later)
+    assert run.csv_path.read_text().splitlines() == [
+        "epoch,box,objectness,classification,val_box,val_objectness,val_classification,AP,AP50,AP75,F1,confidence,lr,"
+        "seconds,skipped",
+        "1,0.05,0.02,0.01,,,,0.1,0.2,0.05,,,0.009,7.5,0", "2,0.05,0.02,0.01,0.06,0.03,0.02,0.2,0.4,0.1,0.5,0.25,"
+        "0.008,7.5,0"]
+    assert read_results(run.csv_path) == [replace(record(1), lr=0.009), later]
+    assert scalars(tmp_path, "val/cls_loss") == pytest.approx({2: 0.02})
 
 
 def test_tensorboard_holds_every_scalar(tmp_path: Path) -> None:
@@ -142,7 +160,7 @@ def test_an_epoch_recorded_twice_stands_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", ["4,0.05,0.0", "4,0.05,0.02,0.01,0.4,0.8,0.2,0.006,", "4,0.05,0.02,0.01,0.4,0.8,0.2,x,7,0"]
+    "torn", ["4,0.05,0.0", "4,0.05,0.02,0.01,,,,0.4,0.8,0.2,0.006,", "4,0.05,0.02,0.01,,,,0.4,0.8,0.2,x,7,0"]
 )
 def test_a_torn_line_spoils_nothing(tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture) -> None:
     with RunLog(tmp_path) as run:
@@ -240,8 +258,9 @@ def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path) -> None:
         [record(epoch) for epoch in range(60)],
         [replace(record(epoch), metrics={}) for epoch in range(3)],
         [replace(record(epoch), losses=NOT_FINITE, seconds=1e4) for epoch in range(3)],
+        [replace(record(epoch), val_losses=record(epoch).losses if epoch else {}) for epoch in range(3)],
     ],
-    ids=["empty", "one", "many", "not_evaluated", "not_finite"],
+    ids=["empty", "one", "many", "not_evaluated", "not_finite", "resumed"],
 )
 def test_the_plot_is_an_image(tmp_path: Path, records: list[EpochRecord]) -> None:
     folder = tmp_path / "run $x_1"  # no formula
@@ -251,7 +270,7 @@ def test_the_plot_is_an_image(tmp_path: Path, records: list[EpochRecord]) -> Non
     plot_results(run.csv_path, tmp_path / "curves.png")
     image = cv2.imread(str(tmp_path / "curves.png"))
     assert image is not None
-    assert image.shape[:2] == (864, 1320)
+    assert image.shape[:2] == (864, 1860)
     assert run.plot_path.exists() == bool(records)
     coloured = np.ptp(image.astype(int), axis=2) > 60
     assert coloured.sum() > 200  # lines, or at least the legend

@@ -207,7 +207,7 @@ def test_without_an_object_to_evaluate_on_the_last_epoch_counts(labelled: Path, 
     assert "none of the 4 images to evaluate on has an object: AP cannot be measured" in done.out
     assert "best epoch 2: AP 0.000, AP50 0.000" in done.out and "not measured, the last one" in done.out
     weights = tmp_path / "exp" / "weights"
-    assert f"python test.py --weights {weights / 'last.pt'}" in done.out
+    assert f" -m yolov7 test --weights {weights / 'last.pt'}\n" in done.out
     assert f"--weights {weights / 'best.pt'}" not in done.out
     assert f"error: {weights / 'best.pt'}: the checkpoint cannot be written" in done.err
     assert "of the best epoch, 2, are lost" in done.err

@@ -40,16 +40,22 @@ def test_training_leaves_everything_behind(run: Path) -> None:
             "weights/best.pt"} <= names
     assert not [name for name in names if name.endswith(".tmp")]
     rows = results(run)
-    assert list(rows[0]) == ["epoch", "box", "objectness", "classification", "AP", "AP50", "AP75", "lr", "seconds",
-                             "skipped"]
+    assert list(rows[0]) == ["epoch", "box", "objectness", "classification", "val_box", "val_objectness",
+                             "val_classification", "AP", "AP50", "AP75", "precision", "recall", "F1", "confidence",
+                             "lr", "seconds", "skipped"]
     assert [row["epoch"] for row in rows] == ["1", "2"]
     events = EventAccumulator(str(run))
     events.Reload()
-    assert len(events.Scalars("train/box_loss")) == 2
+    assert len(events.Scalars("train/box_loss")) == len(events.Scalars("val/box_loss")) == 2
+    assert events.Scalars("metrics/F1")[1].value == pytest.approx(float(rows[1]["F1"]), rel=1e-5)
     last = torch.load(run / "weights" / "last.pt", weights_only=True)
     assert last["epoch"] == 1 and last["ema_updates"] == 6  # a step per batch in the first half of the warm-up
     best = torch.load(run / "weights" / "best.pt", weights_only=True)
     assert "optimizer" not in best and best["form"] == "training"
+    assert last["best"][0] == best["epoch"] == last["numbers"]["epoch"] - 1  # one best epoch, whose table is kept
+    numbers = {name: float(rows[best["epoch"]][name]) for name in ("AP", "AP50", "F1", "confidence")}
+    assert {name: last["numbers"]["metrics"][name] for name in numbers} == pytest.approx(numbers, rel=1e-4)
+    assert len(last["numbers"]["classes"]) == 6
 
 
 def test_a_run_of_the_same_name_gets_a_number(shapes: Path, run: Path) -> None:
@@ -90,6 +96,14 @@ def test_resumed_run_equals_the_uninterrupted_one(shapes: Path, run: Path, tmp_p
 def test_finished_run_can_be_extended(shapes: Path, run: Path, tmp_path: Path,
                                       capsys: pytest.CaptureFixture[str]) -> None:
     assert train(shapes, tmp_path, "--name", "done", "--epochs", "1") == 0
+    head, _, rest = capsys.readouterr().out.partition(f"results   {tmp_path / 'done'}")
+    lines = head[head.index("\nmodel ") + 1 :].splitlines()
+    assert 7 <= len(lines) <= 12 and all(len(line) <= 80 for line in lines)
+    text = " ".join(head.split())
+    assert "model yolov7-tiny, 6,028,518 parameters" in text and "from scratch, recipe tiny" in text
+    assert "shapes: 12 images with 118 objects to train on, 4 with 36" in text
+    assert "warm-up the whole run, 3 batches (the recipe's is longer: 9)" in text
+    assert rest.index("best epoch 1: AP") < rest.index("class ") < rest.index("results.csv") < rest.index("next:")
     assert cli.main(["train", "--resume", str(tmp_path / "done")]) == 2
     assert "the run has finished its 1 epochs; more: --epochs N" in capsys.readouterr().err
     assert cli.main(["train", "--resume", str(tmp_path / "done"), "--epochs", "2", "--workers", "0"]) == 0
@@ -284,8 +298,8 @@ BAD_COMMANDS = [
     ("detect", [], "--source is missing"),
     ("detect", ["--source", ".", "--classes", "sqare"], "did you mean 'square'"),
     ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, original, torchscript, onnx"),
-    ("trian", [], "unknown command 'trian'; accepted: train, test, speed, detect, export, models, data; did you "
-     "mean 'train'?"),
+    ("trian", [], "unknown command 'trian'; accepted: train, test, speed, detect, export, models, recipe, data; did "
+     "you mean 'train'?"),
 ]
 
 

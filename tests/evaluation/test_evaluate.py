@@ -119,7 +119,8 @@ def test_a_tasks_evaluator_beside_those_of_boxes(tmp_path: Path) -> None:
     assert list(metrics) == ["AP", "AP50", "AP75", "v7_precision", "v7_recall", "v7_AP50", "v7_AP", "weights_sum"]
     assert metrics["AP"] == boxes.AP and metrics["weights_sum"] == 30
     table = json.loads(json.dumps(evaluation.table()))
-    assert list(table) == ["stats", "per_class", "images", "v7", "weights", "milliseconds"]
+    assert list(table) == ["stats", "per_class", "images", "v7", "weights", "milliseconds", "metrics", "best_F1",
+                           "classes"]
     assert tuple(table["stats"]) == boxes.stats and table["weights"] == {"sum": 30}
     for result in evaluation.results.values():
         result.write(tmp_path, data.names, data)
@@ -160,6 +161,12 @@ def test_classes_of_the_split_among_those_of_the_network() -> None:
     assert labels == [[1], [], [0]] and evaluation.samples[0][1].names == ("owl", "cat", "other")
 
 
+def test_of_images_without_a_detection_the_best_below_the_threshold_are_kept_for_drawing() -> None:
+    evaluation = evaluate(Finder(), [batch(0, 1)], split(), NMSOptions(0.95, multi_label=True))
+    assert not evaluation.boxes.predictions
+    assert [(found.scores.tolist(), found.labels.tolist()) for _, found in evaluation.samples] == [
+        ([pytest.approx(0.9)], [index]) for index in range(2)]
+    assert evaluation.samples[1][1].boxes.tolist() == [list(BOXES[1])]
 
 
 # --- times -----------------------------------------------------------------------------------------------------

@@ -438,6 +438,7 @@ def test_text() -> None:
     metric.update(Comparison.of(found, [0.9, 0.8, 0.4], [0, 0, 0], objects, [0, 2]))
     assert metric.result().text(["dog", "cat", "long name", "owl"]).splitlines() == [
         "v7 metric: 1 images, P and R at confidence 0.800 and IoU 0.50",
+        "AP and AP50 by this metric differ a little from COCO's: docs/reference.md, v7 metric",
         "",
         "class      objects      P      R     AP   AP50",
         "all              2  0.250  0.500  0.125  0.250",

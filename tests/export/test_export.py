@@ -25,7 +25,7 @@ from yolov7 import cli
 from yolov7.config import InputError
 from yolov7.config.options import NetworkOptions
 from yolov7.data.images import cv2, load_image
-from yolov7.export import nms_graph, run, tensorrt
+from yolov7.exporting import nms_graph, run, tensorrt
 from yolov7.inference.exported import open_openvino
 from yolov7.inference.loading import load_network
 from yolov7.model import weights

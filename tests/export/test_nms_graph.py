@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx_files import OPENCV_5, run_in_opencv
 
-from yolov7.export import nms_graph
+from yolov7.exporting import nms_graph
 from yolov7.inference.exported import ExportFacts, Thresholds
 from yolov7.inference.nms import NMSOptions, nms_image
 from yolov7.model.heads.base import Predictions

@@ -17,8 +17,8 @@ from yolov7 import cli
 from yolov7.config import InputError
 from yolov7.config.options import NetworkOptions
 from yolov7.data.images import cv2, load_image
-from yolov7.export import parity
-from yolov7.export.subprocess_runner import rows_of
+from yolov7.exporting import parity
+from yolov7.exporting.subprocess_runner import rows_of
 from yolov7.inference.exported import OPENERS, ExportFacts, facts_text, read_facts
 from yolov7.inference.loading import load_network
 from yolov7.inference.network import TorchNetwork

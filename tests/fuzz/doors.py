@@ -181,6 +181,8 @@ def _usual(command: str, bench: Bench) -> tuple[str, ...]:
                 "--source", bench.at("picture.jpg"))
     if command == "models":
         return ("--cfg", bench.at("micro.yaml"), "--img-size", "64")
+    if command == "recipe":
+        return ("--hyp", "tiny")
     if command == "data convert":
         return ("--data", bench.data(), "--to", "yolo", "--output", "out/converted")
     if command == "data anchors":

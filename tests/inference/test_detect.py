@@ -311,19 +311,25 @@ def test_an_interrupted_stream_keeps_what_was_found(best: str, camera: Camera, t
     assert len(numbers_of(tmp_path / "exp" / "127.0.0.1_camera.mp4")) >= count
 
 
-def test_a_video_on_a_server_is_read_whole(best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_on_a_server_are_read_whole(best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
     monkeypatch.setenv("no_proxy", "*")
     write_video(tmp_path / "clip.mp4", 20, 10, plain_pictures(2))
+    cv2.imwrite(str(tmp_path / "bus.jpg"), plain_pictures(1)[0])
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/clip.mp4?token=1"
         assert detect(best, url, tmp_path, "--conf-thres", "0.5") == 0
+        url = url.replace("clip.mp4", "bus.jpg")
+        assert detect(best, url, tmp_path / "image", "--save-json", "--save-txt") == 0
         server.shutdown()
     assert numbers_of(tmp_path / "exp" / "clip.mp4") == list(range(20))
+    folder = tmp_path / "image" / "exp"
+    assert {path.name for path in folder.iterdir()} == {"bus.jpg", "labels", "detections.json"}
+    assert records(tmp_path / "image")[0]["path"] == url.replace("token=1", "token=***")
 
 
 # --- the window and the end ------------------------------------------------------------------------------------

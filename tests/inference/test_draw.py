@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from yolov7.inference import draw
-from yolov7.inference.draw import class_colour, draw_boxes, draw_instances, mosaic_of
+from yolov7.inference import lettering
+from yolov7.inference.draw import class_colour, draw_boxes, draw_instances, draw_labels
 from yolov7.structures import Instances
 
 NAMES = ("person", "bicycle", "car")
@@ -107,6 +107,28 @@ def test_scores_are_shown_with_two_digits() -> None:
     assert (unscored == draw_boxes(grey_image(200, 300), boxes, labels, ("car",))).all()
 
 
+def test_low_scores_keep_their_first_digit() -> None:
+    boxes, labels = np.array([[50.0, 60.0, 150.0, 160.0]]), np.array([0])
+    for score, text in ((0.01, "0.01"), (0.0043, "0.004"), (0.00012, "0.0001"), (0.0, "0")):
+        scored = draw_boxes(grey_image(200, 300), boxes, labels, ("car",), np.array([score]))
+        assert (scored == draw_boxes(grey_image(200, 300), boxes, labels, (f"car {text}",))).all()
+
+
+def test_a_class_without_a_text_has_no_label() -> None:
+    boxes, labels = np.array([[50.0, 60.0, 150.0, 160.0]]), np.array([0])
+    plain = draw_boxes(grey_image(200, 300), boxes, labels, ("",), np.array([0.5]))
+    assert not changed(plain)[:59].any() and changed(plain)[60, 60]
+    assert (draw_labels(plain, boxes, labels, ("car",), np.array([0.5]))
+            == draw_boxes(grey_image(200, 300), boxes, labels, ("car",), np.array([0.5]))).all()
+
+
+def test_lines_may_be_bolder() -> None:
+    boxes, labels = np.array([[50.0, 60.0, 150.0, 160.0]]), np.array([0])
+    thin, bold = (changed(draw_boxes(grey_image(200, 300), boxes, labels, ("",), min_line=line)).sum()
+                  for line in (1, 2))
+    assert bold > 1.5 * thin
+
+
 def test_views_and_read_only_images_are_drawn_on() -> None:
     image = grey_image(100, 120)[:, ::-1]
     image.flags.writeable = False
@@ -121,28 +143,11 @@ def test_colours_are_stable_and_distinct() -> None:
     assert distance[:8, :8].min() > 100
 
 
-def test_mosaic_keeps_order_and_aspect() -> None:
-    images = [np.full((*size, 3), grey, np.uint8) for size, grey in (((50, 100), 10), ((100, 50), 20), ((7, 7), 30))]
-    overview = mosaic_of(images, columns=2, tile=40)
-    assert overview.shape == (80, 80, 3)
-    assert overview[20, 20, 0] == 10
-    assert overview[5, 20, 0] == 114
-    assert overview[20, 60, 0] == 20
-    assert overview[20, 45, 0] == 114
-    assert (overview[40:, :40] == 30).all()
-    assert (overview[40:, 40:] == 114).all()
-    assert (overview[10:30, :40] == 10).all()
-
-
-def test_mosaic_of_nothing_is_grey() -> None:
-    assert (mosaic_of([], columns=3, tile=10) == 114).all()
-
-
 @pytest.mark.parametrize("name", ["Größe", "кошка", "γάτα"])
 def test_other_scripts_are_drawn_where_opencv_has_ascii_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenCV before 5 draws them as question marks."""
-    monkeypatch.setattr(draw, "DRAWS_UNICODE", False)
-    monkeypatch.setattr(draw.cv2, "putText", lambda *_: pytest.fail("not by OpenCV"))
+    monkeypatch.setattr(lettering, "DRAWS_UNICODE", False)
+    monkeypatch.setattr(lettering.cv2, "putText", lambda *_: pytest.fail("not by OpenCV"))
     image, box = np.zeros((120, 160, 3), np.uint8), np.array([[20, 60, 90, 100]])
     drawn = draw_boxes(image, box, np.array([0]), [name])
     other = draw_boxes(image, box, np.array([0]), ["é" * len(name)])
@@ -151,9 +156,9 @@ def test_other_scripts_are_drawn_where_opencv_has_ascii_alone(name: str, monkeyp
 
 @pytest.mark.parametrize("unicode", [True, False])
 def test_what_is_no_letter_never_reaches_a_font(unicode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "DRAWS_UNICODE", unicode)
+    monkeypatch.setattr(lettering, "DRAWS_UNICODE", unicode)
     texts: list[str] = []
-    monkeypatch.setattr(draw.cv2, "getTextSize", lambda text, *_: (texts.append(text), ((10, 10), 3))[1])
+    monkeypatch.setattr(lettering.cv2, "getTextSize", lambda text, *_: (texts.append(text), ((10, 10), 3))[1])
     for name in ("a\ud800", "a\x1b[0m\n", "x" * 10**6):
         draw_boxes(np.zeros((120, 160, 3), np.uint8), np.array([[20, 60, 90, 100]]), np.array([0]), [name])
     assert texts[0] == "a\\ud800" and "\x1b" not in texts[1] and len(texts[2]) <= 200

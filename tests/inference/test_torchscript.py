@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from yolov7 import cli
 from yolov7.config import InputError
-from yolov7.export.graphs import make_graph
-from yolov7.export.writers import Request, write_torchscript
+from yolov7.exporting.graphs import make_graph
+from yolov7.exporting.writers import Request, write_torchscript
 from yolov7.inference.exported import KEY, ExportFacts, open_torchscript
 from yolov7.inference.torchscript import checked_archive
 from yolov7.model.detector import Detector

@@ -22,7 +22,7 @@ from yolov7.data.images import cv2, load_image
 from yolov7.data.sources import open_source
 from yolov7.data.video import Frame, VideoInfo, VideoWriter
 from yolov7.inference import writers as writers_module
-from yolov7.inference.writers import COLUMNS, MAX_COPIES, Result, label_text, open_lines, open_writers
+from yolov7.inference.writers import COLUMNS, MAX_COPIES, MAX_GAP, Result, label_text, open_lines, open_writers
 from yolov7.structures import Instances
 
 NAMES = ("person", "fire hydrant", 'a/"b", c')
@@ -167,6 +167,12 @@ def test_categories_are_those_of_the_published_annotations(coco_mini: Path) -> N
 # --- videos ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def mp4v(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where PyAV is not installed."""
+    monkeypatch.setattr(writers_module, "browser_codec", str)
+
+
 def video_of(path: Path) -> tuple[float, int]:
     """Frame rate and number of frames."""
     frames = list(open_source(str(path)))
@@ -179,9 +185,10 @@ def test_two_videos(tmp_path: Path) -> None:
                for name, fps in (("a", 12.0), ("b", 29.97)) for index in range(1, 8)]
     write(tmp_path, DetectOptions(), *results)
     assert video_of(tmp_path / "a.mp4") == (12.0, 7)
-    assert video_of(tmp_path / "b.mp4") == (pytest.approx(29.97), 7)
+    assert video_of(tmp_path / "b.mp4") == (pytest.approx(29.97, abs=1e-3), 7)
 
 
+@pytest.mark.usefixtures("mp4v")
 @pytest.mark.parametrize(("times", "frames"), [
     ((0.0, 0.1, 0.2, 0.3), 4),  # as announced
     ((0.0, 0.35, 0.5, 1.0), 11),  # fewer came: each stands until the next
@@ -195,6 +202,7 @@ def test_the_video_of_a_stream_runs_as_time_does(tmp_path: Path, times: tuple[fl
     assert video_of(tmp_path / "s.mp4") == (10.0, frames)
 
 
+@pytest.mark.usefixtures("mp4v")
 def test_streams_take_turns_and_may_change_their_size(tmp_path: Path) -> None:
     video = VideoInfo(10, 80, 60, 0, live=True)
     results = [result(name, index, video, index / 10, (), size=(60, 80) if index < 3 else (30, 44))
@@ -204,20 +212,66 @@ def test_streams_take_turns_and_may_change_their_size(tmp_path: Path) -> None:
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_WIDTH) == 80
 
 
+@pytest.mark.usefixtures("mp4v")
 def test_a_variable_frame_rate_keeps_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     info, times = VideoInfo(10.0, 80, 60, 0), [0, 0.1, 0.2, 0.8, 0.82, 0.84, 0.9]
     with caplog.at_level("INFO", "yolov7"):
         write(tmp_path, DetectOptions(), *(result("a", index, info, seconds, rows=())
                                            for index, seconds in enumerate(times, start=1)))
     assert video_of(tmp_path / "a.mp4") == (10.0, 10)  # up to the frame at 0.9 s
-    assert caplog.messages == [f"{tmp_path / 'a.mp4'}: the frame rate varies; written at 10 a second, with 5 frames "
-                               "repeated and 2 left out"]
+    assert caplog.messages == [
+        f"{tmp_path / 'a.mp4'}: the frame rate varies; written at 10 a second, with 5 frames repeated and 2 left out",
+        "videos are written as mp4v, which browsers do not play; H.264, which they do: pip install "
+        "'yolov7-framework[video]'"]
 
 
+@pytest.mark.usefixtures("mp4v")
 def test_no_time_that_a_video_states_makes_one_without_end(tmp_path: Path) -> None:
     write(tmp_path, DetectOptions(), *(result("a", index, VideoInfo(30.0, 80, 60, 0), seconds, rows=())
                                        for index, seconds in ((1, 0.0), (2, 1e9))))
     assert video_of(tmp_path / "a.mp4") == (30.0, 1 + MAX_COPIES)
+
+
+def times_of(path: Path) -> list[float]:
+    """The seconds of a video's frames, as PyAV reads them."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        return [float(frame.pts * container.streams.video[0].time_base) for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize(("times", "live", "expected"), [
+    ((0, 0.1, 0.2, 0.8, 0.82, 0.84, 0.9), False, [0, 0.1, 0.2, 0.8, 0.82, 0.84, 0.9]),
+    ((0.5, 0.6, 0.9), False, [0, 0.1, 0.4]),  # from the first frame on
+    ((0.0, 1e9, 1e9 + 1), False, [0, MAX_GAP, MAX_GAP + 1]),
+    ((1.7e9, 1.7e9 + 0.35, 1.7e9 + 0.5), True, [0, 0.35, 0.5]),
+    ((5.0, 100.0, 100.1), True, [0, 1, 1.1]),  # a break of a second at most
+    ((5.0, 1.0, 1.1), True, [0, 0.1, 0.2]),  # the clock was set back
+])
+def test_with_pyav_each_frame_has_its_time(times: tuple[float, ...], live: bool, expected: list[float], tmp_path: Path,
+                                           caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("av")
+    info, sizes = VideoInfo(10.0, 80, 60, 0, live), [(60, 80), (60, 80), *[(30, 44)] * 5]
+    results = [result("a", index, info, seconds, (), size=size)
+               for index, (seconds, size) in enumerate(zip(times, sizes, strict=False), start=1)]
+    with caplog.at_level("INFO", "yolov7"):
+        write(tmp_path, DetectOptions(), *results)
+    assert times_of(tmp_path / "a.mp4") == pytest.approx(expected, abs=1e-4)
+    assert caplog.messages == []
+
+
+def test_several_videos_with_pyav(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    video = VideoInfo(10, 81, 61, 0, live=True)
+    results = [result(name, index, video, index / 10, (), size=(61, 81)) for index in range(1, 6) for name in "ab"]
+    write(tmp_path, DetectOptions(), *results)
+    for name in "ab":
+        assert times_of(tmp_path / f"{name}.mp4") == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-4)
+        assert load_first(tmp_path / f"{name}.mp4").shape == (62, 82, 3)
+
+
+def load_first(path: Path) -> np.ndarray:
+    return next(iter(open_source(str(path)))).image
 
 
 def test_paths_that_are_no_text_are_written(tmp_path: Path) -> None:
@@ -246,6 +300,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(option: str, tmp_pa
     assert not [path for path in files(tmp_path) if path.endswith(".tmp")]
 
 
+@pytest.mark.usefixtures("mp4v")
 def test_a_video_that_the_disk_cut_off_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = VideoInfo(10.0, 80, 60, 0)
     monkeypatch.setattr(VideoWriter, "_is_whole", lambda _: False)

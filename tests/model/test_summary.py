@@ -121,8 +121,9 @@ def test_table_of_all_models(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 @pytest.mark.parametrize("name", [name for name, path in CONFIGS.items() if path.parent.name == "paper"])
 def test_readme(name: str) -> None:
-    """The README's table and commands."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    """The README's table, and the commands of docs/models.md."""
+    root = Path(__file__).parents[2]
+    text, models = ((root / name).read_text(encoding="utf-8") for name in ("README.md", "docs/models.md"))
     spec = read_spec(name)
     cost = cost_of(name)
     row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` "))
@@ -130,5 +131,5 @@ def test_readme(name: str) -> None:
     for figure in (f"{cost.training_parameters:,}", f"{cost.parameters:,}", f"| {cost.gflops:.1f} |", str(spec.recipe),
                    f"{spec.paper.parameters}M, {spec.paper.gflops}{at}", f"| {spec.paper.AP}{at} |"):
         assert figure in row
-    assert f"python train.py --cfg {name} --data coco.yaml" in text
-    assert f"all {len(CONFIGS)} configs" in text
+    assert f"python train.py --cfg {name} --data coco.yaml" in models
+    assert f"All {len(CONFIGS)} configs" in text and f"all {len(CONFIGS)} configs" in models

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yolov7.config import InputError
 from yolov7.config.options import AnchorsOptions, CheckOptions, ConvertOptions
 
+if TYPE_CHECKING:
+    from yolov7.data.check import DataFacts
+    from yolov7.engine.anchors import AnchorFit
 
-def check(options: CheckOptions) -> int:
+
+def check(options: CheckOptions) -> DataFacts:
     """Show what is understood of a data set and what is wrong with it: exit code 0, 1 (faults) or 2 (unusable)."""
     from yolov7.data.check import check_data
 
@@ -16,22 +22,18 @@ def check(options: CheckOptions) -> int:
         raise InputError("--data is missing; accepted: a YAML or .data file, a shipped name, or a folder")
     facts = check_data(options.data, options.decode)
     logging.getLogger(__name__).info("%s", facts.text(options.all))
-    if facts.errors:
-        raise InputError(facts.errors[0])
-    return facts.code
+    return facts
 
 
-def convert(options: ConvertOptions) -> int:
+def convert(options: ConvertOptions) -> Path:
     """Write a data set as YOLO txt or as COCO JSON, with the file that train.py reads."""
     from yolov7.data.convert import convert as run_conversion
 
-    run_conversion(options)
-    return 0
+    return run_conversion(options)
 
 
-def anchors(options: AnchorsOptions) -> int:
+def anchors(options: AnchorsOptions) -> AnchorFit:
     """Show how well a model's anchors fit a data set, beside fitted ones; writes the model with those."""
     from yolov7.engine.anchors import show_anchors
 
-    show_anchors(options)
-    return 0
+    return show_anchors(options)

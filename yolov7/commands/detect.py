@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from yolov7.config import InputError
 from yolov7.config.options import DetectOptions
 
+if TYPE_CHECKING:
+    from yolov7.inference.detect import DetectionRun
 
-def detect(options: DetectOptions) -> int:
+
+def detect(options: DetectOptions) -> DetectionRun:
     """Detect in images, videos, cameras and streams; writes images and videos, and text, JSON, CSV, crops."""
     from yolov7.inference.detect import detect as run_detection
     from yolov7.inference.loading import load_network, usual_device
@@ -22,5 +26,4 @@ def detect(options: DetectOptions) -> int:
     network = load_network(paths, own_device(usual_device(paths, options.device)), options)
     task = find_task(network.info.head)
     new_folder = partial(folders.new_folder, options.project, options.name, options.exist_ok)
-    run_detection(options, network, new_folder, task.finish, task.draw)
-    return 0
+    return run_detection(options, network, new_folder, task.finish, task.draw)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolov7.config import InputError, atomic_write
 from yolov7.config.options import ModelsOptions
+from yolov7.runtime.tables import Table
 
 if TYPE_CHECKING:
     from yolov7.model.spec import ModelSpec
@@ -18,7 +20,7 @@ ORDER = ("paper", "baseline", "ablation")  # of the folders in cfg
 IMAGES = (".png", ".pdf", ".svg")
 
 
-def models(options: ModelsOptions) -> int:
+def models(options: ModelsOptions) -> Table:
     """Show all models beside the paper's figures; one model node by node; or what scaling makes of one."""
     from yolov7.model.spec import read_spec
 
@@ -31,23 +33,25 @@ def models(options: ModelsOptions) -> int:
     if options.cfg is None and options.scale is None:
         if options.picture or options.output:
             raise InputError("--picture and --output: name one model with --cfg or --scale")
-        logger.info("%s", _table_of_all(options.num_classes))
-        return 0
+        return _table_of_all(options.num_classes)
     spec = read_spec(options.cfg) if options.cfg else _scaled(options)
-    _show_one(spec, options)
-    return 0
+    return _show_one(spec, options)
 
 
-def _table_of_all(num_classes: int) -> str:
-    from tqdm import tqdm
-
+def _table_of_all(num_classes: int) -> Table:
     from yolov7.config import shipped_files
     from yolov7.model.spec import read_spec
     from yolov7.model.summary import model_cost, models_table
+    from yolov7.runtime.progress import Progress
 
     paths = sorted(shipped_files("cfg").values(), key=lambda path: ORDER.index(path.parent.name))
-    progress = tqdm(paths, desc="models", unit="model", leave=False, disable=None)
-    return models_table([model_cost(read_spec(str(path)), num_classes) for path in progress])
+    progress = Progress(paths, "models", unit="models")
+    costs = [model_cost(read_spec(str(path)), num_classes) for path in progress]
+    logger.info("%s", models_table(costs))
+    return Table(tuple(
+        {"model": cost.spec.name, "size": cost.spec.image_size, "recipe": cost.spec.recipe,
+         "training_parameters": cost.training_parameters, "training_gflops": cost.training_gflops,
+         "parameters": cost.parameters, "gflops": cost.gflops, "paper_AP": cost.spec.paper.AP} for cost in costs))
 
 
 def _scaled(options: ModelsOptions) -> ModelSpec:
@@ -67,7 +71,7 @@ def _scaled(options: ModelsOptions) -> ModelSpec:
     return spec
 
 
-def _show_one(spec: ModelSpec, options: ModelsOptions) -> None:
+def _show_one(spec: ModelSpec, options: ModelsOptions) -> Table:
     import torch
 
     from yolov7.model.detector import Detector
@@ -87,3 +91,4 @@ def _show_one(spec: ModelSpec, options: ModelsOptions) -> None:
     if options.picture:
         draw_graph(spec, costs, options.picture)
         logger.info("graph: %s", options.picture)
+    return Table(tuple(dataclasses.asdict(cost) for cost in costs))

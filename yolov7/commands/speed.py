@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from yolov7.config.options import TestOptions
 
+if TYPE_CHECKING:
+    from yolov7.engine.speed import SpeedTable
 
-def measure(options: TestOptions) -> int:
+
+def measure(options: TestOptions) -> SpeedTable:
     """What weights cost: time of each stage, AP over time at several sizes, half and full precision."""
     from yolov7.engine import speed
 
-    speed.TASKS[options.task](options)
-    return 0
+    return speed.TASKS[options.task](options)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-import re
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from yolov7.config.errors import InputError
+from yolov7.config.errors import InputError, RunError, unknown
 from yolov7.config.flags import check_paths
+from yolov7.config.messages import with_names
 from yolov7.config.options import DetectOptions, NetworkOptions, Precision
 from yolov7.config.schema import from_mapping
 
@@ -54,28 +56,48 @@ class CallArguments:
 
 
 ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, CallArguments)
-             for field in dataclasses.fields(call)}  # by flag
+             for field in dataclasses.fields(call)} | {"--source": "source"}  # of load and of a model, by flag
+
+
+def python_names(options: type) -> dict[str, str]:
+    """The arguments of a command's function, by flag."""
+    return {_flag(field.name.rstrip("_")): field.name for field in dataclasses.fields(options)}
 
 
 def check_arguments(cls: type[T], call: str, **given: Any) -> T:
-    """The arguments of a call, read as the flags of the same meaning are; raises `InputError`."""
-    arguments = from_mapping(cls, {name: _plain(name, value) for name, value in given.items()}, call)
+    """The arguments of a call, read as the flags of the same meaning are; raises `InputError`.
+
+    None stands for an argument that is not given where it has no default.
+    """
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))
+              if field.metadata.get("flag", True)}
+    if odd := [name for name in given if name not in fields]:
+        raise InputError(f"{call}: {unknown('argument', odd[0], fields)}")
+    several = {name for name, hint in typing.get_type_hints(cls).items() if "tuple" in str(hint)}
+    plain = {name: _plain(name, value, name in several) for name, value in given.items()}
+    arguments = from_mapping(cls, {name: value for name, value in plain.items()
+                                   if value is not None or fields[name].default is not None}, call)
     values = vars(arguments)
     check_paths(values, f"{call}, {{}}")
-    if values.get("classes") == ():
+    if values.get("classes") == () and given.get("classes") is not None:
         raise InputError(f"{call}, classes: is empty; accepted: names or numbers, or None for all")
     return arguments
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: Any, several: bool) -> Any:
     """What Python programs have for a number, a list, a path or a device, as the files and flags have it."""
-    if name == "device" and value is None:
-        return ""
-    if name == "device" and (_is_number(value) or type(value).__name__ == "device"):  # torch.device
-        return str(value)
-    if name == "classes" and value is not None:
+    if name == "device":
+        own = _is_number(value) or type(value).__name__ == "device"  # torch.device
+        return "" if value is None else str(value) if own else value
+    if value is None:
+        return None
+    if name == "resume" and isinstance(value, bool):
+        return "" if value else None
+    if name == "set" and isinstance(value, Mapping):
+        return [f"{key}={json.dumps(_value(item))}" for key, item in value.items()]
+    if name in ("classes", "freeze"):
         return [str(item) if _is_number(item) else item for item in _items(value)]
-    return _items(value) if name == "weights" else _value(value)
+    return _items(value) if several else _value(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -95,10 +117,9 @@ def _value(value: Any) -> Any:
 
 
 @contextmanager
-def named_as_arguments() -> Iterator[None]:
+def named_as_arguments(names: Mapping[str, str] = ARGUMENTS) -> Iterator[None]:
     """Errors of the functions that commands use, too, name the arguments of Python calls instead of flags."""
     try:
         yield
-    except InputError as error:
-        text = re.sub(r"(?<![\w-])--[a-z][a-z-]*", lambda found: ARGUMENTS.get(found[0], found[0]), str(error))
-        raise InputError(text) from None
+    except (InputError, RunError) as error:
+        raise type(error)(with_names(str(error), names)) from None

@@ -144,6 +144,6 @@ def _take_its_name(temporary: Path, path: Path) -> None:
 def atomic_write(path: str | Path, content: bytes | str) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename it: a reader never sees half of it."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         stream.flush()
         os.fsync(stream.fileno())

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from yolov7.config.errors import InputError, nearest
+from yolov7.config.help import Groups, HelpFormatter, details, examples_text, wrapped
 from yolov7.config.paths import check_path
 from yolov7.config.schema import check_ranges, convert
 
 T = TypeVar("T")
-PATHS = {"cfg", "data", "hyp", "name", "output", "picture", "project", "resume", "scale", "weights"}  # of any options
+PATHS = {"cfg", "data", "diff", "hyp", "name", "output", "picture", "project", "resume", "scale",
+         "weights"}  # of any options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,29 +23,32 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, description: str) -> T:
+def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, description: str, called: str = "",
+                    examples: Sequence[str] = ()) -> T:
     """Parse command-line flags into a dataclass: the field ``batch_size`` is the flag ``--batch-size``,
     and ``from_`` is ``--from``.
 
-    Type, default and help are those of the field. ``--help`` prints and exits with 0; every fault is an `InputError`.
+    Type, default, help and group are those of the field. ``called`` is the command as it was called (default: the
+    ``program``), ``examples`` are lines of flags. ``--help`` prints and exits with 0; every fault is an `InputError`.
     """
-    parser = _Parser(prog=program, description=description, allow_abbrev=False,
-                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    called = called or program
+    parser = _Parser(prog=called, usage=f"{called} [flags]".replace("%", "%%"), add_help=False, allow_abbrev=False,
+                     description=wrapped(description), epilog=examples_text(called, examples),
+                     formatter_class=HelpFormatter)
     hints = typing.get_type_hints(cls)
-    flags = []
-    for field in dataclasses.fields(typing.cast(Any, cls)):
-        if not field.metadata.get("flag", True):
-            continue
-        flag = _flag_of(field.name)
-        flags.append(flag)
-        _add_flag(parser, flag, field, hints[field.name])
+    fields = [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.metadata.get("flag", True)]
+    groups = Groups(parser, fields)
+    for field in fields:
+        _add_flag(groups.of(field), field, hints[field.name])
+    groups.last().add_argument("-h", "--help", action="help", help="show this text")
     parsed, rest = parser.parse_known_args(list(arguments))
     if rest:
         name = rest[0].partition("=")[0]
         kind = "flag" if name.startswith("-") else "argument"
-        raise InputError(f"unknown {kind} {name!r}{nearest(name, flags)} (see {program} --help)")
+        flags = [flag_of(field.name) for field in fields]
+        raise InputError(f"unknown {kind} {name!r}{nearest(name, flags)} (see {called} --help)")
     given = vars(parsed)
-    values = {name: convert(value, hints[name], _flag_of(name)) for name, value in given.items()}
+    values = {name: convert(value, hints[name], flag_of(name)) for name, value in given.items()}
     check_paths(values, "--{}")
     return check_ranges(cls(**values), program)
 
@@ -56,17 +61,25 @@ def check_paths(values: Mapping[str, Any], flag: str) -> None:
             check_path(path, flag.format(name))
 
 
-def _flag_of(name: str) -> str:
+def flag_of(name: str) -> str:
+    """``--batch-size`` for the field ``batch_size``."""
     return "--" + name.rstrip("_").replace("_", "-")
 
 
-def _add_flag(parser: argparse.ArgumentParser, flag: str, field: dataclasses.Field[Any], hint: Any) -> None:
-    settings: dict[str, Any] = {"dest": field.name, "help": field.metadata.get("help", ""), "default": field.default}
-    if field.default is None or field.default == ():
-        settings["default"] = argparse.SUPPRESS
+def _add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
+    flag, default = flag_of(field.name), field.default
+    # what is not given is the dataclass's own business
+    settings: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS if default in (None, ()) else default}
     if hint is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction if field.default else "store_true", **settings)
-        return
+        kind: Any = argparse.BooleanOptionalAction if default else "store_true"
+        action = group.add_argument(flag, action=kind, **settings)
+    else:
+        action = group.add_argument(flag, **settings, **_value_settings(field, hint))
+    action.help = (field.metadata.get("help", "") + details(default, field.metadata)).replace("%", "%%")
+
+
+def _value_settings(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
     settings.update({key: field.metadata[key] for key in ("nargs", "const", "metavar") if key in field.metadata})
     options = [a for a in typing.get_args(hint) if a is not type(None)] or [hint]
     if typing.get_origin(hint) is typing.Literal:
@@ -77,7 +90,11 @@ def _add_flag(parser: argparse.ArgumentParser, flag: str, field: dataclasses.Fie
     elif typing.get_origin(options[0]) is tuple:
         settings.setdefault("nargs", "+")
         options = list(typing.get_args(options[0]))
-    parser.add_argument(flag, type=_reader(options[0]), **settings)
+    if typing.get_origin(options[0]) is typing.Literal:  # beside None, which `convert` checks
+        settings["metavar"] = "{" + ",".join(typing.get_args(options[0])) + "}"
+    if options[0] in (int, float):
+        settings.setdefault("metavar", "N" if options[0] is int else "X")
+    return {"type": _reader(options[0]), **settings}
 
 
 def _reader(kind: Any) -> Any:

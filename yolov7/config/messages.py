@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import PurePath
 
 LONGEST = 2000  # characters of a message, and of a line of the log
@@ -77,3 +78,8 @@ class LogFormatter(logging.Formatter):
 
 def _shown_line(line: str) -> str:
     return bounded(visible(without_secrets(bounded(line, 4 * LONGEST))))
+
+
+def with_names(text: str, names: Mapping[str, str]) -> str:
+    """A message about flags as one about arguments: ``--img-size`` becomes ``img_size`` where ``names`` says so."""
+    return re.sub(r"(?<![\w-])--[a-z][a-z0-9-]*", lambda found: names.get(found[0], found[0]), text)

@@ -21,34 +21,38 @@ MAX_SEED = 2**63 - 1
 class OutputFolder:
     """Where results go: a new folder ``project/name``."""
 
-    project: str = option("runs", "results are folders below this one")
-    name: str = option("exp", "name of the result; a number is added where it exists")
-    exist_ok: bool = option(False, "write into the folder of an earlier result of this name")
+    project: str = option("runs", "results are folders below this one", group="run and output")
+    name: str = option("exp", "name of the result; a number is added where it exists", group="run and output")
+    exist_ok: bool = option(False, "write into the folder of an earlier result of this name", group="run and output")
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
     """How a network is to be run."""
 
-    cfg: str | None = option(None, "model, for weights that hold no definition of their own")
-    precision: Precision = option(
-        "auto", "number format of the network; auto: half precision where the device has it natively")
+    cfg: str | None = option(None, "model, for weights that hold no definition of their own", group="model and data")
+    precision: Precision = option("auto", "number format of the network; auto: half precision where the device has it "
+                                  "natively", group="device and speed")
     half_decode: bool = option(False, "decode boxes in half precision, as the reference implementation does on GPUs "
-                               "(fp16 only)")
-    augment: bool = option(False, "test-time augmentation: each image at three sizes, one of them mirrored")
-    compile: bool = option(False, "compile the network of weights: half a minute at the start, faster images then")
+                               "(fp16 only)", group="device and speed")
+    augment: bool = option(False, "test-time augmentation: each image at three sizes, one of them mirrored",
+                           group="detections")
+    compile: bool = option(False, "compile the network of weights: half a minute at the start, faster images then",
+                           group="device and speed")
     weights: tuple[str, ...] = option((), "weights, ours or the reference implementation's, or an exported file; "
-                                      "several are an ensemble; default: best.pt of the latest run")
-    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU")
+                                      "several are an ensemble; default: best.pt of the latest run",
+                                      group="model and data")
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU",
+                         group="device and speed")
 
 
 @dataclass(frozen=True)
 class NMSFlags:
     """Which detections are kept."""
 
-    conf_thres: float = option(0.25, "minimum score", low=0, high=1)
-    iou_thres: float = option(0.45, "maximum IoU of two detections of one class", low=0, high=1)
-    max_det: int = option(300, "maximum number of detections in an image", low=1, most=MAX_COUNT)
+    conf_thres: float = option(0.25, "minimum score", low=0, high=1, group="detections")
+    iou_thres: float = option(0.45, "maximum IoU of two detections of one class", low=0, high=1, group="detections")
+    max_det: int = option(300, "maximum number of detections in an image", low=1, most=MAX_COUNT, group="detections")
 
 
 @dataclass(frozen=True)
@@ -57,25 +61,28 @@ class TestOptions(OutputFolder, NMSFlags, NetworkOptions):
 
     __test__ = False  # not a pytest class
 
-    data: str | None = option(None, "data set; default: the one that the weights were trained on")
+    data: str | None = option(None, "data set; default: the one that the weights were trained on",
+                              group="model and data")
     task: Literal["train", "val", "test", "speed", "study", "table10"] = option(
         "val", "split to evaluate; or on the val split: what each stage takes (speed), AP and time at several sizes "
         "(study), half and full precision at IoU 0.65 and 0.70 as in table 10 of the paper (table10); speed and study "
-        "take several weights one after the other")
-    batch_size: int = option(32, "images in a batch", low=1, most=MAX_COUNT)
+        "take several weights one after the other", group="what is measured")
+    batch_size: int = option(32, "images in a batch", low=1, most=MAX_COUNT, group="device and speed")
     img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32,
-                                  most=MAX_SIDE)
-    conf_thres: float = option(0.001, "minimum score", low=0, high=1)
-    iou_thres: float = option(0.65, "maximum IoU of two detections of one class", low=0, high=1)
-    sizes: tuple[int, ...] = option(tuple(range(256, 1537, 128)), "sizes of --task study", low=32, most=MAX_SIDE)
+                                  most=MAX_SIDE, group="model and data")
+    conf_thres: float = option(0.001, "minimum score", low=0, high=1, group="detections")
+    iou_thres: float = option(0.65, "maximum IoU of two detections of one class", low=0, high=1, group="detections")
+    sizes: tuple[int, ...] = option(tuple(range(256, 1537, 128)), "sizes of --task study", low=32, most=MAX_SIDE,
+                                    group="what is measured")
     metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the metric of the reference "
-                                           "implementation")
-    workers: int = option(8, "loader processes, at most", low=0, most=MAX_COUNT)
+                                           "implementation", group="what is measured")
+    workers: int = option(8, "loader processes, at most", low=0, most=MAX_COUNT, group="device and speed")
     classes: tuple[str, ...] | None = option(None, "score these classes only (numbers or names); default: those "
-                                             "that the weights know")
-    single_cls: bool = option(False, "take all classes as one; weights of ours that were trained so say it themselves")
-    project: str = option("runs/test", "results are folders below this one")
-    verbose: bool = option(False, "tracebacks and debug messages")
+                                             "that the weights know", group="what is measured")
+    single_cls: bool = option(False, "take all classes as one; weights of ours that were trained so say it themselves",
+                              group="what is measured")
+    project: str = option("runs/test", "results are folders below this one", group="run and output")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
 
 
 @dataclass(frozen=True)
@@ -84,89 +91,119 @@ class SpeedOptions(TestOptions):
 
     task: Literal["speed", "study", "table10"] = option(  # fewer than in test
         "speed", "what each stage takes (speed), AP and time at several sizes (study), half and full precision at IoU "
-        "0.65 and 0.70 as in table 10 of the paper (table10)")
+        "0.65 and 0.70 as in table 10 of the paper (table10)", group="what is measured")
 
 
 @dataclass(frozen=True)
 class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
     """Flags of ``detect``."""
 
-    source: str = option("", "image, video, folder (not those in it), glob, camera (its number), stream (rtsp://, "
-                         "rtmp://, http://, ...), or a text file with one of these a line")
+    source: str = option("", "image or its address (https://...), video, folder (not those in it), glob, camera (its "
+                         "number), stream (rtsp://, rtmp://, http://, ...), or a text file with one of these a line",
+                         group="model and data")
     batch_size: int = option(1, "images or frames read together, and run together where their shapes allow; of "
-                             "streams always the newest frame of each", low=1, most=MAX_COUNT)
+                             "streams always the newest frame of each", low=1, most=MAX_COUNT, group="device and speed")
     img_size: int | None = option(None, "long side of the network input; default: that of the weights", low=32,
-                                  most=MAX_SIDE)
-    classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)")
-    agnostic_nms: bool = option(False, "NMS across classes")
-    save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised")
-    save_conf: bool = option(False, "add the score to the text files")
-    save_json: bool = option(False, "also write detections.json: a list with one object a frame")
-    save_jsonl: bool = option(False, "also write detections.jsonl: the same, one line a frame as it comes")
-    save_coco: bool = option(False, "also write predictions.json: results as COCO has them")
-    save_csv: bool = option(False, "also write detections.csv: one line a detection")
-    save_crop: bool = option(False, "also write an image of every detection, in a folder a class")
-    round_boxes: bool = option(False, "boxes in whole pixels, as the reference implementation writes them")
-    nosave: bool = option(False, "write no images or videos")
-    view_img: bool = option(False, "show what is found in a window, where there is a screen (q ends the run)")
+                                  most=MAX_SIDE, group="model and data")
+    classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)", group="detections")
+    agnostic_nms: bool = option(False, "NMS across classes", group="detections")
+    save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised",
+                            group="what is written")
+    save_conf: bool = option(False, "add the score to the text files", group="what is written")
+    save_json: bool = option(False, "also write detections.json: a list with one object a frame",
+                             group="what is written")
+    save_jsonl: bool = option(False, "also write detections.jsonl: the same, one line a frame as it comes",
+                              group="what is written")
+    save_coco: bool = option(False, "also write predictions.json: results as COCO has them", group="what is written")
+    save_csv: bool = option(False, "also write detections.csv: one line a detection", group="what is written")
+    save_crop: bool = option(False, "also write an image of every detection, in a folder a class",
+                             group="what is written")
+    round_boxes: bool = option(False, "boxes in whole pixels, as the reference implementation writes them",
+                               group="what is written")
+    nosave: bool = option(False, "write no images or videos", group="what is written")
+    view_img: bool = option(False, "show what is found in a window, where there is a screen (q ends the run)",
+                            group="what is written")
     reconnects: int = option(10, "attempts in a row to reach a stream that has dropped, before the run ends", low=0,
-                             most=MAX_COUNT)
-    project: str = option("runs/detect", "results are folders below this one")
-    verbose: bool = option(False, "tracebacks and debug messages")
+                             most=MAX_COUNT, group="run and output")
+    project: str = option("runs/detect", "results are folders below this one", group="run and output")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """Flags of ``export.py``."""
 
-    weights: str = option("", "weights, ours or the reference implementation's; default: best.pt of the " "latest run")
-    format: tuple[str, ...] = option(("onnx",), "formats to write: weights (re-parameterized, ours), original "
-                                     "(the reference implementation's layout), torchscript, onnx, openvino, tensorrt")
-    cfg: str | None = option(None, "model, for weights that hold no definition of their own")
+    weights: str = option("", "weights, ours or the reference implementation's; default: best.pt of the latest run",
+                          group="model and data")
+    format: tuple[str, ...] = option(("onnx",), "formats to write: weights (re-parameterized, ours), original (the "
+                                     "reference implementation's layout), torchscript, onnx, openvino, tensorrt",
+                                     group="graph")
+    cfg: str | None = option(None, "model, for weights that hold no definition of their own", group="model and data")
     img_size: tuple[int, ...] | None = option(None, "height and width of the network input (one number: square); "
-                                              "default: that of the weights", low=32, most=MAX_SIDE)
-    batch_size: int = option(1, "batch of the exported graph", low=1, most=MAX_COUNT)
-    dynamic_batch: bool = option(False, "a graph for any batch")
-    dynamic: bool = option(False, "a graph for any batch and size")
+                                              "default: that of the weights", low=32, most=MAX_SIDE,
+                                              group="model and data")
+    batch_size: int = option(1, "batch of the exported graph", low=1, most=MAX_COUNT, group="graph")
+    dynamic_batch: bool = option(False, "a graph for any batch", group="graph")
+    dynamic: bool = option(False, "a graph for any batch and size", group="graph")
     head: Literal["decoded", "raw", "end2end"] = option(
         "decoded", "outputs of the graph: boxes and scores of all rows; the logits of the levels; or detections after "
-        "NMS in the graph")
-    conf_thres: float = option(0.25, "minimum score, of --head end2end", low=0, high=1)
-    iou_thres: float = option(0.45, "maximum IoU of two detections of one class, of --head end2end", low=0, high=1)
-    max_det: int = option(100, "maximum number of detections in an image, of --head end2end", low=1, most=MAX_COUNT)
-    fp16: bool = option(False, "weights in float16, inputs and outputs in float32 (not of weights and original)")
-    with_preprocess: bool = option(False, "the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1")
-    source: str = option("", "images for the comparison with PyTorch; default: the data set's validation split")
-    output: str = option("", "folder of the written files; default: that of the weights")
-    verbose: bool = option(False, "tracebacks and debug messages")
+        "NMS in the graph", group="graph")
+    conf_thres: float = option(0.25, "minimum score, of --head end2end", low=0, high=1, group="graph")
+    iou_thres: float = option(0.45, "maximum IoU of two detections of one class, of --head end2end", low=0, high=1,
+                              group="graph")
+    max_det: int = option(100, "maximum number of detections in an image, of --head end2end", low=1, most=MAX_COUNT,
+                          group="graph")
+    fp16: bool = option(False, "weights in float16, inputs and outputs in float32 (not of weights and original)",
+                        group="graph")
+    with_preprocess: bool = option(False, "the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1",
+                                   group="graph")
+    source: str = option("", "images for the comparison with PyTorch; default: the data set's validation split",
+                         group="run and output")
+    output: str = option("", "folder of the written files; default: that of the weights", group="run and output")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
 
 
 @dataclass(frozen=True)
 class ModelsOptions:
     """Flags of ``yolov7 models``."""
 
-    cfg: str | None = option(None, "one model, node by node: a shipped name or a YAML file; default: a table of all")
-    scale: str | None = option(None, "the model that results when this one is scaled", metavar="CFG")
-    depth: float | None = option(None, "factor on the depth of --scale; default: 1", low=0.01, high=16)
-    width: float | None = option(None, "factor on its widths; default: (1 + depth) / 2", low=0.01, high=16)
-    hidden_width: float | None = option(None, "factor on the widths inside its blocks; default: 1", low=0.01, high=16)
+    cfg: str | None = option(None, "one model, node by node: a shipped name or a YAML file; default: a table of all",
+                             group="model and data")
+    scale: str | None = option(None, "the model that results when this one is scaled", metavar="CFG", group="scaling")
+    depth: float | None = option(None, "factor on the depth of --scale; default: 1", low=0.01, high=16, group="scaling")
+    width: float | None = option(None, "factor on its widths; default: (1 + depth) / 2", low=0.01, high=16,
+                                 group="scaling")
+    hidden_width: float | None = option(None, "factor on the widths inside its blocks; default: 1", low=0.01, high=16,
+                                        group="scaling")
     img_size: int | None = option(None, "side of the network input; default: the model's nominal size", low=32,
-                                  most=MAX_SIDE)
-    num_classes: int = option(80, "classes of the head", low=1, most=MAX_CLASSES)
-    deploy: bool = option(False, "the nodes of the deployed form")
-    picture: str = option("", "also draw the graph: a PNG, PDF or SVG file")
-    output: str = option("", "also write the model as YAML, scaled and written out")
-    verbose: bool = option(False, "tracebacks and debug messages")
+                                  most=MAX_SIDE, group="model and data")
+    num_classes: int = option(80, "classes of the head", low=1, most=MAX_CLASSES, group="model and data")
+    deploy: bool = option(False, "the nodes of the deployed form", group="model and data")
+    picture: str = option("", "also draw the graph: a PNG, PDF or SVG file", group="what is written")
+    output: str = option("", "also write the model as YAML, scaled and written out", group="what is written")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Flags of ``yolov7 recipe``."""
+
+    hyp: str = option("p5", "recipe: a shipped name or a YAML file", group="model and data")
+    find: str = option("", "only keys with this word in their name or meaning", group="what is written")
+    diff: str = option("", "only what another recipe has otherwise, beside its values: a shipped name or a YAML file",
+                       metavar="HYP", group="what is written")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
 
 
 @dataclass(frozen=True)
 class CheckOptions:
     """Flags of ``yolov7 data check``."""
 
-    data: str = option("", "data set: a YAML or .data file, a shipped name, or a folder")
-    all: bool = option(False, "show every fault, not only the first ones")
-    decode: bool = option(True, "decode every image, which finds damaged ones and those that stand in two splits")
-    verbose: bool = option(False, "tracebacks and debug messages")
+    data: str = option("", "data set: a YAML or .data file, a shipped name, or a folder", group="model and data")
+    all: bool = option(False, "show every fault, not only the first ones", group="run and output")
+    decode: bool = option(True, "decode every image, which finds damaged ones and those that stand in two splits",
+                          group="reading")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
 
 
 @dataclass(frozen=True)
@@ -174,41 +211,47 @@ class ConvertOptions:
     """Flags of ``yolov7 data convert``."""
 
     data: str = option("", "data set: a YAML file, a shipped name, or a folder in COCO layout; with --from the folder "
-                           "or the file of the annotations")
+                           "or the file of the annotations", group="model and data")
     from_: Literal["voc", "labelme", "via", "csv", "supervisely", "createml"] | None = option(
         None, "format of another tool that is read: voc (Pascal VOC), labelme, via (VGG Image Annotator), csv (Open "
-        "Images, TensorFlow, keras-retinanet), supervisely, createml; default: what train.py reads")
+        "Images, TensorFlow, keras-retinanet), supervisely, createml; default: what train.py reads",
+        group="model and data")
     to: Literal["yolo", "coco"] | None = option(None, "format to write: yolo (label files) or coco (JSON); default "
-                                                      "with --from: yolo")
-    output: str = option("", "folder to write, new or empty")
-    splits: tuple[str, ...] = option((), "splits to write; default: all that the data set has")
-    images: str = option("", "with --from: folder of the images; default: that of the annotations, and those in it")
+                                                      "with --from: yolo", group="model and data")
+    output: str = option("", "folder to write, new or empty", group="model and data")
+    splits: tuple[str, ...] = option((), "splits to write; default: all that the data set has", group="what is written")
+    images: str = option("", "with --from: folder of the images; default: that of the annotations, and those in it",
+                         group="reading")
     names: tuple[str, ...] | None = option(None, "with --from: the classes in their order; default: the order that the "
-                                                 "format lists them in, else sorted")
-    attribute: str | None = option(None, "with --from via: the attribute of regions that is their class")
+                                                 "format lists them in, else sorted", group="reading")
+    attribute: str | None = option(None, "with --from via: the attribute of regions that is their class",
+                                   group="reading")
     first_pixel: int | None = option(None, "with --from voc: the number of the first pixel, 1 as in the devkit or 0; "
-                                           "default: 0 where a corner is 0, else 1", low=0, high=1)
+                                           "default: 0 where a corner is 0, else 1", low=0, high=1, group="reading")
     background: bool = option(False, "with --from: images that no annotation names are images without objects; "
-                                     "default: they are left out")
+                                     "default: they are left out", group="reading")
     val_fraction: float = option(0.2, "with --from: the part of the training images that becomes val where the data "
-                                      "has no val; 0: none", low=0, high=0.9)
-    seed: int = option(0, "with --from: seed of that choice", low=0)
+                                      "has no val; 0: none", low=0, high=0.9, group="reading")
+    seed: int = option(0, "with --from: seed of that choice", low=0, group="reading")
     boxes: bool = option(False, "write the boxes only; a polygon in a label file stands for its own box, which may "
-                                "differ from the object's")
-    copy: bool = option(False, "copy the images; default: hard links where possible, else copies")
-    link: bool = option(False, "hard links only: an error where they are impossible")
-    verbose: bool = option(False, "tracebacks and debug messages")
+                                "differ from the object's", group="what is written")
+    copy: bool = option(False, "copy the images; default: hard links where possible, else copies",
+                        group="what is written")
+    link: bool = option(False, "hard links only: an error where they are impossible", group="what is written")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
 
 
 @dataclass(frozen=True)
 class AnchorsOptions:
     """Flags of ``yolov7 data anchors``."""
 
-    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
-    cfg: str = option("yolov7-tiny", "model: a shipped name or a YAML file")
+    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout",
+                       group="model and data")
+    cfg: str = option("yolov7-tiny", "model: a shipped name or a YAML file", group="model and data")
     img_size: int | None = option(None, "side of the network input in training; default: the data set's settings for "
-                                  "the model, then the model's", low=32, most=MAX_SIDE)
-    generations: int = option(1000, "random changes that are tried after k-means", low=0, most=MAX_COUNT)
-    seed: int = option(0, "seed of k-means and of the changes", low=0, most=MAX_SEED)
-    output: str = option("", "also write the model with the fitted anchors as YAML")
-    verbose: bool = option(False, "tracebacks and debug messages")
+                                  "the model, then the model's", low=32, most=MAX_SIDE, group="model and data")
+    generations: int = option(1000, "random changes that are tried after k-means", low=0, most=MAX_COUNT,
+                              group="schedule and batch")
+    seed: int = option(0, "seed of k-means and of the changes", low=0, most=MAX_SEED, group="schedule and batch")
+    output: str = option("", "also write the model with the fitted anchors as YAML", group="run and output")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")

@@ -6,10 +6,13 @@ Names and defaults are those of the reference implementation (docs/reference.md,
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
 
 from yolov7.config.errors import InputError, unknown
 from yolov7.config.files import find_yaml, read_yaml
+from yolov7.config.help import limits
 from yolov7.config.options import MAX_COUNT
 from yolov7.config.schema import convert, from_mapping, option
 
@@ -58,7 +61,7 @@ class LossConfig:
     top_k: int = option(0, "number of best IoUs whose sum is an object's number of positives; 0: 10, or 20 with an "
                         "auxiliary head", low=0, most=MAX_COUNT)
     deduplicate_candidates: bool = option(False, "propose a cell and anchor once, however many objects do")
-    class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; (): all 1", low=0)
+    class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; []: all 1", low=0)
     gains: dict[str, float] = field(default_factory=dict, metadata={
         "help": "gains of the terms that a task adds, by name", "omit_default": True})
 
@@ -104,13 +107,43 @@ class Recipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
-def read_recipe(name: str) -> Recipe:
+@dataclass(frozen=True)
+class RecipeKey:
+    """A key of a recipe, as ``--set`` takes it."""
+
+    name: str  # section.key
+    value: str  # as YAML
+    meaning: str
+    accepted: str  # its limits or choices, '' where every value of its type is accepted
+
+
+def recipe_keys(recipe: Recipe) -> list[RecipeKey]:
+    """Every key, with the value that it has in this recipe."""
+    keys = []
+    for section in fields(recipe):
+        part = getattr(recipe, section.name)
+        hints = get_type_hints(type(part))
+        for entry in fields(part):
+            choices = ", ".join(get_args(hints[entry.name])) if get_origin(hints[entry.name]) is Literal else ""
+            keys.append(RecipeKey(f"{section.name}.{entry.name}", _as_yaml(getattr(part, entry.name)),
+                                  entry.metadata["help"], choices or limits(entry.metadata)))
+    return keys
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+
+
+def read_recipe(name: str, flag: str = "--hyp") -> Recipe:
     """Read a recipe by path or shipped name (``tiny`` is ``data/hyp.scratch.tiny.yaml``).
 
     The flat files of the reference implementation are read too: a key outside a section goes to the section that
     has it. Raises `InputError`.
     """
-    path = find_yaml(name, "data", "--hyp", ("hyp.scratch.", "hyp."))
+    path = find_yaml(name, "data", flag, ("hyp.scratch.", "hyp."))
     sections = {"optimizer": OptimizerConfig, "loss": LossConfig, "augment": AugmentConfig}
     section_of = {f.name: section for section, cls in sections.items() for f in fields(cls)}
     nested: dict[str, Any] = {section: {} for section in sections}

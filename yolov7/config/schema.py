@@ -174,6 +174,7 @@ def override(config: T, assignments: Sequence[str], flag: str = "--set") -> T:
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with its help, and optional limits (``low``, ``high``, ``most``) and settings of its flag.
 
-    Those are ``metavar``, ``nargs`` and ``const`` of argparse; with ``flag=False`` the field is a key of files alone.
+    Those are ``metavar``, ``nargs`` and ``const`` of argparse, and the ``group`` it stands in (`help.GROUPS`); with
+    ``flag=False`` the field is a key of files alone.
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})

@@ -10,10 +10,10 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import trange
 
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -135,13 +135,13 @@ def evolve(sizes: np.ndarray, anchors: np.ndarray, threshold: float, generations
     """Anchors ``[K, 2]`` after ``generations`` random changes, of which only those that raise `fitness` are kept."""
     rng = np.random.default_rng(seed)
     best, score = anchors, fitness(sizes, anchors, threshold)
-    progress = trange(generations, desc="anchors", unit="generation", leave=False, disable=None)
+    progress = Progress(range(generations), "anchors", unit="generations")
     for _ in progress:
         candidate = np.maximum(best * _mutation(best.shape, rng), MIN_SIDE)
         candidate_score = fitness(sizes, candidate, threshold)
         if candidate_score > score:
             best, score = candidate, candidate_score
-            progress.set_postfix(fitness=f"{score:.4f}", refresh=False)
+            progress.note(f"fitness {score:.4f}")
     return best
 
 

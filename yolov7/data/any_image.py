@@ -14,14 +14,15 @@ from torch import Tensor
 from yolov7.config import InputError
 from yolov7.config.paths import check_path
 from yolov7.data.images import decode_image, load_image
+from yolov7.data.video import is_address, load_address, shown_address
 
 PathLike = str | os.PathLike[str]
 ImageLike = PathLike | bytes | BinaryIO | np.ndarray | Image.Image | Tensor
 ENCODED = (bytes, bytearray, memoryview, io.RawIOBase, io.BufferedIOBase)  # a file's content, or an open file
 MAX_ENCODED = 2**28  # bytes of an encoded image
 IMAGE_DIMENSIONS, BATCH_DIMENSIONS = 3, 4  # of a tensor
-ACCEPTED = ("accepted: a path, the bytes of a file, an open file, an array uint8 [H, W, 3], a PIL image, a tensor "
-            "[3, H, W]")
+ACCEPTED = ("accepted: a path, an address, the bytes of a file, an open file, an array uint8 [H, W, 3], a PIL image, a "
+            "tensor [3, H, W]")
 
 
 def is_one_image(images: object) -> bool:
@@ -33,9 +34,13 @@ def is_one_image(images: object) -> bool:
 def to_array(image: Any) -> tuple[np.ndarray, str]:
     """The pixels, and the path of a file ('' of what is in memory). Raises `InputError`."""
     if isinstance(image, (str, os.PathLike)):
-        path = check_path(os.fspath(image), "an image")
+        path = os.fspath(image)
+        if is_address(path):
+            return load_address(path), shown_address(path)
+        check_path(path, "an image")
         if os.path.exists(path) and not os.path.isfile(path):
-            raise InputError(f"{path}: is not a regular file; accepted: an image, or a list of images")
+            raise InputError(f"{path}: is not a regular file; accepted: an image, a folder alone, or a list "
+                             "of images")
         return load_image(path), path
     if isinstance(image, ENCODED):
         return decode_image(_content(image), "the image's bytes"), ""
@@ -95,6 +100,9 @@ def _from_tensor(image: Tensor) -> np.ndarray:
         raise InputError(f"an image: found a tensor {list(image.shape)}; accepted: [3, H, W] or [B, 3, H, W], RGB")
     if image.is_meta:
         raise InputError("an image: found a tensor on the device meta, which holds no values")
+    if image.layout != torch.strided or image.is_quantized:
+        raise InputError("an image: found a sparse or quantized tensor; accepted: a dense one (tensor.to_dense(), "
+                         "tensor.dequantize())")
     image = image.detach()
     if image.is_floating_point():
         if not 0 <= float(image.min()) <= float(image.max()) <= 1:

@@ -86,7 +86,7 @@ class DataFacts:
         return tuple(dict.fromkeys(error for error in (self.error, *(facts.error for facts in self.splits)) if error))
 
     @property
-    def code(self) -> int:
+    def exit_code(self) -> int:
         """0: nothing is wrong; 1: it can be used, not all of it; 2: it cannot be used."""
         if self.errors:
             return UNUSABLE

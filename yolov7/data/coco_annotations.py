@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from yolov7.config import InputError
 from yolov7.data.images import cv2
 from yolov7.data.objects import Ragged, no_objects
 from yolov7.data.scan import SOURCE, Entries, Finding, are_corners, tidy
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _boxes(found: _Annotations, images: _Images) -> tuple[np.ndarray, np.ndarray
 def _polygons(found: _Annotations, images: _Images) -> Ragged:
     numbers, counts = array("f"), array("q")
     rows = zip(found.rows, found.image_index.tolist(), found.crowd.tolist(), strict=True)
-    for row, image, crowd in tqdm(rows, "polygons", len(found.rows), unit="object", disable=None, leave=False):
+    for row, image, crowd in Progress(rows, "polygons", len(found.rows), unit="objects"):
         start = len(numbers)
         segmentation = None if crowd else row.get("segmentation")
         single: Any = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from yolov7.config import InputError, atomic_path, unknown
 from yolov7.config.options import ConvertOptions
+from yolov7.config.program import command
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.foreign.read import open_foreign
 from yolov7.data.formats import format_of
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.images import IMAGE_SUFFIXES, cv2
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _placed_images(image_set: ImageSet, folder: Path, options: ConvertOptions,
     target = folder / "images" / image_set.split
     target.mkdir(parents=True)
     names = flat_names(image_set.paths)
-    for index, name in enumerate(tqdm(names, desc=image_set.split, unit="image", leave=False, disable=None)):
+    for index, name in enumerate(Progress(names, f"writing {image_set.split}", unit="images")):
         _place_image(image_set.paths[index], target / name, options, tally)
         yield index, name
 
@@ -311,7 +311,8 @@ def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, option
     if options.to == "yolo" and tally.crowds:
         logger.warning("label files have no crowds: %d are left out; detections of them will count as wrong",
                        tally.crowds)
-    data, splits = shlex.quote(str(written)), [image_set.split for image_set in image_sets]
-    use = f"train.py --data {data}" if {"train", "val"} <= {*splits} else f"test.py --data {data} --task {splits[0]}"
-    logger.info("%d images linked, %d copied; written to %s\nnext:\n  python %s", tally.linked, tally.copied,
+    splits = [image_set.split for image_set in image_sets]
+    use = command("train", data=written) if {"train", "val"} <= {*splits} else \
+        command("test", data=written, task=splits[0])
+    logger.info("%d images linked, %d copied; written to %s\nnext:\n  %s", tally.linked, tally.copied,
                 options.output, use)

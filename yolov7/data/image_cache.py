@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from yolov7.config import InputError, atomic_path
 from yolov7.data.image_set import ImageSet
@@ -27,6 +26,7 @@ from yolov7.data.label_cache import cache_folder
 from yolov7.data.objects import starts_of
 from yolov7.runtime.device import available_cores
 from yolov7.runtime.memory import free_memory
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ImageCache:
             self._memory[self.offsets[index] : self.offsets[index + 1]] = image.reshape(-1)
             self._memory[self.offsets[-1] + index] = 1
 
-        progress = tqdm(total=count, desc="decode", unit="image", leave=False, disable=None)
+        progress = Progress[int](description="decode", total=count, unit="images")
         with ThreadPoolExecutor(available_cores()) as pool, progress:  # OpenCV lets other threads run meanwhile
             indices = iter(range(count))
             while chunk := list(islice(indices, _IN_FLIGHT)):
@@ -128,7 +128,8 @@ def _cache_file(image_set: ImageSet, shapes: np.ndarray) -> Path:
         stat = os.stat(path)
         entry = f"{os.path.relpath(path, near)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
         content.update(entry.encode("utf-8", "surrogateescape"))
-    source = hashlib.sha256(f"{near}\0{image_set.split}\0{shapes.max()}".encode()).hexdigest()[:8]
+    place = f"{near}\0{image_set.split}\0{shapes.max()}".encode("utf-8", "surrogateescape")
+    source = hashlib.sha256(place).hexdigest()[:8]
     return folder / f"{image_set.split}_{shapes.max()}_{source}_{content.hexdigest()[:16]}.pixels"
 
 

@@ -26,8 +26,7 @@ except ImportError as error:
 
 __all__ = [
     "FORMATS", "IMAGE_SUFFIXES", "MAX_PIXELS", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2",
-    "decode_image",
-    "encode_image", "letterbox", "load_image", "resize_long_side", "resized_shape",
+    "decode_content", "decode_image", "encode_image", "letterbox", "load_image", "resize_long_side", "resized_shape",
 ]
 
 # Pillow warns of images of half the size that it refuses: no fault here
@@ -46,9 +45,10 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that begin a
 _START_OF_SCAN = 0xDA
 
 
-def encode_image(image: np.ndarray, suffix: str) -> bytes:
-    """An image uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names."""
-    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+def encode_image(image: np.ndarray, suffix: str, quality: int = 95) -> bytes:
+    """An image uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names; ``quality`` is JPEG's."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in (".jpg", ".jpeg") else []
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
     assert ok, suffix
     return data.tobytes()
 
@@ -78,7 +78,7 @@ def load_image(path: str | Path) -> np.ndarray:
 def decode_image(content: bytes, name: str) -> np.ndarray:
     """`load_image` of a file's content, which messages call ``name``."""
     try:
-        return _decode(content)
+        return decode_content(content)
     except ImageError as error:
         raise InputError(f"{name}: {error}") from None
 
@@ -167,7 +167,8 @@ def _stored_size(header: Image.Image) -> tuple[int, int]:
     return header.size
 
 
-def _decode(content: bytes) -> np.ndarray:
+def decode_content(content: bytes) -> np.ndarray:
+    """`decode_image` without a name: raises `ImageError`."""
     if not content:
         raise ImageError("the file is empty (0 bytes)")
     orientation = 1

@@ -24,7 +24,7 @@ from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.data.objects import Sample
 from yolov7.data.transport import ADVICE, PIPED, POLL, Delivery, next_item, room_for, sent
-from yolov7.runtime.device import available_cores
+from yolov7.runtime.device import available_cores, may_start_processes
 from yolov7.runtime.memory import keep_freed_memory
 from yolov7.structures import Batch, Targets
 
@@ -246,6 +246,9 @@ def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers:
     workers = min(-(-available_cores() // sharing), len(dataset), workers)
     settings: dict[str, Any] = {}
     possible, shared = room_for(workers)
+    if workers and not may_start_processes():
+        logger.warning("a process of a pool may start none of its own: images are read in it, as with --workers 0")
+        workers = 0
     if workers and not possible:
         logger.warning("too few file descriptors for loader processes (ulimit -n): images are read in this process, as "
                        "with --workers 0")

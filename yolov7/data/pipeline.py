@@ -22,7 +22,12 @@ from yolov7.data.transforms import (
     sometimes,
 )
 
-STEPS = ("mixup", "hsv", "paste_in", "cutout", "flipud", "fliplr", *COLOUR_CHANGES)
+KEYS = {  # of a recipe: what each step follows
+    "mosaic": ("mosaic",), "copy_paste": ("copy_paste",),
+    "perspective": ("degrees", "translate", "scale", "shear", "perspective"),
+    "mixup": ("mixup",), "hsv": ("hsv_h", "hsv_s", "hsv_v"), "paste_in": ("paste_in",), "cutout": ("cutout",),
+    "flipud": ("flipud",), "fliplr": ("fliplr",), **{name: (name,) for name in COLOUR_CHANGES}}
+STEPS = tuple(name for name in KEYS if name not in GEOMETRY)
 
 
 def check_pipeline(names: tuple[str, ...]) -> None:

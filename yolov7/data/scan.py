@@ -20,13 +20,13 @@ from multiprocessing.connection import wait
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from yolov7.config import InputError
 from yolov7.data.image_set import Fault, ImageSet
 from yolov7.data.images import ImageError, check_image
 from yolov7.data.objects import Objects, concatenate, elements_of, no_objects, starts_of
-from yolov7.runtime.device import available_cores
+from yolov7.runtime.device import available_cores, may_start_processes
+from yolov7.runtime.progress import Progress
 
 T = TypeVar("T")
 CHUNK = 500  # files: about a tenth of a second
@@ -223,7 +223,7 @@ def map_chunks(function: Callable[..., T], columns: Sequence[Sequence[str]], des
     starts = range(0, count, size)
     chunks = [[column[start : start + size] for column in columns] for start in starts]
     results: list[T] = []
-    progress = tqdm(total=count, desc=description, unit="image", disable=None, leave=False)
+    progress = Progress[int](description=description, total=count, unit="images")
     with progress as bar, closing(_results(function, chunks, count >= (parallel_from or PARALLEL_FROM))) as parts:
         for chunk, result in zip(chunks, parts, strict=True):
             results.append(result)
@@ -233,7 +233,7 @@ def map_chunks(function: Callable[..., T], columns: Sequence[Sequence[str]], des
 
 def _results(function: Callable[..., T], chunks: list[Any], parallel: bool) -> Generator[T, None, None]:
     workers = min(available_cores(), len(chunks))
-    if workers < 2 or not parallel:
+    if workers < 2 or not parallel or not may_start_processes():
         yield from (function(*chunk) for chunk in chunks)
         return
     fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time

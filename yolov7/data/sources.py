@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +14,12 @@ from typing import TypeVar
 from yolov7.config import InputError, nearest
 from yolov7.config.paths import check_path
 from yolov7.data.images import IMAGE_SUFFIXES, load_image
-from yolov7.data.streams import SCHEMES, Streams
+from yolov7.data.streams import SCHEMES, NoStreamError, Streams
 from yolov7.data.video import (
     Frame,
     VideoInfo,
     is_address,
+    load_address,
     missing_frames,
     path_of,
     read_video,
@@ -27,7 +28,7 @@ from yolov7.data.video import (
     video_info,
 )
 
-__all__ = ["Files", "Frame", "Streams", "VideoInfo", "open_source"]
+__all__ = ["Files", "Frame", "Streams", "VideoInfo", "open_images", "open_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ SHOWN = 5  # of what is left out
 MAX_LIST = 2**26  # bytes of a list of sources
 CAMERA = re.compile(r"^/dev/video(\d+)$")  # a camera, as Linux names it
 ATTEMPTS = 10  # in a row to reach a dropped stream
+MAX_STEM = 100  # characters of a name of what a server has
 
 
 class Files:
@@ -53,7 +55,7 @@ class Files:
     def __init__(self, source: str, images: Sequence[str], videos: Sequence[str]) -> None:
         self.source = source
         self.images = tuple(images)
-        stems = [[Path(path_of(path)).stem for path in paths] for paths in (images, videos)]
+        stems = [[_stem(path) for path in paths] for paths in (images, videos)]
         self._names = dict(zip((*images, *videos), unique_names(*stems), strict=True))
         self.faults: list[str] = []
         self.videos = {path: video for path in videos if (video := self._tried(video_info, path))}
@@ -90,11 +92,12 @@ class Files:
             yield frame
         if frame is None:
             reasons = "; ".join(self.faults[:3])
-            raise InputError(f"--source {self.source!r}: none of {len(self._names)} files can be read: {reasons}")
+            raise InputError(f"--source {shown_address(self.source)!r}: none of {len(self._names)} files can be read: "
+                             f"{reasons}")
 
     def _image(self, path: str) -> Frame | None:
-        image = self._tried(load_image, path)
-        return None if image is None else Frame(image, path, self._names[path], 0, None)
+        image = self._tried(load_address if is_address(path) else load_image, path)
+        return None if image is None else Frame(image, shown_address(path), self._names[path], 0, None)
 
     def _frames(self, path: str, video: VideoInfo) -> Iterator[Frame]:
         shown = shown_address(path)
@@ -112,25 +115,55 @@ class Files:
 def open_source(source: str, attempts: int = ATTEMPTS) -> Files | Streams:
     """What stands behind ``--source``, sorted, images first.
 
-    A file, a folder (not searched recursively), a glob, the URL of a video, a camera's number, the URL of a stream,
-    or a text file with one of these a line. A camera or stream that drops is tried ``attempts`` times in a row.
-    Raises `InputError` where nothing usable is found.
+    A file, a folder (not searched recursively), a glob, the URL of an image or a video, a camera's number, the URL of
+    a stream, or a text file with one of these a line. A URL by http is an image where its path ends as one does, or
+    where the server says so; that is asked of one which brings no more than a frame. A camera or stream that drops is
+    tried ``attempts`` times in a row. Raises `InputError` where nothing usable is found.
     """
     if not is_address(source):
         check_path(source, "--source")
     entries = _listed(source) if source.lower().endswith(".txt") and os.path.isfile(source) else [source]
-    entries = [CAMERA.sub(r"\1", entry) for entry in entries]
-    streams = [entry for entry in entries if _is_stream(entry)]
-    if not streams:
-        files = dict.fromkeys(path for entry in entries for path in _find(entry))  # what two lines name is read once
-        images = [path for path in files if _suffix(path) in IMAGE_SUFFIXES]
-        videos = [path for path in files if _suffix(path) in VIDEO_SUFFIXES]
-        return Files(source, images, videos)
-    if len(streams) < len(entries):
-        other = next(entry for entry in entries if entry not in streams)
-        raise InputError(f"--source {source!r}: lists the stream {shown_address(streams[0])!r} and the file "
-                         f"{other!r}; accepted: only streams and cameras, or only files")
-    return Streams(list(dict.fromkeys(streams)), attempts)
+    entries = list(dict.fromkeys(CAMERA.sub(r"\1", entry) for entry in entries))
+    images: set[str] = set()  # addresses of which servers say so
+    while True:
+        streams = [entry for entry in entries if entry not in images and _is_stream(entry)]
+        if not streams:
+            return _files(source, entries, images)
+        if len(streams) < len(entries):
+            other = next(entry for entry in entries if entry not in streams)
+            raise InputError(f"--source {source!r}: lists the stream {shown_address(streams[0])!r} and the file "
+                             f"{shown_address(other)!r}; accepted: only streams and cameras, or only files")
+        try:
+            return Streams(streams, attempts)
+        except NoStreamError as answer:
+            images.update(answer.addresses)
+
+
+def open_images(source: str) -> Files:
+    """The images of a folder or glob, as `open_source` reads them, without videos, which is said.
+
+    Raises `InputError` where there are none.
+    """
+    check_path(source, "--source")
+    files = _find(source)
+    images = [path for path in files if _suffix(path) in IMAGE_SUFFIXES]
+    if not images:
+        raise InputError(f"--source {source!r}: holds videos alone; accepted: images (model.stream() takes both)")
+    if len(images) < len(files):
+        logger.warning("%r: videos are left out (%d); model.stream() takes them, too", source, len(files) - len(images))
+    return Files(source, images, ())
+
+
+def _files(source: str, entries: Sequence[str], answers: Collection[str]) -> Files:
+    files = dict.fromkeys(path for entry in entries for path in _find(entry))  # what two lines name is read once
+    images = [path for path in files if path in answers or _suffix(path) in IMAGE_SUFFIXES]
+    return Files(source, images, [path for path in files if path not in answers and _suffix(path) in VIDEO_SUFFIXES])
+
+
+def _stem(path: str) -> str:
+    """A name for files; what a server calls something may be too long for one, or hold what no name can."""
+    stem = Path(path_of(path)).stem
+    return re.sub(r"[^\w.%+=,() -]+", "_", stem)[:MAX_STEM] if is_address(path) else stem
 
 
 def _listed(source: str) -> list[str]:
@@ -147,15 +180,16 @@ def _listed(source: str) -> list[str]:
 
 
 def _is_stream(entry: str) -> bool:
-    """A camera's number, or a URL that does not name a video file."""
+    """A camera's number, or a URL that names neither a video file nor an image."""
     if not is_address(entry):
         return entry.isdecimal()
     scheme, suffix = entry.partition("://")[0].lower(), _suffix(entry)
-    if scheme not in SCHEMES or suffix in IMAGE_SUFFIXES:
-        what = f"the scheme {scheme!r}" if scheme not in SCHEMES else "an image"
+    is_web = scheme in ("http", "https")
+    if scheme not in SCHEMES or (suffix in IMAGE_SUFFIXES and not is_web):
+        what = f"the scheme {scheme!r}" if scheme not in SCHEMES else f"an image by {scheme}"
         raise InputError(f"--source {shown_address(entry)!r}: {what} is not read from a server; accepted: videos "
-                         f"and streams by {', '.join(SCHEMES)}, images from the disk")
-    return not (scheme.startswith("http") and suffix in VIDEO_SUFFIXES)
+                         f"and streams by {', '.join(SCHEMES)}, images by http and https")
+    return not (is_web and suffix in IMAGE_SUFFIXES + VIDEO_SUFFIXES)
 
 
 def _suffix(path: str) -> str:
@@ -181,7 +215,7 @@ def _tell_what_is_left_out(entry: str, files: Sequence[str], usable: set[str]) -
     left = [path for path in files if path not in usable and _suffix(path) not in BESIDE_IMAGES]
     if left:
         names = ", ".join(f"{Path(path).name}{_kind(path)}" for path in left[:SHOWN])
-        logger.warning("--source %r: %d of %d entries are left out, as they are no images or videos that can be read: "
+        logger.warning("%r: %d of %d entries are left out, as they are no images or videos that can be read: "
                        "%s%s", entry, len(left), len(files), names, ", ..." if len(left) > SHOWN else "")
 
 

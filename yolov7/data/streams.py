@@ -40,12 +40,21 @@ class StreamError(RunError):
     """A stream that stays away; the run has failed."""
 
 
+class NoStreamError(Exception):
+    """Addresses that turned out to be those of images."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        super().__init__()
+        self.addresses = addresses
+
+
 class Streams:
     """Cameras (a number) and streams (a URL), read at the same time.
 
     Each has a thread that reads all its frames and keeps the newest: the lag does not grow however long the network
     takes. After ``attempts`` in a row that bring no frame a stream is given up; the others go on, and when none is
-    left, that is `StreamError`. Raises `InputError` where none of them brings a frame at the start.
+    left, that is `StreamError`. Raises `InputError` where none of them brings a frame at the start, `NoStreamError`
+    where a server has an image there instead.
     """
 
     live = True
@@ -58,6 +67,9 @@ class Streams:
                          for address, name in zip(addresses, names, strict=True)]
         with self._news:
             self._news.wait_for(lambda: all(stream.tried for stream in self._streams))
+        if images := [stream.address for stream in self._streams if stream.is_image]:
+            self.close()
+            raise NoStreamError(images)
         if not any(stream.info for stream in self._streams):
             self.close()
             kind = "camera" if addresses[0].isdecimal() else "stream"
@@ -112,10 +124,12 @@ class _Stream:
         self.shown = shown_address(address)
         self.info: VideoInfo | None = None
         self.newest: Frame | None = None  # BGR
-        self.tried = False  # whether a frame came, or the first attempt is over
+        self.tried = False  # whether a frame came, by http a second one, or the first attempt is over
+        self.is_image = False  # what a server has there
         self.end: Exception | None = None
         self.stopped = threading.Event()
-        self._address, self._name, self._attempts, self._news = address, name, attempts, news
+        self.address, self._name, self._attempts, self._news = address, name, attempts, news
+        self._may_be_image = address.lower().startswith(("http://", "https://"))
         self._read = self._skipped = self._drops = 0
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -146,7 +160,7 @@ class _Stream:
         failures = 0
         while True:
             frames = self._read_until_it_drops()
-            if self.stopped.is_set():
+            if self.stopped.is_set() or self._finds_image():
                 return
             failures = 0 if frames else failures + 1
             self._drops += frames > 0
@@ -162,10 +176,19 @@ class _Stream:
                 self._news.notify_all()
             self.stopped.wait(wait)
 
+    def _finds_image(self) -> bool:
+        """Whether there is an image; asked once, of an address that brought a frame at most."""
+        if self._may_be_image and self._read <= 1:
+            from yolov7.data.web import is_image  # what it needs is slow to import
+
+            self.is_image = is_image(self.address)
+        self._may_be_image = False
+        return self.is_image
+
     def _read_until_it_drops(self) -> int:
         """How many frames came."""
         frames = 0
-        with open_capture(int(self._address) if self._address.isdecimal() else self._address) as capture:
+        with open_capture(int(self.address) if self.address.isdecimal() else self.address) as capture:
             while not self.stopped.is_set():
                 read, image = capture.read()
                 if not read:
@@ -181,7 +204,7 @@ class _Stream:
             self._read += 1
             self._skipped += self.newest is not None
             self.newest = Frame(image, self.shown, self._name, self._read, self.info, time.time())
-            self.tried = True
+            self.tried |= self._read > 1 or not self._may_be_image
             self._news.notify_all()
 
 

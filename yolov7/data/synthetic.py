@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from yolov7.config import InputError, atomic_path, atomic_write
 from yolov7.data.images import cv2
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _write_split(folder: Path, split: str, count: int, seed: int) -> None:
     target.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in tqdm(range(count), desc=f"shapes, {split}", unit="image", disable=None):
+    for index in Progress(range(count), f"shapes, {split}", unit="images"):
         image, objects = paint(seed, split, index)
         name = f"{index + 1:06d}.jpg"
         encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]

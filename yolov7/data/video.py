@@ -105,6 +105,13 @@ def path_of(address: str) -> str:
     return re.split("[?#]", rest, maxsplit=1)[0]
 
 
+def load_address(address: str) -> np.ndarray:
+    """The image at an address of http or https: see `yolov7.data.web.read_web_image`."""
+    from yolov7.data.web import read_web_image  # what it needs is slow to import
+
+    return read_web_image(address)
+
+
 # --- reading ---------------------------------------------------------------------------------------------------
 
 

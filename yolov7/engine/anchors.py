@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,19 @@ logger = logging.getLogger(__name__)
 
 ENOUGH = 0.98  # best possible recall that needs no other anchors
 Anchors = Sequence[Sequence[Sequence[float]]]  # [L, A, 2] width, height in pixels
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """A model's anchors on the objects of a data set, and fitted ones: ``[L, A, 2]`` width, height in pixels, with the
+    best possible recall of each."""
+
+    anchors: Anchors
+    fitted: Anchors
+    recall: float
+    fitted_recall: float
+    objects: int
+    written: Path | None = None  # the model with the fitted anchors
 
 
 def settle_anchors(model: Detector, named: bool) -> None:
@@ -68,7 +82,7 @@ def improve_anchors(model: Detector, train_set: ImageSet, config: RunConfig) -> 
         logger.info("--autoanchor: the old anchors stay, as the new ones reach no higher recall")
 
 
-def show_anchors(options: AnchorsOptions) -> None:
+def show_anchors(options: AnchorsOptions) -> AnchorFit:
     """``yolov7 data anchors``: recall of a model's anchors and of fitted ones, level by level; the model as YAML.
 
     Size and threshold are those that a training would have.
@@ -93,6 +107,8 @@ def show_anchors(options: AnchorsOptions) -> None:
     if options.output:
         atomic_write(options.output, definition_text(spec.with_anchors(fitted).definition))
         logger.info("%s with the fitted anchors is written to %s", spec.name, options.output)
+    return AnchorFit(spec.head.anchors, fitted, old.recall, new.recall, len(sizes),
+                     Path(options.output) if options.output else None)
 
 
 def _check_output(output: str) -> None:

@@ -12,13 +12,13 @@ from functools import partial
 import torch
 
 from yolov7.data.loader import collate
-from yolov7.engine.log import duration_text
 from yolov7.engine.step import TrainingStep
 from yolov7.engine.trainer import Trainer
 from yolov7.evaluation.evaluate import evaluate
 from yolov7.inference.network import TorchNetwork
 from yolov7.runtime.distributed import Processes
 from yolov7.runtime.memory import free_memory, is_out_of_memory, needed_memory, release_freed_memory
+from yolov7.runtime.progress import duration_text
 from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,40 @@ class MemoryNeed:
         """The most images that fit; 0 if not even one does."""
         left = self.free * (1 - SPARE) - self.fixed
         return max(int(left / max(self.per_image, 1)), 0)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would take: seconds and bytes."""
+
+    memory: MemoryNeed  # of a step on each device
+    batch_size: int  # that was asked for
+    largest_batch: int  # that fits, of all processes together
+    step: float
+    data: float  # to make the data of a step, at the same time
+    evaluation: float
+    epoch: float
+    epochs: int
+    last_size: int  # of last.pt; best.pt has a third
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.epoch * self.epochs
+
+    def text(self) -> str:
+        """For people."""
+        need, processes = self.memory, max(self.largest_batch // max(self.memory.largest_batch, 1), 1)
+        return (
+            "dry run: one batch went through data, network, loss, backward, optimizer, average and evaluation\n"
+            f"memory of a step: {need.at(-(-self.batch_size // processes)) / GIB:.2f} GiB with --batch-size "
+            f"{self.batch_size} ({need.fixed / GIB:.2f} GiB and {need.per_image / GIB:.3f} GiB an image), "
+            f"{need.free / GIB:.1f} GiB free: up to --batch-size {self.largest_batch} fits\n"
+            f"time: {self.step:.2f} s a step, {self.data:.2f} s to make its data (both at once), {self.evaluation:.0f} "
+            f"s to evaluate; {duration_text(self.epoch)} an epoch, {duration_text(self.seconds)} for {self.epochs} "
+            "epochs\n"
+            f"disk: {self.last_size / 2**20:.0f} MiB for last.pt, {self.last_size / 3 / 2**20:.0f} MiB for best.pt\n"
+            "nothing was written")
 
 
 def measure_memory(trainer: Trainer, sizes: tuple[int, int] = (2, 6)) -> MemoryNeed | None:
@@ -83,14 +117,16 @@ def _what_fits(trainer: Trainer, need: MemoryNeed | None) -> str:
             "gradients are accumulated)")
 
 
-def dry_run(trainer: Trainer) -> None:
-    """One batch through everything; says what the run would take in memory, time and disk space. Writes nothing."""
+def dry_run(trainer: Trainer) -> Forecast | str:
+    """One batch through everything; says what the run would take in memory, time and disk space. Writes nothing.
+
+    Gives a sentence where a step does not fit into the memory, with the batch size that does.
+    """
     config, device = trainer.config, trainer.device
     need = measure_memory(trainer)
     local = -(-config.batch_size // trainer.processes.world_size)
     if need is None or need.largest_batch < local:
-        logger.warning("%s", _what_fits(trainer, need))
-        return
+        return _what_fits(trainer, need)
     data = _data_seconds(trainer)
     step = _step_alone(trainer)
     batch = _batch(trainer, local)
@@ -99,16 +135,10 @@ def dry_run(trainer: Trainer) -> None:
     batches = trainer.schedule.batches
     epoch = batches * max(work, data) + evaluation
     state = sum(p.numel() * p.element_size() for p in trainer.state.model.state_dict().values())
-    logger.info(
-        "dry run: one batch went through data, network, loss, backward, optimizer, average and evaluation\n"
-        "memory of a step: %.2f GiB with --batch-size %d (%.2f GiB and %.3f GiB an image), %.1f GiB free: up to "
-        "--batch-size %d fits\n"
-        "time: %.2f s a step, %.2f s to make its data (both at once), %.0f s to evaluate; %s an epoch, %s for %d "
-        "epochs\n"
-        "disk: %.0f MiB for last.pt, %.0f MiB for best.pt\n"
-        "nothing was written", need.at(local) / GIB, config.batch_size, need.fixed / GIB, need.per_image / GIB,
-        need.free / GIB, need.largest_batch * trainer.processes.world_size, work, data, evaluation,
-        duration_text(epoch), duration_text(epoch * config.epochs), config.epochs, 3 * state / 2**20, state / 2**20)
+    forecast = Forecast(need, config.batch_size, need.largest_batch * trainer.processes.world_size, work, data,
+                        evaluation, epoch, config.epochs, 3 * state)
+    logger.info("%s", forecast.text())
+    return forecast
 
 
 def _step_alone(trainer: Trainer) -> TrainingStep:

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ import torch
 
 from yolov7.evaluation.plots import COLOURS, GREY, new_figure, quiet_axes, to_png
 from yolov7.runtime.memory import used_memory
+from yolov7.runtime.progress import duration_text
 from yolov7.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,11 @@ class EpochRecord:
     lr: float
     seconds: float  # of the whole epoch, evaluation included
     skipped: int = 0  # steps that were left out, as loss or gradient was not finite
+    val_losses: dict[str, float] = field(default_factory=dict)  # the same terms on the validation split, where measured
 
 
-METRICS = ("AP", "AP50", "AP75")
+METRICS = ("AP", "AP50", "AP75", "precision", "recall", "F1", "confidence")
+VALIDATION = "val_"  # what the columns of the loss on the validation split begin with
 LAST_COLUMNS = ("lr", "seconds", "skipped")
 TERMS = {"box": "box", "objectness": "obj", "classification": "cls"}  # of a detector, with their short names
 
@@ -97,6 +100,7 @@ class RunLog:
             self._records = [r for r in self._records if r.epoch < record.epoch] + [record]
             self._write_csv()
         values = {f"train/{self.terms.get(name, name)}_loss": value for name, value in record.losses.items()}
+        values |= {f"val/{self.terms.get(name, name)}_loss": value for name, value in record.val_losses.items()}
         values |= {f"metrics/{name}": value for name, value in record.metrics.items()}
         values |= {"x/lr": record.lr, "x/skipped_steps": record.skipped}
         with self._isolated("TensorBoard"):
@@ -138,8 +142,9 @@ class RunLog:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         metrics = list(dict.fromkeys(name for record in self._records for name in record.metrics)) or list(METRICS)
-        writer.writerow(["epoch", *self.terms, *metrics, *LAST_COLUMNS])
+        writer.writerow(["epoch", *self.terms, *(VALIDATION + name for name in self.terms), *metrics, *LAST_COLUMNS])
         writer.writerows([str(r.epoch), *(_cell(r.losses.get(name)) for name in self.terms),
+                          *(_cell(r.val_losses.get(name)) for name in self.terms),
                           *(_cell(r.metrics.get(name)) for name in metrics),
                           *(_cell(getattr(r, name)) for name in LAST_COLUMNS)] for r in self._records)
         atomic_write(self.csv_path, text.getvalue())
@@ -172,7 +177,8 @@ def _cell(value: float | None) -> str:
 def read_results(path: str | Path, terms: Sequence[str] = tuple(TERMS)) -> list[EpochRecord]:
     """The epochs of a ``results.csv``, in the order of the file; lines that cannot be read are left out and told.
 
-    ``terms`` are the columns of the loss; the others between the first and the last three are metrics.
+    ``terms`` are the columns of the loss; those of the loss on the validation split, which earlier versions did not
+    write, begin with ``val_``; the others between the first and the last three are metrics.
     """
     records = []
     with open(path, newline="", encoding="utf-8") as stream:
@@ -185,10 +191,12 @@ def read_results(path: str | Path, terms: Sequence[str] = tuple(TERMS)) -> list[
 
 
 def _record(row: dict[str, str], terms: Sequence[str]) -> EpochRecord:
-    metrics = [name for name in row if name not in ("epoch", *terms, *LAST_COLUMNS)]
+    of_validation = {name: VALIDATION + name for name in terms}
+    metrics = [name for name in row if name not in ("epoch", *terms, *of_validation.values(), *LAST_COLUMNS)]
     return EpochRecord(int(row["epoch"]), {name: float(row[name]) for name in terms},
                        {name: float(row[name]) for name in metrics if row[name] != ""}, float(row["lr"]),
-                       float(row["seconds"]), int(row["skipped"]))
+                       float(row["seconds"]), int(row["skipped"]),
+                       {name: float(row[column]) for name, column in of_validation.items() if row.get(column)})
 
 
 def complete_record(folder: Path, terms: Mapping[str, str], last: EpochRecord | None, best: int | None) -> None:
@@ -208,25 +216,31 @@ def complete_record(folder: Path, terms: Mapping[str, str], last: EpochRecord | 
 # --- curves ----------------------------------------------------------------------------------------------------
 
 BLUE, ORANGE, *_ = COLOURS
+OPERATING_POINT = ("precision", "recall", "F1", "confidence")
 
 
 def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str] = tuple(TERMS),
                  best: int | None = None) -> None:
-    """Draw the loss terms, metrics, learning rate and time of every epoch in ``results.csv`` as a PNG.
+    """Draw losses, metrics, learning rate and time of every epoch in ``results.csv`` as a PNG.
 
     The epoch ``best`` is marked; by default the first one of the highest fitness.
     """
     records = read_results(csv_path, terms)
-    figure, (losses, metrics, rate, seconds) = new_figure(11, 7.2, columns=2, rows=2)
+    figure, panels = new_figure(15.5, 7.2, columns=3, rows=2)
+    (losses, metrics, point), (total, rate, seconds) = panels[:3], panels[3:]
     figure.suptitle(Path(csv_path).absolute().parent.name, fontsize=13, fontweight="bold", parse_math=False)
-    _curves(losses, {name: [(r.epoch, r.losses[name]) for r in records] for name in terms}, COLOURS)
-    losses.set_title("Loss, mean of the epoch", loc="left")
+    _draw_losses(losses, total, records, terms)
     names = list(dict.fromkeys(name for r in records for name in r.metrics)) or list(METRICS)
     points = {name: [(r.epoch, r.metrics[name]) for r in records if name in r.metrics] for name in names}
-    _curves(metrics, points, (ORANGE, BLUE, *COLOURS[2:]))
-    metrics.set_title("Average precision on the validation split" if names == list(METRICS) else
+    ranked = {name: points.pop(name) for name in names if name not in OPERATING_POINT}
+    _curves(metrics, ranked, (ORANGE, BLUE, *COLOURS[2:]))
+    metrics.set_title("Average precision on the validation split" if set(ranked) <= {"AP", "AP50", "AP75"} else
                       "Metrics on the validation split", loc="left")
-    _mark_best(metrics, records, best)
+    marked = _mark_best(metrics, records, best)
+    for axes in (losses, point, total) if marked is not None else ():
+        axes.axvline(marked or 0, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+    _curves(point, points, COLOURS)
+    point.set_title("Where F1 is best on the validation split (IoU 0.50)", loc="left")
     _curves(rate, {"lr": [(r.epoch, r.lr) for r in records]}, (GREY,))
     rate.set_title("Learning rate", loc="left")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 4))
@@ -235,13 +249,29 @@ def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str
     atomic_write(png_path, to_png(figure))
 
 
-def _curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], colours: Sequence[str]) -> None:
+def _draw_losses(losses: Axes, total: Axes, records: Sequence[EpochRecord], terms: Sequence[str]) -> None:
+    """Each term, and their sum, on both splits."""
+    _curves(losses, {name: [(r.epoch, r.losses[name]) for r in records] for name in terms}, COLOURS)
+    measured = [r for r in records if r.val_losses]
+    if measured:
+        of_validation = {f"_{name}": [(r.epoch, r.val_losses[name]) for r in measured if name in r.val_losses]
+                         for name in terms}  # names like this have no place in a legend
+        _curves(losses, of_validation, COLOURS, style="--")
+    losses.set_title("Terms of the loss" + ", dashed: validation" * bool(measured), loc="left")
+    sums = {"training": [(r.epoch, sum(r.losses.values())) for r in records],
+            "validation": [(r.epoch, sum(r.val_losses.values())) for r in measured]}
+    _curves(total, {name: points for name, points in sums.items() if points or name == "training"}, COLOURS)
+    total.set_title("Loss, sum of the terms", loc="left")
+
+
+def _curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], colours: Sequence[str],
+            style: str = "-") -> None:
     from matplotlib.ticker import MaxNLocator
 
     for (name, points), colour in zip(curves.items(), itertools.cycle(colours)):
         marker = "o" if len(points) < 40 else ""
         axes.plot(*zip(*points, strict=True) if points else ((), ()), color=colour, label=name,
-                  linewidth=1.8, marker=marker, markersize=3.5)
+                  linewidth=1.8, linestyle=style, marker=marker, markersize=3.5)
     axes.axhline(0, linewidth=0)  # the margin above follows from the height, not from the spread
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -251,22 +281,18 @@ def _curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], colou
         axes.legend(frameon=False)
 
 
-def _mark_best(axes: Axes, records: Sequence[EpochRecord], best: int | None) -> None:
+def _mark_best(axes: Axes, records: Sequence[EpochRecord], best: int | None) -> int | None:
+    """The epoch that was marked."""
     evaluated = {r.epoch: r.metrics for r in records if "AP" in r.metrics}
-    if evaluated:
-        if best not in evaluated:
-            best = max(evaluated, key=lambda epoch: fitness(evaluated[epoch]["AP"], evaluated[epoch].get("AP50", 0)))
-        value = evaluated[best]["AP"]
-        axes.plot([best], [value], "o", color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.8,
-                  label=f"best epoch {best}: AP {value:.3f}")
-        axes.legend(frameon=False)
-
-
-def duration_text(seconds: float) -> str:
-    """A time for people: seconds, minutes or hours."""
-    if not seconds < 3600:  # hours, or not a number
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    if not evaluated:
+        return None
+    if best not in evaluated:
+        best = max(evaluated, key=lambda epoch: fitness(evaluated[epoch]["AP"], evaluated[epoch].get("AP50", 0)))
+    value = evaluated[best]["AP"]
+    axes.plot([best], [value], "o", color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.8,
+              label=f"best epoch {best}: AP {value:.3f}")
+    axes.legend(frameon=False)
+    return best
 
 
 class Pace:

@@ -100,7 +100,8 @@ class StepGuard:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save(content, path)
-            write_image(path.with_suffix(".jpg"), batch_sheet(batch, self.names))
+            title = f"Batch whose loss or gradient was not finite: {path.name}"
+            write_image(path.with_suffix(".jpg"), batch_sheet(batch, self.names, title=title))
             logger.warning("its batch stands in %s, as an image beside it", path)
         except OSError as error:
             logger.warning("%s: cannot be written: %s", path, error.strerror)

@@ -8,18 +8,22 @@ import os
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from yolov7.config import InputError, atomic_write
+from yolov7.config.program import command
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
-from yolov7.engine.decisions import decisions_text
+from yolov7.engine.console import head_text, numbers_text
 from yolov7.engine.finetuning import Start
-from yolov7.engine.forecast import dry_run, explain_lack_of_memory
+from yolov7.engine.forecast import Forecast, dry_run, explain_lack_of_memory
+from yolov7.engine.history import TrainingRun
+from yolov7.engine.log import read_results
 from yolov7.engine.nonfinite import TrainingError
 from yolov7.engine.optim import nodes_to_freeze
 from yolov7.engine.restart import after_restart, forget_run, note_run
@@ -48,8 +52,8 @@ from yolov7.tasks.base import find_task
 logger = logging.getLogger(__name__)
 
 
-def train(options: TrainOptions) -> TrainingResult | None:
-    """Train a model, or go on with an interrupted run; returns the best epoch (nothing after ``--dry-run``)."""
+def train(options: TrainOptions) -> TrainingRun | Forecast:
+    """Train a model, or go on with an interrupted run; with ``--dry-run`` only say what it would take."""
     check_resume(options)
     device = own_device(options.device, environment().local_rank)
     with connected(device) as processes, ExitStack() as held:
@@ -57,15 +61,26 @@ def train(options: TrainOptions) -> TrainingResult | None:
             options = processes.broadcast_object(after_restart(options))
         trainer = (build_trainer if options.resume is None else resume_trainer)(options, device, processes, held)
         if options.dry_run:
-            if processes.is_main:
-                dry_run(trainer)
-            return None
+            forecast: Any = processes.broadcast_object(dry_run(trainer) if processes.is_main else "")
+            if isinstance(forecast, str):
+                raise TrainingError(forecast)
+            return forecast  # type: ignore[no-any-return]
         result = _fit(trainer)
         if processes.is_main:
             forget_run(options.project)
             _say_what_comes_next(trainer, result)
             trainer.checkpoints.check_best()
-    return result
+        outcome: Any = processes.broadcast_object(_outcome(trainer, result) if processes.is_main else None)
+    return outcome  # type: ignore[no-any-return]
+
+
+def _outcome(trainer: Trainer, result: TrainingResult) -> TrainingRun:
+    """What the first process knows of the run."""
+    folder = trainer.folder
+    path = folder / "results.csv"
+    history = tuple(read_results(path, tuple(trainer.terms))) if path.is_file() else ()
+    best = next((record.metrics for record in history if record.epoch == result.epoch + 1), {})
+    return TrainingRun(folder, result.best, trainer.checkpoints.last, result.epoch + 1, best, history)
 
 
 def _fit(trainer: Trainer) -> TrainingResult:
@@ -112,10 +127,10 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
         (held or ExitStack()).enter_context(folders.claimed(folder))
         note_run(options.project, folder)
         atomic_write(folder / "config.yaml", settings_text(config))
-    logger.info("%s", decisions_text(decisions))
-    logger.info("%s", settings_text(config).rstrip())
     folder = processes.broadcast_object(folder)
-    return _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
+    trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
+    logger.info("%s\n", head_text(trainer, decisions))
+    return trainer
 
 
 def resume_trainer(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
@@ -142,6 +157,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
     trainer.resume(content)
     place = content["place"]
+    logger.info("%s\n", head_text(trainer))
     logger.info("%s: going on in epoch %d%s", path, place["epoch"] + 1,
                 f" after {place['batch']} batches" if place["batch"] else "")
     return trainer
@@ -166,18 +182,19 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
 
 
 def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
-    """The best epoch, and commands to go on with: with files that are there."""
+    """The best epoch class by class, and commands to go on with: with files that are there."""
     folder = trainer.folder
-    logger.info("best epoch %d: AP %.3f, AP50 %.3f (%s)%s", result.epoch + 1, result.AP, result.AP50,
+    logger.info("\nbest epoch %d: AP %.3f, AP50 %.3f (%s)%s", result.epoch + 1, result.AP, result.AP50,
                 shlex.quote(str(result.best)), "" if len(trainer.val_set.objects) else "; not measured, the last one")
-    files = {"curves": folder / "results.png", "predictions": folder / "val_predictions.jpg"}
-    logger.info("%s", ", ".join([*(f"{name}: {path}" for name, path in files.items() if path.is_file()),
+    if (numbers := trainer.best_numbers()) and (text := numbers_text(numbers)):
+        logger.info("%s\n", text)
+    files = {"numbers": folder / "results.csv", "curves": folder / "results.png",
+             "predictions": folder / "val_predictions.jpg"}
+    logger.info("%s", "\n".join([*(f"{name + ':':<13}{path}" for name, path in files.items() if path.is_file()),
                                  f"TensorBoard: tensorboard --logdir {folder}"]))
     weights = [path for path in (result.best, trainer.checkpoints.last) if path.is_file()]
     if weights:
-        image = shlex.quote(os.path.relpath(trainer.val_set.paths[0]))
-        logger.info("next:\n"
-                    "  python test.py --weights %s\n"
-                    "  python detect.py --weights %s --source %s\n"
-                    "  python export.py --weights %s --format onnx",
-                    *(text for name in [shlex.quote(str(weights[0]))] for text in (name, name, image, name)))
+        image = os.path.relpath(trainer.val_set.paths[0])
+        logger.info("next:\n  %s\n  %s\n  %s", command("test", weights=weights[0]),
+                    command("detect", weights=weights[0], source=image),
+                    command("export", weights=weights[0], format="onnx"))

@@ -40,41 +40,58 @@ T = TypeVar("T")
 class RunConfig:
     """A training run; once `resolve` has decided all of it, it travels in the checkpoint."""
 
-    cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny")
-    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout")
-    weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch")
+    cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny",
+                      group="model and data")
+    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout",
+                       group="model and data")
+    weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch",
+                          group="model and data")
     hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the data set's settings for the model, "
-                      "finetune for few images with --weights, else the one that the model names")
+                      "finetune for few images with --weights, else the one that the model names",
+                      group="model and data")
     recipe: Recipe = option(None, "what the recipe says, with the changes of --set", flag=False)
     epochs: int = option(None, "epochs; default: the data set's settings for the model, by the number of images for "
-                         "few with --weights, else 300", low=1, most=MAX_COUNT, resumable=True)
+                         "few with --weights, else 300", low=1, most=MAX_COUNT, resumable=True,
+                         group="schedule and batch")
     batch_size: int = option(None, "images in a batch, over all processes; default: the data set's settings for the "
-                             "model, 4 for few images with --weights, else 16", low=1, most=MAX_COUNT)
+                             "model, 4 for few images with --weights, else 16", low=1, most=MAX_COUNT,
+                             group="schedule and batch")
     nominal_batch: int = option(None, "images in an optimizer step (gradients are accumulated); default: the data "
-                                "set's settings for the model, else the recipe's", low=1, most=MAX_COUNT)
+                                "set's settings for the model, a batch for few images with --weights, else the "
+                                "recipe's", low=1, most=MAX_COUNT,
+                                group="schedule and batch")
     train_size: int = option(None, "side of the network input in training, pixels", flag=False, low=1, most=MAX_SIDE)
     test_size: int = option(None, "side of the network input in evaluation, pixels", flag=False, low=1,
                             most=MAX_SIDE)
-    linear_lr: bool = option(False, "linear instead of cosine decay")
-    seed: int = option(0, "seed of weights, order and augmentation", low=0, most=MAX_SEED)
-    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, most=MAX_COUNT, resumable=True)
-    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU", resumable=True)
-    multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each")
+    linear_lr: bool = option(False, "linear instead of cosine decay", group="schedule and batch")
+    seed: int = option(0, "seed of weights, order and augmentation", low=0, most=MAX_SEED, group="schedule and batch")
+    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, most=MAX_COUNT, resumable=True,
+                          group="device and speed")
+    device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU", resumable=True,
+                         group="device and speed")
+    multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each",
+                               group="augmentation and sampling")
     freeze: tuple[str, ...] = option((), "layers to freeze: names of the model's nodes, or N for the first N",
-                                     metavar="NODE")
-    image_weights: bool = option(False, "draw images with rare or badly found classes more often")
+                                     metavar="NODE", group="model and data")
+    image_weights: bool = option(False, "draw images with rare or badly found classes more often",
+                                 group="augmentation and sampling")
     patience: int = option(None, "stop after so many epochs without a better one, 0 = never; default: a third of "
-                           "the epochs, at least 10, for few images with --weights, else 0", low=0, most=MAX_COUNT)
-    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0, most=MAX_COUNT)
-    precision: Precision = option(
-        "auto", "number format of the network; auto: half precision where the device has it natively")
-    rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics")
+                           "the epochs, at least 10, for few images with --weights, else 0", low=0, most=MAX_COUNT,
+                           group="schedule and batch")
+    close_mosaic: int = option(0, "no mosaics in so many epochs at the end", low=0, most=MAX_COUNT,
+                               group="augmentation and sampling")
+    precision: Precision = option("auto", "number format of the network; auto: half precision where the device has it "
+                                  "natively", group="device and speed")
+    rect: bool = option(False, "training batches of similar aspect ratio with little padding, without mosaics",
+                        group="augmentation and sampling")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized images in memory or on the disk, "
-                                                  "shared by all loader processes")
-    classes: tuple[str, ...] = option((), "train on these classes only (numbers or names)")
-    single_cls: bool = option(False, "take all classes as one, 'object'")
-    sync_bn: bool = option(False, "norms over the images of all processes (CUDA, several processes)")
-    compile: bool = option(False, "compile network and loss: minutes at the start, faster steps then")
+                                                  "shared by all loader processes", group="device and speed")
+    classes: tuple[str, ...] = option((), "train on these classes only (numbers or names)", group="model and data")
+    single_cls: bool = option(False, "take all classes as one, 'object'", group="model and data")
+    sync_bn: bool = option(False, "norms over the images of all processes (CUDA, several processes)",
+                           group="device and speed")
+    compile: bool = option(False, "compile network and loss: minutes at the start, faster steps then",
+                           group="device and speed")
 
 
 @dataclass(frozen=True)
@@ -84,15 +101,18 @@ class TrainOptions(OutputFolder, RunConfig):
     img_size: tuple[int, ...] | None = option(None, "side of the network input in training and evaluation (1 or 2 "
                                               "numbers); default: the data set's settings, that of --weights, else "
                                               "the model's", low=32,
-                                              most=MAX_SIDE)
-    set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE")
-    autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits")
+                                              most=MAX_SIDE, group="model and data")
+    set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE",
+                                  group="model and data")
+    autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits",
+                              group="model and data")
     resume: str | None = option(None, "resume an interrupted run: its last.pt, its folder, or nothing for the latest "
-                                "run below --project", nargs="?", const="", metavar="RUN", resumable=True)
-    project: str = option("runs/train", "runs are folders below this one", resumable=True)
+                                "run below --project", nargs="?", const="", metavar="RUN", resumable=True,
+                                group="run and output")
+    project: str = option("runs/train", "runs are folders below this one", resumable=True, group="run and output")
     dry_run: bool = option(False, "one batch through everything, then say what memory and time the run would take",
-                           resumable=True)
-    verbose: bool = option(False, "tracebacks and debug messages", resumable=True)
+                           resumable=True, group="run and output")
+    verbose: bool = option(False, "tracebacks and debug messages", resumable=True, group="run and output")
 
 
 def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int,
@@ -109,7 +129,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
 
     _check_combinations(options)
     suggested, rule = source.settings.get(spec.name, RunSettings()), fine_tuning(start)
-    decisions, of_data, of_model = Decisions(), f"settings of the data set {source.name}", f"of the model {spec.name}"
+    decisions, of_data, of_model = Decisions(), f"settings of {source.name}", f"of the model {spec.name}"
     settle = decisions.settle
     cfg = settle("model", "--cfg", options.cfg or None, (spec.name if start.weights else None, "of the weights"),
                  (spec.name, "the default"))
@@ -150,10 +170,10 @@ def _nominal_batch(hyp: str, recipe: Recipe, rule: FineTuning, batch_size: int, 
     if most is None or any(change.partition("=")[0].strip() == "optimizer.nominal_batch" for change in changes):
         return found, f"of the recipe {hyp}"
     if rule.every_batch_a_step and not named:
-        return batch_size, f"{rule.reason}: every batch is a step"
+        return batch_size, "so that every batch is a step"
     if found <= most:
         return found, f"of the recipe {hyp}"
-    return most, f"{rule.reason}: {MIN_STEPS} steps an epoch, where the recipe {hyp} says {found}"
+    return most, f"{MIN_STEPS} steps an epoch; {hyp} says {found}"
 
 
 def _with_gains(recipe: Recipe, gains: Mapping[str, float]) -> Recipe:

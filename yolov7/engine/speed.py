@@ -8,6 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,14 +27,22 @@ from yolov7.runtime import folders
 from yolov7.runtime.device import own_device
 from yolov7.runtime.distributed import environment
 from yolov7.runtime.precision import is_native
+from yolov7.runtime.tables import Table
 
 logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, repr=False)
+class SpeedTable(Table):
+    """What was measured, a row for each setting; times in milliseconds an image."""
+
+    folder: Path
+
 
 WARM_UP = {"cuda": 10}  # untimed runs of each shape of input; 2 on other devices
 TABLE_10_IOUS = (0.65, 0.70)
 
 
-def speed(options: TestOptions) -> None:
+def speed(options: TestOptions) -> SpeedTable:
     """Times per stage of each weight file, image by image and in batches, from the file on the disk to the boxes.
 
     With detection's thresholds instead of the score's, unless flags say otherwise, and without loader processes, so
@@ -53,9 +62,12 @@ def speed(options: TestOptions) -> None:
     folder = folders.new_folder(options.project, options.name, options.exist_ok)
     atomic_write(folder / "speed.json", json.dumps(rows, indent=1))
     logger.info("written to %s", folder / "speed.json")
+    flat = [{"weights": row["weights"], "batch": row["batch"], **{stage: times["mean"] for stage, times in
+                                                                  row["milliseconds"].items()}} for row in rows]
+    return SpeedTable(tuple(flat), folder)
 
 
-def study(options: TestOptions) -> None:
+def study(options: TestOptions) -> SpeedTable:
     """AP and time of each weight file at several input sizes; writes ``study.csv`` and ``study.png``."""
     rows: list[dict[str, Any]] = []
     for path, subject in _subjects(options):
@@ -75,9 +87,10 @@ def study(options: TestOptions) -> None:
     atomic_write(folder / "study.csv", _csv(rows))
     atomic_write(folder / "study.png", plot_study(rows))
     logger.info("written to %s", folder)
+    return SpeedTable(tuple(rows), folder)
 
 
-def table10(options: TestOptions) -> None:
+def table10(options: TestOptions) -> SpeedTable:
     """The four settings of the paper's table 10: half and full precision, NMS at IoU 0.65 and 0.70.
 
     Half is fp16 on a GPU, as in the paper, else bf16. Writes ``table10.json``.
@@ -103,6 +116,7 @@ def table10(options: TestOptions) -> None:
     folder = folders.new_folder(options.project, options.name, options.exist_ok)
     atomic_write(folder / "table10.json", json.dumps(rows, indent=1))
     logger.info("written to %s", folder / "table10.json")
+    return SpeedTable(tuple(rows), folder)
 
 
 def warm_up(network: Network, loader: BatchLoader) -> None:
@@ -114,7 +128,7 @@ def warm_up(network: Network, loader: BatchLoader) -> None:
             network(images, 0.5)
 
 
-TASKS: dict[str, Callable[[TestOptions], object]] = {"speed": speed, "study": study, "table10": table10}
+TASKS: dict[str, Callable[[TestOptions], SpeedTable]] = {"speed": speed, "study": study, "table10": table10}
 
 
 def _subjects(options: TestOptions) -> list[tuple[Path, Subject]]:

@@ -62,6 +62,7 @@ class RunState:
     skipped_in_a_row: int = 0
     best: TrainingResult | None = None
     record: dict[str, Any] | None = None  # plain values of the last epoch's row in the record of the run
+    numbers: dict[str, Any] | None = None  # plain values of what the best epoch found
 
     def content(self) -> dict[str, Any]:
         """Tensors and plain values, from which `restore` makes the same state."""
@@ -73,7 +74,7 @@ class RunState:
             "scaler": self.scaler.state_dict(), "losses": self.losses.cpu(), "scores": self.scores.tolist(),
             "place": {"epoch": self.epoch, "batch": self.batch, "skipped": self.skipped,
                       "skipped_in_a_row": self.skipped_in_a_row},
-            "best": best, "record": self.record}
+            "best": best, "record": self.record, "numbers": self.numbers}
 
     def restore(self, content: dict[str, Any], weights_folder: Path) -> None:
         """Take over what `content` gave. Raises `InputError` where it is that of another run."""
@@ -105,7 +106,7 @@ class RunState:
         self.scores = np.array(content["scores"])
         for field in fields(_Place):
             setattr(self, field.name, content["place"][field.name])
-        self.record = content.get("record")
+        self.record, self.numbers = content.get("record"), content.get("numbers")
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing of an epoch is done yet."""
@@ -156,6 +157,8 @@ def _check_plain_values(content: dict[str, Any], where: str) -> None:
     convert(content["scores"], tuple[float, ...], f"{where}, scores")
     for key in ("optimizer", "scaler"):
         convert(content[key], dict[str, Any], f"{where}, {key}")
+    if content.get("record") is not None:
+        convert(content["record"], dict[str, Any], f"{where}, record")
     if not isinstance(content["losses"], Tensor):
         raise InputError(f"{where}, losses: found {shown(content['losses'])}; accepted: a tensor")
     best = content["best"]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,7 +19,8 @@ from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, displaced, report_faults, report_left_out
 from yolov7.data.loader import BatchLoader, evaluation_loader, fixed_shape_loader
 from yolov7.data.transport import worker_failures
-from yolov7.engine.sheets import prediction_sheet, write_image
+from yolov7.engine.measured_with import checksums, measured_with
+from yolov7.engine.sheets import SHOWN_SCORE, prediction_sheet, write_image
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network, check_size
@@ -29,10 +31,13 @@ from yolov7.runtime.device import own_device
 from yolov7.runtime.distributed import Processes, connected, environment
 from yolov7.tasks.base import Task, find_task
 
+if TYPE_CHECKING:
+    import pandas
+
 logger = logging.getLogger(__name__)
 
 
-def test(options: TestOptions) -> Evaluation:
+def test(options: TestOptions) -> TestRun:
     """Evaluate weights on a split by the paper's protocol; prints the numbers, writes tables and images.
 
     Processes that ``torchrun`` starts share the batches; the numbers are those of one process with batches of that
@@ -43,12 +48,13 @@ def test(options: TestOptions) -> Evaluation:
     with connected(device) as processes:
         with processes.main_first():
             subject = open_subject(paths, options, device, options.task)
-        folder = Path()
+        folder, weights = Path(), checksums(paths) if processes.is_main else []  # now: a training may replace them
         if processes.is_main:
             folder = folders.new_folder(options.project, options.name, options.exist_ok)
             report_faults(subject.image_set, folder)
         loader = subject.loader(options.img_size, options.batch_size, options.workers, processes)
-        evaluation = subject.evaluate(loader, subject.nms(options), processes, complete=True)
+        nms = subject.nms(options)
+        evaluation = subject.evaluate(loader, nms, processes, complete=True)
         if len(evaluation.left_out) == len(subject.image_set):
             raise InputError(f"none of the {len(subject.image_set)} images can be read; the first: "
                              f"{evaluation.left_out[0]}")
@@ -56,7 +62,37 @@ def test(options: TestOptions) -> Evaluation:
             if evaluation.left_out:
                 report_left_out(subject.image_set, evaluation.left_out, folder)
             _report(evaluation, subject, folder, options.metric)
-    return evaluation
+            settings = measured_with(subject, evaluation, options, nms, weights, processes.world_size)
+            _write(evaluation, subject, folder, settings)
+    return TestRun(evaluation, folder, subject.image_set.names)
+
+
+@dataclass(frozen=True, repr=False)
+class TestRun:
+    """An evaluation and the folder that it was written to; printed, it is the 12 numbers and the table by class."""
+
+    __test__ = False  # not a pytest class
+
+    evaluation: Evaluation
+    folder: Path
+    names: tuple[str, ...]  # the classes that were scored
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Named numbers of all evaluators."""
+        return self.evaluation.metrics()
+
+    @property
+    def classes(self) -> dict[str, dict[str, Any]]:
+        """Numbers by class: images, objects, AP, AP50, AP75, AR100, precision, recall, F1; None where there is none."""
+        return dict(self.evaluation.table()["classes"])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The same as a table, the mean over all classes first."""
+        return self.evaluation.to_pandas()
+
+    def __repr__(self) -> str:
+        return "\n\n".join(text for result in self.evaluation.results.values() if (text := result.text(self.names)))
 
 
 @dataclass(frozen=True)
@@ -66,6 +102,7 @@ class Subject:
     network: Network
     image_set: ImageSet
     scored: tuple[int, ...] | None  # class of the network for each class of the data; None: the same in order
+    data: str = ""  # the data set's name or path
 
     @cached_property
     def task(self) -> Task:
@@ -101,7 +138,7 @@ def open_subject(paths: Sequence[Path], options: TestOptions, device: torch.devi
     data = options.data or network.info.data
     if not data:
         raise InputError(f"{paths[0]} does not say what it was trained on; name the data set with --data")
-    return Subject(network, *open_for(network.info, open_data(data), options, split))
+    return Subject(network, *open_for(network.info, open_data(data), options, split), data)
 
 
 def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str) -> None:
@@ -112,9 +149,18 @@ def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str)
             logger.info("%s%s\n", heading, text)
         result.write(folder, image_set.names, image_set)
     logger.info("%s\n", evaluation.times.text())
-    atomic_write(folder / "results.json", json.dumps(evaluation.table(), indent=1))
-    write_image(folder / "predictions.jpg", prediction_sheet(evaluation.samples, image_set, subject.task.draw))
-    logger.info("%d images; written to %s", len(image_set) - len(evaluation.left_out), folder)
+
+
+def _write(evaluation: Evaluation, subject: Subject, folder: Path, settings: dict[str, Any]) -> None:
+    """The files that are no evaluator's own; ``settings`` stand beside the numbers."""
+    atomic_write(folder / "results.json", json.dumps({**evaluation.table(), "settings": settings}, indent=1))
+    title = ", ".join(Path(file["path"]).name for file in settings["weights"])
+    title += (f" on {settings['split']} of {settings['data']}: AP {evaluation.boxes.AP:.3f}, AP50 "
+              f"{evaluation.boxes.AP50:.3f}")
+    sheet = prediction_sheet(evaluation.samples, subject.image_set, subject.task.draw, title,
+                             max(SHOWN_SCORE, settings["nms"]["conf_thres"]))
+    write_image(folder / "predictions.jpg", sheet)
+    logger.info("%d images; written to %s", settings["images"], folder)
 
 
 def open_for(loaded: ModelInfo, source: DataSource, options: TestOptions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from yolov7.config import InputError, from_mapping, to_mapping
+from yolov7.config.program import command
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
 from yolov7.engine.checkpoints import Checkpoints
+from yolov7.engine.console import EpochNumbers, EpochTable, epoch_numbers
 from yolov7.engine.interruption import Interrupted, StopSignal
 from yolov7.engine.log import EpochRecord, Pace, RunLog, complete_record
 from yolov7.engine.nonfinite import StepGuard, TrainingError
@@ -27,13 +29,15 @@ from yolov7.engine.run_config import RunConfig
 from yolov7.engine.sheets import batch_sheet, prediction_sheet
 from yolov7.engine.state import RunState, TrainingResult
 from yolov7.engine.step import TrainingStep, floating_buffers
+from yolov7.engine.validation_loss import ValidationLoss
 from yolov7.evaluation.coco import CocoResult
 from yolov7.evaluation.evaluate import Evaluation, evaluate
 from yolov7.inference.network import TorchNetwork
-from yolov7.loss.criterion import Criterion, scale_gains
+from yolov7.loss.criterion import AUXILIARY_TOP_K, Criterion, scale_gains
 from yolov7.model.detector import Detector
 from yolov7.runtime.distributed import Processes
 from yolov7.runtime.precision import gradient_scaler
+from yolov7.runtime.progress import Progress
 from yolov7.structures import Batch
 from yolov7.tasks.base import find_task
 
@@ -64,7 +68,8 @@ class Trainer:
         self.loader, self.sampler = self._training_loader(model.stride)
         own = -(-config.batch_size // processes.world_size)
         self.val_loader = evaluation_loader(self.val_set, config.test_size, 2 * own, model.stride, config.workers,
-                                            cache=config.cache, part=(processes.rank, processes.world_size))
+                                            cache=config.cache, part=(processes.rank, processes.world_size),
+                                            fields=self.training.fields)
         self.schedule = Schedule(config.recipe.optimizer, config.epochs, self.sampler.epoch_batches, config.batch_size,
                                  config.nominal_batch, config.linear_lr)
         self.step = TrainingStep(self.state, config, self.make_criterion(processes), device, processes,
@@ -76,6 +81,7 @@ class Trainer:
         self._left_out: set[str] = set()  # images to evaluate on that could not be read
         self.stop = StopSignal()
         self.log: RunLog | None = None  # of the first process, while it runs
+        self._table = EpochTable(self.terms, config.epochs)
 
     def make_criterion(self, processes: Processes) -> Criterion:
         """The loss of this run, with means over the batches of these processes."""
@@ -100,6 +106,7 @@ class Trainer:
     def resume(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run."""
         self.state.restore(content, self.checkpoints.best.parent)
+        self.best_numbers()  # a fault in them is told now, not at the end
 
     def fit(self) -> TrainingResult:
         """Train to the last epoch; returns the best one.
@@ -114,9 +121,9 @@ class Trainer:
             while state.epoch < self.config.epochs:
                 started = time.perf_counter()
                 losses = self.train_epoch()
-                evaluation = self._evaluate()
+                evaluation, val_losses = self._evaluate()
                 state.scores = class_scores(evaluation.boxes)
-                over = self._end_epoch(evaluation, losses, started)
+                over = self._end_epoch(evaluation, (losses, val_losses), started)
                 if over:
                     break
             self.checkpoints.retry_best()
@@ -140,6 +147,12 @@ class Trainer:
         found = self.state.record
         return from_mapping(EpochRecord, found, f"{self.checkpoints.last}, record") if found else None
 
+    def best_numbers(self) -> EpochNumbers | None:
+        """What the best epoch found, where this version or a later one has seen it."""
+        found = self.state.numbers
+        numbers = from_mapping(EpochNumbers, found, f"{self.checkpoints.last}, numbers") if found else None
+        return numbers if numbers and numbers.epoch == self._best_epoch() else None
+
     def _best_epoch(self) -> int | None:
         return self.state.best.epoch + 1 if self.state.best else None
 
@@ -150,7 +163,9 @@ class Trainer:
             self.stop = stack.enter_context(StopSignal())
             if self.processes.is_main:
                 self.checkpoints.last.parent.mkdir(parents=True, exist_ok=True)
-                self._announce()
+                if not len(self.val_set.objects):
+                    logger.warning("none of the %d images to evaluate on has an object: AP cannot be measured, and the "
+                                   "last epoch counts as the best", len(self.val_set))
                 record = self._last_record()
                 self.log = stack.enter_context(RunLog(self.folder, self.state.epoch or None, self.terms, record))
                 self.log.best = self._best_epoch()
@@ -161,8 +176,8 @@ class Trainer:
                 if not self._inside_step:
                     self.guard.settle()
                     self.checkpoints.save_last(self.state, required=True)
-                raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: python train.py --resume "
-                                  f"{self.folder}", interrupted.code) from None
+                raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: "
+                                  f"{command('train', resume=self.folder)}", interrupted.code) from None
 
     def _while_waiting(self) -> None:
         self.stop.give_up()
@@ -177,8 +192,18 @@ class Trainer:
         weights = image_weights(self.train_set, state.scores) if config.image_weights else None
         self.sampler.set_epoch(state.epoch, weights, state.batch)
         pace = Pace(self.loader, self.processes.world_size)
-        progress = tqdm(pace, desc=f"epoch {state.epoch + 1}/{config.epochs}", total=batches, initial=state.batch,
-                        unit="batch", leave=False, disable=None if self.processes.is_main else True)
+        with Progress(pace, f"epoch {state.epoch + 1}/{config.epochs}", batches, "batches", state.batch,
+                      silent=not self.processes.is_main) as progress:
+            self._train_batches(progress, pace)
+        self.guard.settle()
+        losses = self._mean_losses()
+        if not state.losses[-1]:
+            raise TrainingError(f"no batch of epoch {state.epoch + 1} had a finite loss; a smaller learning rate "
+                                "(--set optimizer.lr0=0.001) or --precision fp32 may help")
+        return losses
+
+    def _train_batches(self, progress: Progress[Batch], pace: Pace) -> None:
+        state, batches = self.state, self.schedule.batches
         group: list[Batch] = []  # the batches of the step, and their terms
         terms: list[Tensor] = []
         for batch in progress:
@@ -195,12 +220,6 @@ class Trainer:
                 self.guard.note(self.step.update(stop=bool(self.stop.received)), group, terms)
                 group, terms = [], []
                 self._stop_if_told()
-        self.guard.settle()
-        losses = self._mean_losses()
-        if not state.losses[-1]:
-            raise TrainingError(f"no batch of epoch {state.epoch + 1} had a finite loss; a smaller learning rate "
-                                "(--set optimizer.lr0=0.001) or --precision fp32 may help")
-        return losses
 
     def _one_batch(self, batch: Batch, last: bool) -> Tensor:
         state = self.state
@@ -223,39 +242,54 @@ class Trainer:
         count = max(count / self.processes.world_size, 1)
         return {name: value / count for name, value in zip(self.terms, sums, strict=True)}
 
-    def _show_progress(self, progress: tqdm[Batch], settings: StepSettings, pace: Pace) -> None:
+    def _show_progress(self, progress: Progress[Batch], settings: StepSettings, pace: Pace) -> None:
         # reading them waits for the device: once in many batches
-        shown = {self.terms[name]: f"{mean:.4f}" for name, mean in self._mean_losses().items()}
-        skipped = {"skipped": self.state.skipped} if self.state.skipped else {}
-        progress.set_postfix({**shown, **skipped, "lr": f"{settings.lr:.2g}", **pace.text(self.device)})
+        losses = [f"{self.terms[name]} {mean:.3f}" for name, mean in self._mean_losses().items()]
+        skipped = [f"{self.state.skipped} skipped"] if self.state.skipped else []
+        spent = pace.text(self.device)
+        images = spent.pop("img/s")
+        progress.note(*losses, *skipped, *([f"{images} img/s"] if pace.images else []), f"lr {settings.lr:.2g}",
+                      *(f"{name} {value}" for name, value in spent.items()))
 
     def _show_batch(self, batch: Batch) -> None:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
             name = f"train_batch{self.state.epoch + 1}.jpg"
-            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw), "train/batch",
-                                 self.state.epoch + 1)
+            title = f"{self.folder.name}, epoch {self.state.epoch + 1}: the first batch of training"
+            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title),
+                               "train/batch", self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self) -> tuple[Evaluation, dict[str, float]]:
+        """What the averaged weights find, and the terms of their loss on the same images."""
         state = self.state
         self.processes.broadcast(floating_buffers(state.ema.model))  # the others differ: each has seen its own images
         network = TorchNetwork(state.ema.model, self.device, self.config.precision)
         evaluators = self.training.evaluators(self.val_set, False)
+        loss = self.make_validation_loss()
         evaluation = evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
-                              processes=self.processes, finish=self.task.finish)
+                              processes=self.processes, finish=self.task.finish, watch=loss.add)
         if not self._left_out.issuperset(evaluation.left_out):
             self._left_out.update(evaluation.left_out)
             if self.processes.is_main:
                 report_left_out(self.val_set, evaluation.left_out, self.folder)
-        return evaluation
+        return evaluation, loss.result(self.processes)
 
-    def _end_epoch(self, evaluation: Evaluation, losses: dict[str, float], started: float) -> bool:
-        """Keep and record what came out; returns whether the run is over."""
+    def make_validation_loss(self) -> ValidationLoss:
+        """The loss of an evaluation, which sees the logits of this process's batches."""
+        criterion = self.make_criterion(Processes())
+        if len(self.state.model.head.auxiliary_convs):  # as many positives as the lead head has in training
+            top_k = criterion.config.top_k or AUXILIARY_TOP_K
+            criterion.config = dataclasses.replace(criterion.config, top_k=top_k)
+        return ValidationLoss(criterion, tuple(self.terms), self.device)
+
+    def _end_epoch(self, evaluation: Evaluation, losses: tuple[dict[str, float], dict[str, float]],
+                   started: float) -> bool:
+        """Keep and record what came out; ``losses`` are those of both splits. Returns whether the run is over."""
         state, epoch = self.state, self.state.epoch
         better = self._keep_best(evaluation)
-        record = EpochRecord(epoch + 1, losses, evaluation.metrics(), state.optimizer.param_groups[0]["lr"],
-                             time.perf_counter() - started, state.skipped)
+        record = EpochRecord(epoch + 1, losses[0], evaluation.metrics(), state.optimizer.param_groups[0]["lr"],
+                             time.perf_counter() - started, state.skipped, losses[1])
         state.record = to_mapping(record)  # a kill behind the checkpoint loses nothing
         state.begin_epoch(epoch + 1)
         over = self._is_over(epoch)
@@ -263,9 +297,7 @@ class Trainer:
         if self.log:
             self.log.best = self._best_epoch()
             self.log.add_epoch(record)
-            logger.info("epoch %3d/%d  %s  %.1f s", record.epoch, self.config.epochs, "  ".join([
-                *(f"{self.terms[name]} {value:.4f}" for name, value in losses.items()),
-                *(f"{name} {value:.3f}" for name, value in record.metrics.items() if name != "AP75")]), record.seconds)
+            logger.info("%s", self._table.add(record, better, over))
             self._show_predictions(evaluation, epoch, better)
         return over
 
@@ -276,11 +308,12 @@ class Trainer:
         """
         state, boxes = self.state, evaluation.boxes
         result = TrainingResult(state.epoch, boxes.AP, boxes.AP50, self.checkpoints.best,
-                                evaluation.fitness if len(evaluation.results) > 1 else None)
+                                evaluation.fitness if evaluation.counts_more_than_boxes else None)
         best = state.best
         better = best is None or result.value > best.value or (not boxes.objects and result.value == best.value)
         if better:
             state.best = result
+            state.numbers = to_mapping(epoch_numbers(state.epoch + 1, evaluation))
             self.checkpoints.save_best(state, state.epoch)
         else:
             self.checkpoints.retry_best()
@@ -304,18 +337,10 @@ class Trainer:
         tag = "val/predictions" if (epoch + 1) % every == 0 else None
         if better or tag:
             name = "val_predictions.jpg" if better else None
-            self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw), tag,
-                               epoch + 1)
-
-    def _announce(self) -> None:
-        schedule = self.schedule
-        logger.info("%s: %d images to train on, %d to evaluate on, %d iterations an epoch", self.config.cfg,
-                    len(self.train_set), len(self.val_set), schedule.batches)
-        logger.info("warm-up: %d of %d iterations", schedule.warmup, schedule.epochs * schedule.batches)
-        logger.info("results go to %s", self.folder)
-        if not len(self.val_set.objects):
-            logger.warning("none of the %d images to evaluate on has an object: AP cannot be measured, and the last "
-                           "epoch counts as the best", len(self.val_set))
+            boxes = evaluation.boxes
+            title = f"{self.folder.name}, epoch {epoch + 1}: AP {boxes.AP:.3f}, AP50 {boxes.AP50:.3f}"
+            self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw, title),
+                               tag, epoch + 1)
 
 
 def image_weights(image_set: ImageSet, scores: np.ndarray) -> np.ndarray:

@@ -18,18 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolov7.config import atomic_write
-from yolov7.data.images import cv2, encode_image, load_image, resize_long_side
+from yolov7.data.images import cv2, load_image
 from yolov7.evaluation.comparison import Comparison, Floats, ImageJudge
-from yolov7.inference.draw import FONT, class_colour, draw_boxes, mosaic_of
+from yolov7.inference.draw import class_name, draw_boxes
+from yolov7.inference.sheet import INK, PAPER, Group, Header, Panel, compose, encode_sheet, kept_image, resized
 
 if TYPE_CHECKING:
     from yolov7.data.image_set import ImageSet
-
-PAIRS = 2  # images in a row of the sheet, each of them twice
-TILE = 400  # pixels
-CAPTION = 24  # pixels
-FRAME = 2  # pixels around an image, within the tile
-INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +85,14 @@ class ErrorAnalysis(ImageJudge):
     def write(self, folder: Path, names: Sequence[str], image_set: ImageSet | None = None) -> None:
         """Write ``worst.jpg``, unless no image has an error."""
         if self.images:
-            atomic_write(folder / "worst.jpg", encode_image(error_sheet(self.images, names), ".jpg"))
+            atomic_write(folder / "worst.jpg", encode_sheet(error_sheet(self.images, names)))
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------
+
+TITLE = "The worst images"
+EXPLAINED = ("Pairs: ground truth, missed objects in colour (left) | detections, false ones in colour (right). What is "
+             "right has a thin white line.")
 
 
 def error_sheet(images: Sequence[JudgedImage], names: Sequence[str]) -> np.ndarray:
@@ -102,51 +101,37 @@ def error_sheet(images: Sequence[JudgedImage], names: Sequence[str]) -> np.ndarr
     Errors have the colour and the name of their class, missed objects on the left and false detections on the right;
     what is right has a thin white line. Raises `InputError` for an image that can no longer be read.
     """
-    title = "Left: ground truth, missed objects in colour. Right: detections, false ones in colour. White: right."
-    strips = [_caption(title if images else "No image has an error.", 2 * PAIRS * TILE)]
-    for start in range(0, len(images), PAIRS):
-        strips += _row(images[start : start + PAIRS], names)
-    return np.concatenate(strips)
+    groups = [Group(_pair(judged, names), PurePath(judged.comparison.path).name) for judged in images]
+    wrong = [label for j in images for label in (*j.comparison.true_labels[j.missed_mask].tolist(),
+                                                 *j.comparison.labels[j.false_mask].tolist())]
+    classes = [(label, class_name(label, names)) for label in sorted(set(wrong))]
+    return compose(Header(TITLE, (EXPLAINED if images else "No image has an error.",), classes), groups)
 
 
-def _row(images: Sequence[JudgedImage], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The captions of up to `PAIRS` images, and their pairs without what is grey in all of them."""
-    texts = [f"F1 {j.f1:.2f}, missed {j.missed_mask.sum()}, false {j.false_mask.sum()}: "
-             f"{PurePath(j.comparison.path).name}" for j in images]
-    captions = [_caption(text, 2 * TILE) for text in [*texts, *[""] * (PAIRS - len(texts))]]
-    tiles = [tile for judged in images for tile in _pair(judged, names)]
-    height = max(len(tile) for tile in tiles)
-    top = (TILE - height) // 2
-    return np.concatenate(captions, axis=1), mosaic_of(tiles, 2 * PAIRS, TILE)[top : top + height]
+def _pair(judged: JudgedImage, names: Sequence[str]) -> tuple[Panel, Panel]:
+    found = judged.comparison
+    image = load_image(found.path)
+    size = image.shape[:2]
+    image = kept_image(image)
+
+    def panel(boxes: NDArray[np.float32], labels: NDArray[np.int64], wrong: NDArray[np.bool_], caption: str,
+              scores: Floats | None = None) -> Panel:
+        def draw(height: int, width: int) -> np.ndarray:
+            ratio = np.array((width / size[1], height / size[0]) * 2)
+            return _drawn(resized(image, height, width), boxes * ratio, labels, names, wrong, scores)
+
+        return Panel(size, draw, caption)
+
+    missed, false = judged.missed_mask, judged.false_mask
+    return (panel(found.true_boxes, found.true_labels, missed, f"missed: {missed.sum()} of {len(missed)}"),
+            panel(found.boxes, found.labels, false, f"false: {false.sum()} of {len(false)}, F1 {judged.f1:.2f}",
+                  found.scores))
 
 
-def _pair(judged: JudgedImage, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Ground truth and detections on the image, framed, with a long side of `TILE` pixels: letters stay sharp."""
-    image, found = load_image(judged.comparison.path), judged.comparison
-    side = TILE - 2 * FRAME
-    ratio = side / max(image.shape[:2])
-    image = resize_long_side(image, side, training=False)
-    return (
-        _drawn(image, found.true_boxes * ratio, found.true_labels, names, judged.missed_mask),
-        _drawn(image, found.boxes * ratio, found.labels, names, judged.false_mask, found.scores))
-
-
-def _drawn(image: np.ndarray, boxes: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str],
-           wrong: NDArray[np.bool_], scores: Floats | None = None) -> np.ndarray:
+def _drawn(image: np.ndarray, boxes: Floats, labels: NDArray[np.int64], names: Sequence[str], wrong: NDArray[np.bool_],
+           scores: Floats | None = None) -> np.ndarray:
     canvas = image.copy()
-    corners = np.round(boxes).astype(int)
-    for left, top, right, bottom in corners[~wrong].tolist():
+    for left, top, right, bottom in np.round(boxes).astype(int)[~wrong].tolist():
         cv2.rectangle(canvas, (left, top), (right, bottom), PAPER, 1)
         cv2.rectangle(canvas, (left - 1, top - 1), (right + 1, bottom + 1), INK, 1)  # seen on light ground, too
-    for (left, top, right, bottom), label in zip(corners[wrong].tolist(), labels[wrong].tolist(), strict=True):
-        cv2.rectangle(canvas, (left, top), (right, bottom), class_colour(label), 2)  # bolder than below
-    canvas = draw_boxes(canvas, boxes[wrong], labels[wrong], names, None if scores is None else scores[wrong])
-    return np.pad(canvas, ((FRAME, FRAME), (FRAME, FRAME), (0, 0)), constant_values=PAPER[0])
-
-
-def _caption(text: str, width: int) -> np.ndarray:
-    """A white strip ``[CAPTION, width, 3]`` with a text, cut where the strip ends."""
-    strip = np.full((CAPTION, width, 3), PAPER, np.uint8)
-    readable = text.encode("ascii", "replace").decode()  # the font has no other letters
-    cv2.putText(strip, readable, (4, CAPTION - 8), FONT, 0.45, INK, 1, cv2.LINE_AA)
-    return strip
+    return draw_boxes(canvas, boxes[wrong], labels[wrong], names, None if scores is None else scores[wrong], min_line=2)

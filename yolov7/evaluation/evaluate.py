@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from yolov7.data.image_set import ImageSet
 from yolov7.evaluation.coco import CocoBoxes, CocoResult
 from yolov7.evaluation.confusion import ConfusionMatrix
 from yolov7.evaluation.error_analysis import ErrorAnalysis
-from yolov7.evaluation.v7_metric import V7Metric
-from yolov7.inference.network import Network
+from yolov7.evaluation.operating_point import OperatingPoint
+from yolov7.evaluation.tables import MEAN, best_f1, class_frame, class_rows, mean_row, named_metrics
+from yolov7.evaluation.v7_metric import V7Metric, V7Result
+from yolov7.inference.network import Network, TorchNetwork
 from yolov7.inference.nms import Finish, NMSOptions, nms_image, to_native
 from yolov7.model.detector import network_input
+from yolov7.model.heads.base import Predictions
 from yolov7.runtime.distributed import Processes
-from yolov7.structures import Batch, Instances
+from yolov7.runtime.progress import Progress
+from yolov7.structures import Batch, HeadOutput, ImageMeta, Instances
+
+if TYPE_CHECKING:
+    import pandas
 
 PROTOCOL = NMSOptions(confidence=0.001, iou=0.65, max_detections=300, multi_label=True)  # the paper's
 SAMPLES = 16  # images whose detections are kept for drawing
+DRAWN_AT_LEAST = 10  # detections that are kept of those of which none reaches the threshold
+Watch = Callable[[HeadOutput, Batch], None]
 
 
 class Result(Protocol):
@@ -67,9 +75,9 @@ class Evaluator(Protocol):
 
 
 def box_evaluators(image_set: ImageSet, complete: bool = True) -> list[Evaluator]:
-    """Those of bounding boxes: the official score, and with ``complete`` all that ``test`` tells and writes."""
+    """Those of bounding boxes: what each epoch is told by, or with ``complete`` all that ``test`` tells and writes."""
     if not complete:
-        return [CocoBoxes()]
+        return [CocoBoxes(), OperatingPoint()]
     return [CocoBoxes(), V7Metric(), ConfusionMatrix(len(image_set.names)), ErrorAnalysis()]
 
 
@@ -78,9 +86,11 @@ class Evaluation:
     """What came out, and what it took."""
 
     results: dict[str, Result]  # by the name of the evaluator
-    samples: tuple[tuple[str, Instances], ...]  # path and native detections of the first images
+    # path and native detections of the first images; of one without any, the best below the threshold
+    samples: tuple[tuple[str, Instances], ...]
     times: StageTimes  # of this process
     left_out: tuple[str, ...] = ()  # images of all processes that could not be read, with the reasons
+    names: tuple[str, ...] = ()  # of the classes
 
     @property
     def boxes(self) -> CocoResult:
@@ -92,58 +102,111 @@ class Evaluation:
         """That of all results together: the higher, the better the epoch."""
         return sum(result.fitness for result in self.results.values() if result.fitness is not None)
 
+    @property
+    def counts_more_than_boxes(self) -> bool:
+        """Whether the fitness is not that of the official score alone."""
+        return any(result.fitness is not None for name, result in self.results.items() if name != CocoBoxes.name)
+
     def metrics(self) -> dict[str, float]:
-        """The numbers of all results; those of the bounding boxes' score have no prefix."""
-        return {key if name == CocoBoxes.name else f"{name}_{key}": value
+        """The numbers of all results; those of bounding boxes at the end of an epoch have no prefix."""
+        return {key if name in (CocoBoxes.name, OperatingPoint.name) else f"{name}_{key}": value
                 for name, result in self.results.items() for key, value in result.metrics().items()}
 
     def table(self) -> dict[str, Any]:
-        """Numbers and times as plain values: the official score at the top, others by their evaluator's name."""
+        """Numbers and times as plain values (docs/reference.md, Results of an evaluation).
+
+        The official score stands at the top, others by their evaluator's name; ``metrics``, ``classes`` and ``best_F1``
+        have the numbers by their names.
+        """
         others = {name: result.metrics() for name, result in self.results.items() if name != CocoBoxes.name}
         official = self.boxes.table() if CocoBoxes.name in self.results else {}
         unread = {"left_out": len(self.left_out)} if self.left_out else {}
+        boxes, v7 = self._measured()
+        best = {"best_F1": best_f1(v7)} if v7 else {}
+        named = {"metrics": named_metrics(boxes, v7), **best, "classes": class_rows(boxes, v7, self.names)}
         return {**official, **unread, **{name: metrics for name, metrics in others.items() if metrics},
-                "milliseconds": self.times.summary()}
+                "milliseconds": self.times.summary(), **named}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A table by class, the mean over all first: images, objects, AP, AP50, AP75, AR100, and where they were
+        measured precision, recall and F1 at the best threshold. NaN where there is nothing to measure on. Needs pandas.
+        """
+        measured = self._measured()
+        return class_frame({MEAN: mean_row(*measured), **class_rows(*measured, self.names)})
+
+    def _measured(self) -> tuple[CocoResult | None, V7Result | None]:
+        return (cast("CocoResult | None", self.results.get(CocoBoxes.name)),
+                cast("V7Result | None", self.results.get(V7Metric.name)))
 
 
 @torch.inference_mode()
 def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, options: NMSOptions = PROTOCOL,
              evaluators: Sequence[Evaluator] | None = None, processes: Processes = Processes(),  # noqa: B008  # frozen
-             finish: Finish = to_native) -> Evaluation:
+             finish: Finish = to_native, watch: Watch | None = None) -> Evaluation:
     """Run a network over the batches of a split, and give each image's detections to fresh ``evaluators``.
 
     Images that could not be read are left out: neither their objects nor detections in them count. The default is the
     official score of bounding boxes alone. With ``options.classes`` class ``i`` of the split is
     class ``options.classes[i]`` of the model. Where several processes have a part of the batches each, all of them get
-    the results; the first one's have the predictions, too.
+    the results; the first one's have the predictions, too. ``watch`` sees the logits of each batch of a `TorchNetwork`.
     """
-    own = list(evaluators) if evaluators is not None else box_evaluators(image_set, complete=False)
+    own: list[Evaluator] = [CocoBoxes()] if evaluators is None else list(evaluators)
     samples: list[tuple[str, Instances]] = []
     left_out: list[str] = []
     index_of = {image_id: index for index, image_id in enumerate(image_set.image_ids)}
     clock = StageClock(network.device)
-    for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if processes.is_main else True):
+    for batch in _shown(loader, len(image_set), processes):
         left_out += batch.left_out
         if not (count := len(batch.images)):
             continue
         clock.stop("data", count)
         images = network_input(batch.images, network.device)
         clock.stop("input", count)
-        predictions = network(images, options.confidence)
+        predictions = _predict(network, images, options.confidence, batch, watch)
         clock.stop("network", count)
         kept = [nms_image(rows, options).to("cpu") for rows in predictions]
         clock.stop("nms", count)
         for found, rows, meta in zip(kept, predictions, batch.metas, strict=True):
-            native = finish(found, rows.maps, meta)
-            native = replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
+            native = _native(found, rows, meta, image_set, options, finish)
             for evaluator in own:
                 own_mapping = {"stretch": meta.stretch} if isinstance(evaluator, V7Metric) else {}
                 evaluator.add(native, image_set, index_of[meta.image_id], **own_mapping)
             if len(samples) < SAMPLES:
-                samples.append((meta.path, native))
+                shown = native if len(native) else _native(_best(rows, options), rows, meta, image_set, options, finish)
+                samples.append((meta.path, shown))
         clock.stop("collect", count)
     unread = processes.broadcast_object(sum(processes.gather_object(left_out), []))
-    return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times, tuple(unread))
+    return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times, tuple(unread),
+                      image_set.names)
+
+
+def _native(found: Instances, rows: Predictions, meta: ImageMeta, image_set: ImageSet, options: NMSOptions,
+            finish: Finish) -> Instances:
+    """Instances in native pixels, with the labels and names of the split."""
+    native = finish(found, rows.maps, meta)
+    return replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
+
+
+def _best(rows: Predictions, options: NMSOptions) -> Instances:
+    """The best detections of an image of which none is good enough, one for a box: to be drawn."""
+    return nms_image(rows, replace(options, confidence=0, multi_label=False, max_detections=DRAWN_AT_LEAST)).to("cpu")
+
+
+def _shown(loader: Iterable[Batch], images: int, processes: Processes) -> Iterator[Batch]:
+    """The batches, with what this process has done of its share of the images."""
+    share = -(-images // processes.world_size)
+    with Progress[Batch](description="evaluate", total=share, unit="images", silent=not processes.is_main) as progress:
+        for batch in loader:
+            yield batch
+            progress.update(len(batch.images) + len(batch.left_out))
+
+
+def _predict(network: Network, images: Tensor, confidence: float, batch: Batch,
+             watch: Watch | None) -> list[Predictions]:
+    if watch is None:
+        return network(images, confidence)
+    assert isinstance(network, TorchNetwork), "only a PyTorch model shows its logits"
+    return network(images, confidence, lambda output: watch(output, batch))
 
 
 def _gathered(own: list[Evaluator], image_set: ImageSet, processes: Processes) -> dict[str, Result]:

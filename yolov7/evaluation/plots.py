@@ -75,7 +75,7 @@ def plot_confidence(result: V7Result, names: Sequence[str]) -> bytes:
     curves = result.curves
     figure, panels = new_figure(16, 5.5, 3)
     shown = _shortened(names, result.classes)
-    means = (result.precision, result.recall, float(result.class_f1.sum()) / max(len(shown), 1))
+    means = (result.precision, result.recall, result.f1)
     values = (curves.precision, curves.recall, curves.f1)
     for axes, name, mean, curve in zip(panels, ("precision", "recall", "F1"), means, values, strict=True):
         drawn = _Curves(curves.points, curve, shown, result.class_f1)

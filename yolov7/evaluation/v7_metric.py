@@ -80,6 +80,11 @@ class V7Result:
     class_average_precision: Floats  # [K, 10] at each of `IOU_THRESHOLDS`
     curves: V7Curves
 
+    @property
+    def f1(self) -> float:
+        """The mean of the classes' F1 at `confidence`: the highest of all confidences."""
+        return _mean(self.class_f1)
+
     def metrics(self) -> dict[str, float]:
         """The numbers that are followed over a run."""
         return {"precision": self.precision, "recall": self.recall, "AP50": self.AP50, "AP": self.AP}
@@ -92,6 +97,7 @@ class V7Result:
     def text(self, names: Sequence[str]) -> str:
         """A table by class, for people; ``names[i]`` is that of class ``i``."""
         summary = [f"v7 metric: {self.images} images, P and R at confidence {self.confidence:.3f} and IoU 0.50"]
+        summary.append("AP and AP50 by this metric differ a little from COCO's: docs/reference.md, v7 metric")
         if not self.objects.size:
             summary.append("The images have no objects: nothing to measure.")
         return "\n".join([*summary, "", *_table(self, names)])

@@ -12,13 +12,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
-
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from yolov7.config import atomic_write
 from yolov7.config.options import DetectOptions
@@ -32,6 +29,7 @@ from yolov7.inference.network import Network
 from yolov7.inference.nms import Finish, NMSOptions, to_native
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.writers import Result, Write, open_writers
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +38,21 @@ SHOWN_FAULTS = 10  # the others stand in faults.txt
 POLL = 0.2  # seconds
 
 
+@dataclass(frozen=True)
+class DetectionRun:
+    """What was detected, in sums; the detections stand in the files of the folder."""
+
+    folder: Path
+    frames: int
+    counts: dict[str, int]  # detections by class, the most frequent first
+    seconds: float
+    milliseconds: dict[str, float]  # of a frame, by stage
+    faults: tuple[str, ...]  # what could not be read
+
+
 def detect(options: DetectOptions, network: Network, make_folder: Callable[[], Path], finish: Finish = to_native,
-           overlay: Overlay = draw_instances) -> Path:
-    """Detect in every image and frame of ``--source``; returns the folder of the results.
+           overlay: Overlay = draw_instances) -> DetectionRun:
+    """Detect in every image and frame of ``--source``.
 
     ``make_folder`` is called with the first result: bad input leaves nothing behind. ``finish`` and ``overlay`` are
     the task's. Ctrl-C, SIGTERM and a stream that stays away (`StreamError`) end the run early; what was found until
@@ -67,12 +77,12 @@ def detect(options: DetectOptions, network: Network, make_folder: Callable[[], P
             early = error
     if early is not None and not output.frames:
         raise early
-    folder = output.report(source.faults)
+    run = output.report(source.faults)
     if isinstance(early, KeyboardInterrupt):
         raise KeyboardInterrupt(f"interrupted after {output.frames} frames; what was found is kept")
     if early is not None:
         raise early
-    return folder
+    return run
 
 
 def _results(source: Files | Streams, predictor: Predictor, options: DetectOptions,
@@ -96,10 +106,9 @@ def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor, 
 
 
 def _write_all(results: Iterable[list[Result]], total: int, output: _Output, showing: bool) -> None:
-    """Write the results one by one, under a bar with their pace; messages stand above it."""
-    with logging_redirect_tqdm():
-        for result in tqdm(chain.from_iterable(results), total=total or None, desc="detect", unit=" frames",
-                           leave=False, disable=None):
+    """Write the results one by one, under a bar with their pace."""
+    with Progress(chain.from_iterable(results), "detect", total or None, unit="frames") as progress:
+        for result in progress:
             output.write(result)
             if showing and not show(result):
                 return
@@ -139,8 +148,8 @@ class _Output:
         self._labels.update(result.detections.labels.tolist())
         self._times.update(result.milliseconds)
 
-    def report(self, faults: Sequence[str]) -> Path:
-        """Log the sums and what could not be read; returns the folder."""
+    def report(self, faults: Sequence[str]) -> DetectionRun:
+        """Log the sums and what could not be read."""
         assert self._folder is not None, "called before the first result"
         seconds = time.perf_counter() - self._started
         counts = ", ".join(f"{count} {self._names[label]}" for label, count in self._labels.most_common())
@@ -154,7 +163,9 @@ class _Output:
             atomic_write(self._folder / "faults.txt", "".join(f"{fault}\n" for fault in faults))
             logger.warning("and %d more: %s", len(faults) - SHOWN_FAULTS, self._folder / "faults.txt")
         logger.info("written to %s", self._folder)
-        return self._folder
+        found = {self._names[label]: count for label, count in self._labels.most_common()}
+        means = {stage: spent / max(self.frames, 1) for stage, spent in self._times.items()}
+        return DetectionRun(self._folder, self.frames, found, seconds, means, tuple(faults))
 
 
 # --- items made ahead ------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ class ExportedNetwork:
 
     def __init__(self, facts: ExportFacts, run: Run) -> None:
         self.facts, self.run, self._checked = facts, run, False
-        self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block)
+        self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block, facts.model)
         self.stride = facts.stride
         self.shape = (facts.height, facts.width) if facts.height and facts.width else None
         self.task_outputs = (*facts.columns, *facts.maps)

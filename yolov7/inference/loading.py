@@ -12,6 +12,7 @@ from yolov7.config import InputError
 from yolov7.config.options import NetworkOptions
 from yolov7.inference.exported import OPENERS, open_exported
 from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
+from yolov7.model.missing import no_weights
 from yolov7.model.weights import load_model
 from yolov7.runtime.device import check_compiler
 from yolov7.runtime.precision import choose_precision
@@ -51,7 +52,7 @@ def _open(path: Path, device: torch.device, precision: str, options: NetworkOpti
     if device.type != "cpu":
         raise InputError(f"{path}: exported files run on the CPU; accepted: --device cpu")
     if not path.is_file():
-        raise InputError(f"--weights {str(path)!r}: no such file")
+        raise InputError(no_weights(path))
     network = open_exported(path, "fp32" if options.precision == "auto" else precision)
     if kept := network.facts.thresholds:
         logger.warning("%s: NMS is built into this file; --conf-thres and --max-det cannot loosen it: at most %d "

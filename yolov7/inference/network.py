@@ -21,6 +21,7 @@ from yolov7.model.detector import Detector
 from yolov7.model.heads.base import Predictions
 from yolov7.model.reparam import deployed
 from yolov7.model.weights import ModelInfo
+from yolov7.runtime.by_value import to_pickle
 from yolov7.runtime.precision import FORMATS
 from yolov7.structures import HeadOutput
 
@@ -80,17 +81,34 @@ class TorchNetwork:
                 part.to(self.dtype)
         elif self.dtype != torch.float32:
             to_half(self.model, self.dtype)
-        self.forward = compile_frozen(self.model) if compile else self.model
         head = self.model.head
         self.head, self.stride = type(head), self.model.stride
         self.task_outputs = (*head.channels.extra, *head.map_names)
-        self._turn = threading.Lock() if compile else nullcontext()
+        self._compiled = compile
+        self._make_ready()
+
+    def _make_ready(self) -> None:
+        self.forward = compile_frozen(self.model) if self._compiled else self.model
+        self._turn = threading.Lock() if self._compiled else nullcontext()
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: a compiled network compiles anew at its first images over there."""
+        state = {name: value for name, value in vars(self).items() if name not in ("forward", "_turn")}
+        return state | {"model": to_pickle(self.model)}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._make_ready()
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
-        """See `Network`."""
+    def __call__(self, images: Tensor, confidence: float,
+                 watch: Callable[[HeadOutput], None] | None = None) -> list[Predictions]:
+        """See `Network`; ``watch`` sees the logits."""
         with self._turn:
             output = self.forward(images.to(self.decoding))
+            if watch is not None:
+                watch(output)
             return self.model.head.decoder.above(output, confidence, self.decoding)
 
 

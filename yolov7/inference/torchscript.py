@@ -15,6 +15,7 @@ from pathlib import Path
 
 from yolov7.config import InputError, is_file
 from yolov7.config.errors import shown
+from yolov7.model.missing import no_weights
 from yolov7.model.opcodes import check_pickle
 from yolov7.model.stored import check_archive
 
@@ -44,7 +45,7 @@ _CUSTOM = b"torch.classes"  # objects whose loading runs code of their own
 def checked_archive(path: Path) -> io.BytesIO:
     """The file as an archive that is safe to load. Raises `InputError` for all that our exports do not contain."""
     if not is_file(path):
-        raise InputError(f"--weights {str(path)[:1000]!r}: no such file")
+        raise InputError(no_weights(path))
     check_archive(path, packed=True)
     made, size = io.BytesIO(), 0
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as new:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,13 +28,15 @@ from yolov7.config.options import DetectOptions
 from yolov7.config.paths import writing
 from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, encode_image
-from yolov7.data.video import Frame, VideoInfo, VideoWriter
+from yolov7.data.timed_video import TimedVideoWriter, browser_codec
+from yolov7.data.video import Frame, VideoInfo, VideoWriter, path_of
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.structures import Instances
 
 logger = logging.getLogger(__name__)
 
 MAX_COPIES = 1000  # of a frame in a row: no time that a file states makes a video without end
+MAX_GAP = 3600.0  # seconds, the same with PyAV, which repeats nothing
 MAX_STILL = 1.0  # seconds that a stream's video stands still where no frame came
 COLUMNS = ("path", "frame", "label", "name", "score", "x1", "y1", "x2", "y2")
 WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -92,34 +94,76 @@ def open_writers(options: DetectOptions, folder: Path, names: tuple[str, ...], s
 class Images:
     """An image for every image, in its own format where OpenCV writes that, and an MP4 file for every video.
 
-    A video keeps its size and runs as time does: at its frame rate, a frame is shown until the next one, of a stream
-    `MAX_STILL` at most. Where the frame rate varies, frames are repeated and left out for that.
+    A video keeps its size and runs as time does: a frame is shown until the next one, of a stream `MAX_STILL` at most.
+    With PyAV it is H.264 or VP9, each frame with its own time; else OpenCV's mp4v at one frame rate, for which frames
+    are repeated and left out where the rate varies, and which no browser plays.
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder = folder
         self._videos: dict[str, _Video] = {}
+        self._codec: str | None = None  # not looked for yet: PyAV is slow to import
+        stack.callback(self._tell)
         self._files = stack.enter_context(ExitStack())
 
     def write(self, result: Result) -> None:
         """The frame with its detections."""
         frame, info = result.frame, result.frame.video
         if info is None:
-            suffix = Path(frame.path).suffix
+            suffix = Path(path_of(frame.path)).suffix
             suffix = suffix if suffix.lower() in WRITABLE else ".png"
             return save_image(self._folder / f"{frame.name}{suffix}", result.drawn)
         if frame.name not in self._videos:
             if not info.live:
                 self._files.close()  # one video comes after the other
                 self._videos.clear()
-            writer = VideoWriter(self._folder / f"{frame.name}.mp4", info.fps, info.width, info.height)
-            self._videos[frame.name] = video = _Video(self._files.enter_context(writer), info)
-            self._files.callback(video.tell)
+            self._videos[frame.name] = self._open(self._folder / f"{frame.name}.mp4", info)
         return self._videos[frame.name].add(result.drawn, frame.seconds)
 
+    def _open(self, path: Path, info: VideoInfo) -> _Video:
+        if self._codec is None:
+            self._codec = browser_codec()
+        if self._codec:
+            timed = TimedVideoWriter(path, self._codec, info.fps, info.width, info.height)
+            return _TimedVideo(self._files.enter_context(timed), info)
+        writer = VideoWriter(path, info.fps, info.width, info.height)
+        video = _RegularVideo(self._files.enter_context(writer), info)
+        self._files.callback(video.tell)
+        return video
 
-class _Video:
+    def _tell(self) -> None:
+        if self._codec == "":
+            logger.info("videos are written as mp4v, which browsers do not play; H.264, which they do: pip install "
+                        "'yolov7-framework[video]'")
+
+
+class _Video(Protocol):
     """What is written of one video or stream."""
+
+    def add(self, image: np.ndarray, seconds: float) -> None:
+        """The next frame, and its time."""
+
+
+class _TimedVideo:
+    """Each frame at its time, from 0 on; gaps are cut short where they are longer than a file or stream may have."""
+
+    def __init__(self, writer: TimedVideoWriter, info: VideoInfo) -> None:
+        self._writer, self._info = writer, info
+        self._before: float | None = None
+        self._left_out = 0.0  # seconds
+
+    def add(self, image: np.ndarray, seconds: float) -> None:
+        """See `_Video`."""
+        most = MAX_STILL if self._info.live else MAX_GAP
+        passed = 0.0 if self._before is None else seconds - self._before
+        shown = min(passed, most) if passed >= 0 else 1 / self._info.fps  # a clock that was set back
+        self._left_out = seconds if self._before is None else self._left_out + passed - shown
+        self._before = seconds
+        self._writer.write(_fitted(image, self._writer.size), seconds - self._left_out)
+
+
+class _RegularVideo:
+    """At one frame rate: a frame is repeated until the next one comes, or left out."""
 
     def __init__(self, writer: VideoWriter, info: VideoInfo) -> None:
         self._writer, self._info = writer, info
@@ -128,9 +172,8 @@ class _Video:
         self._repeated = self._left_out = 0
 
     def add(self, image: np.ndarray, seconds: float) -> None:
-        height, width = self._writer.size
-        if image.shape[:2] != (height, width):  # a stream that has come back in another size
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        """See `_Video`."""
+        image = _fitted(image, self._writer.size)
         copies = self._copies_live(seconds) if self._info.live else self._copies(seconds)
         self._repeated += max(copies - 1, 0)
         self._left_out += copies == 0
@@ -151,6 +194,12 @@ class _Video:
         self._before = seconds
         self._clock += min(max(passed, 0.0), MAX_STILL)
         return max(round(self._clock * self._info.fps) + 1 - self._writer.frames, 1)
+
+
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A stream that has come back in another size keeps that of its video."""
+    height, width = size
+    return image if image.shape[:2] == size else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def write_crops(folder: Path, result: Result) -> None:
@@ -229,20 +278,28 @@ def open_array(path: Path, rows: Rows) -> Iterator[Write]:
 
 
 def json_rows(result: Result) -> list[str]:
-    """One object a frame, with everything that was found in it; columns of a task stand behind the box."""
-    names, columns = result.detections.names, result.detections.extra
-    found: list[dict[str, Any]] = [
-        {"label": label, "name": names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
-        for label, score, box in result.rows]
-    for name, column in columns.items():
-        for entry, value in zip(found, column.tolist(), strict=True):
-            entry[name] = _rounded(value)
+    """One object a frame: see `json_record`."""
     frame = result.frame
-    record: dict[str, Any] = {"path": frame.path, "frame": frame.index}
-    if frame.video is not None:
-        record["seconds"] = round(frame.seconds, 3)
-    height, width = frame.image.shape[:2]
-    return [json.dumps(record | {"width": width, "height": height, "detections": found})]
+    return [json_record(frame.path, frame.index, None if frame.video is None else frame.seconds, frame.image.shape,
+                        result.detections)]
+
+
+def json_record(path: str, index: int, seconds: float | None, size: tuple[int, ...], found: Instances) -> str:
+    """An object with everything that was found in a frame of ``size`` (height, width).
+
+    Columns of a task stand behind the box; ``seconds`` only where there are any.
+    """
+    rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    entries: list[dict[str, Any]] = [
+        {"label": label, "name": found.names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
+        for label, score, box in rows]
+    for name, column in found.extra.items():
+        for entry, value in zip(entries, column.tolist(), strict=True):
+            entry[name] = _rounded(value)
+    record: dict[str, Any] = {"path": path, "frame": index}
+    if seconds is not None:
+        record["seconds"] = round(seconds, 3)
+    return json.dumps(record | {"width": size[1], "height": size[0], "detections": entries})
 
 
 def _rounded(value: Any) -> Any:

@@ -171,14 +171,14 @@ def definition_text(definition: Mapping[str, Any]) -> str:
 
 def draw_graph(spec: ModelSpec, costs: Sequence[NodeCost], path: str) -> None:
     """Write the graph as a PNG, PDF or SVG file: from left to right as it is computed, one row for each stride."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     places = _places(costs)
     columns, rows = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
-    figure, axes = pyplot.subplots(figsize=(1.05 * columns + 0.6, 1.15 * rows + 0.6))
+    figure = Figure(figsize=(1.05 * columns + 0.6, 1.15 * rows + 0.6))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     for cost in costs:
         for source in cost.inputs:
             _draw_edge(axes, places[source.partition(".")[0]], places[cost.name])
@@ -193,7 +193,6 @@ def draw_graph(spec: ModelSpec, costs: Sequence[NodeCost], path: str) -> None:
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=110)
-    pyplot.close(figure)
     atomic_write(path, buffer.getvalue())
 
 

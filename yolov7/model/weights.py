@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from torch import Tensor, nn
 
 from yolov7.config import InputError, atomic_write, from_mapping, is_file, to_mapping
 from yolov7.config.errors import shown
-from yolov7.config.files import LONG_PATH
 from yolov7.config.names import check_names, readable_names
 from yolov7.model.detector import Detector
+from yolov7.model.missing import no_weights
 from yolov7.model.reference.layout import (
     OTHER_CLASSES,
     ImportReport,
@@ -54,6 +53,7 @@ class ModelInfo:
     data: str = ""  # the --data it was trained on, '' where unknown
     merged: tuple[str, ...] = ()  # the classes of the data that are its only one, after --single-cls
     head: str = "AnchorHead"  # its task is found by this name
+    model: str = ""  # name of the definition, '' where unknown
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class LoadedModel:
     @property
     def info(self) -> ModelInfo:
         """The part that exported files have too."""
-        return ModelInfo(self.names, self.image_size, self.data, self.merged, self.model.spec.head.block)
+        return ModelInfo(self.names, self.image_size, self.data, self.merged, self.model.spec.head.block,
+                         self.model.spec.name)
 
 
 # --- our files -------------------------------------------------------------------------------------------------------
@@ -100,8 +101,7 @@ def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
     """
     path = Path(path)
     if not is_file(path):
-        found = "is no regular file" if os.path.exists(path) else "no such file"
-        raise InputError(f"--weights {str(path)[:LONG_PATH]!r}: {found}")
+        raise InputError(no_weights(path))
     if not is_archive(path):  # a bare pickle, as torch wrote before 1.6, has no bounds that could be checked
         raise InputError(f"{path}: is not a weight file of this project or the reference implementation, which are zip "
                          "archives that torch.save wrote (one of torch before 1.6: load and save it again)")
@@ -127,7 +127,7 @@ def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
 def reference_content(description: Mapping[str, Any], state: Mapping[str, Tensor], epoch: int) -> dict[str, Any]:
     """A state dict in the reference implementation's layout as its commands look for it, with what `describe` gives.
 
-    They read ``model``, and what else a checkpoint of theirs has; a module is made of it there (README).
+    They read ``model``, and what else a checkpoint of theirs has; a module is made of it there (docs/deployment.md).
     """
     nothing = dict.fromkeys(("ema", "updates", "optimizer", "best_fitness", "training_results", "wandb_id"))
     return {"epoch": epoch, **nothing, "model": dict(state), "names": description["names"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 import torch
@@ -48,6 +49,11 @@ def available_cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def may_start_processes() -> bool:
+    """Whether this process may have children of `multiprocessing`, which its pools' processes may not."""
+    return not multiprocessing.current_process().daemon
 
 
 def check_compiler(device: torch.device) -> None:

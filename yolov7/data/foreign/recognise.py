@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from yolov7.config.program import command
 from yolov7.data.foreign.columns import encoding_of, layout_of, split_row
 
 _HEAD = 1 << 16  # bytes that are read at either end of a file
@@ -117,8 +117,7 @@ def foreign_format(path: str | os.PathLike[str]) -> ForeignFormat | None:
 def _command(converter: str, data: Path) -> str:
     parts = [part for part in Path(os.path.abspath(data)).with_suffix("").parts if part.lower() not in _GENERIC]
     name = parts[-1] if len(parts) > 1 else "converted"
-    return (f"yolov7 data convert --from {converter} --data {shlex.quote(str(data))} --to yolo --output "
-            f"{shlex.quote(f'datasets/{name}')}")
+    return command("data convert", from_=converter, data=data, to="yolo", output=f"datasets/{name}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------

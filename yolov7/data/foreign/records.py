@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from yolov7.config import InputError
 from yolov7.config.schema import shown
@@ -18,6 +17,7 @@ from yolov7.data.coco_annotations import ShapeError, join_parts
 from yolov7.data.coco_content import number
 from yolov7.data.foreign.files import ImageIndex, UnusableError, split_of_folders
 from yolov7.data.image_set import Fault
+from yolov7.runtime.progress import Progress
 
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
@@ -83,7 +83,7 @@ class Reading:
 
     def read_each(self, files: Sequence[str], read: Callable[[str], Record | None]) -> None:
         """The record of each file, where it can be read."""
-        for file in tqdm(files, "reading annotations", unit="file", disable=None, leave=False):
+        for file in Progress(files, "reading annotations", unit="files"):
             try:
                 record = read(file)
             except UnusableError as error:

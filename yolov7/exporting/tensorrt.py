@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from yolov7.config import atomic_write
-from yolov7.export.nms_graph import ROWS
+from yolov7.exporting.nms_graph import ROWS
 
 logger = logging.getLogger(__name__)
 

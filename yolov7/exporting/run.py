@@ -17,11 +17,11 @@ from yolov7.config.options import ExportOptions
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.images import load_image
 from yolov7.data.sources import Files, open_source
-from yolov7.export import parity, tensorrt
-from yolov7.export.graphs import column_names
-from yolov7.export.parity import Parity, Rows
-from yolov7.export.strip_nms import without_nms
-from yolov7.export.writers import WRITERS, Request, require
+from yolov7.exporting import parity, tensorrt
+from yolov7.exporting.graphs import column_names
+from yolov7.exporting.parity import Parity, Rows
+from yolov7.exporting.strip_nms import without_nms
+from yolov7.exporting.writers import WRITERS, Request, require
 from yolov7.inference.exported import FIXED_INPUT, INPUT, ExportFacts, Thresholds
 from yolov7.inference.network import to_half
 from yolov7.model import weights
@@ -38,6 +38,20 @@ IMAGES = 3  # real ones, to compare on
 
 
 @dataclass(frozen=True)
+class ExportRun:
+    """What was written, and how it compares with the model."""
+
+    files: dict[str, Path]  # by format, those that equal the model
+    failed: dict[str, str]  # by format: what went wrong
+    report: Path  # the comparison, JSON
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a format could not be written, or differs from the model."""
+        return int(bool(self.failed))
+
+
+@dataclass(frozen=True)
 class _Job:
     """What all formats share."""
 
@@ -49,8 +63,8 @@ class _Job:
     expected: dict[str, list[Rows]]
 
 
-def export(options: ExportOptions, path: Path) -> bool:
-    """Write the formats that are asked for; returns whether every one was written and equals the model.
+def export(options: ExportOptions, path: Path) -> ExportRun:
+    """Write the formats that are asked for, and compare each with the model.
 
     The reference is the model as it was loaded, before re-parameterization, in float32. The comparison is printed and
     stored beside the files. Raises `InputError`, before anything is written, for formats that are unknown or that
@@ -73,7 +87,9 @@ def export(options: ExportOptions, path: Path) -> bool:
     atomic_write(report, json.dumps(_earlier(report) | results, indent=1) + "\n")
     passed = [name for name, result in results.items() if result["passed"]]
     logger.info("written and equal to the model: %s; comparison in %s", ", ".join(passed) or "none", report)
-    return len(passed) == len(results)
+    failed = {name: str(result.get("error", "differs from the model")) for name, result in results.items()
+              if name not in passed}
+    return ExportRun({name: folder / str(results[name]["file"]) for name in passed}, failed, report)
 
 
 def _attempt(name: str, job: _Job) -> dict[str, object]:

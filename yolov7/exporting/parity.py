@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from yolov7.data.images import letterbox
-from yolov7.export.subprocess_runner import COLUMN, MAP, rows_of
+from yolov7.exporting.subprocess_runner import COLUMN, MAP, rows_of
 from yolov7.inference.exported import Thresholds, rows_above
 from yolov7.inference.nms import NMSOptions, nms_image
 from yolov7.model.detector import Detector
@@ -92,7 +92,7 @@ def run_fresh(file: Path, inputs: dict[str, np.ndarray], cfg: Path | None = None
         given, made = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, **inputs)  # type: ignore[arg-type]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])}
-        command = [sys.executable, "-m", "yolov7.export.subprocess_runner", str(file), str(given), str(made)]
+        command = [sys.executable, "-m", "yolov7.exporting.subprocess_runner", str(file), str(given), str(made)]
         done = subprocess.run([*command, *([str(cfg)] if cfg else [])], env=environment, capture_output=True, text=True,
                               check=False)
         if done.returncode:

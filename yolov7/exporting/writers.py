@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.export import Dim
 
 from yolov7.config import InputError, atomic_write
-from yolov7.export import nms_graph
-from yolov7.export.graphs import make_graph, output_names
+from yolov7.exporting import nms_graph
+from yolov7.exporting.graphs import make_graph, output_names
 from yolov7.inference.exported import KEY, ExportFacts, facts_text
 from yolov7.model.detector import Detector
 

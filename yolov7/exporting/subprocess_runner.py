@@ -1,8 +1,8 @@
 """Run an exported file in a process of its own.
 
-``python -m yolov7.export.subprocess_runner FILE INPUTS.npz OUTPUTS.npz [CFG]``: every array of ``INPUTS`` is a batch,
-float32 ``[B, 3, H, W]`` in 0..1; ``OUTPUTS`` has, for image ``i`` of array ``name``, the arrays ``name/i/KEY`` with the
-keys of `rows_of`.
+``python -m yolov7.exporting.subprocess_runner FILE INPUTS.npz OUTPUTS.npz [CFG]``: every array of ``INPUTS`` is a
+batch, float32 ``[B, 3, H, W]`` in 0..1; ``OUTPUTS`` has, for image ``i`` of array ``name``, the arrays ``name/i/KEY``
+with the keys of `rows_of`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from yolov7.export.nms_graph import PREFIX, ROWS
-from yolov7.export.tensorrt import remove_node
+from yolov7.exporting.nms_graph import PREFIX, ROWS
+from yolov7.exporting.tensorrt import remove_node
 from yolov7.inference.exported import KEY
 
 

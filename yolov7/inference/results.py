@@ -1,0 +1,206 @@
+"""What Python programs get: the detections of an image as a table, an image, JSON, or another package's own form."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+
+import numpy as np
+
+from yolov7.config import InputError, atomic_write, nearest
+from yolov7.config.names import readable
+from yolov7.config.paths import check_path
+from yolov7.data.any_image import PathLike
+from yolov7.data.images import cv2, encode_image
+from yolov7.inference.draw import Overlay, draw_instances
+from yolov7.inference.writers import WRITABLE, json_record
+from yolov7.runtime.by_value import Packed, pack, unpack
+from yolov7.runtime.tables import import_pandas
+from yolov7.structures import Instances
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
+
+COLUMNS = ("xmin", "ymin", "xmax", "ymax", "confidence", "class", "name")
+MAX_ROWS = 20  # of a printed table
+MAX_NAME = 40  # characters of a class, or of the end of a path, in it
+MAX_SIDE = 1200  # pixels of an image in a notebook
+
+
+@dataclass(frozen=True, repr=False)
+class ImageResult(Instances):
+    """What was found in one image, in its pixels, with the image itself."""
+
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))  # uint8 [H, W, 3] RGB
+    path: str = ""  # '' of an image that came from memory
+    draw: Overlay = draw_instances  # of the task
+    frame: int = 0  # 1, 2, ... in a video or stream, 0 of an image
+    seconds: float | None = None  # since the start of the video; of a stream since 1970; None of an image
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by value: see `yolov7.runtime.by_value`."""
+        tensors = {name: pack(column) for name, column in
+                   (("boxes", self.boxes), ("scores", self.scores), ("labels", self.labels))}
+        extra = {name: pack(column) for name, column in self.extra.items()}
+        others = {name: getattr(self, name) for name in ("names", "image", "path", "draw", "frame", "seconds")}
+        return _unpickled, (type(self), tensors, extra, others)
+
+    def __repr__(self) -> str:
+        """A table with a row for each detection, boxes in whole pixels."""
+        rows = [(*self._shown_name(label), f"{score:.2f}", *(f"{x:.0f}" for x in box)) for label, score, box in
+                zip(*(column[:MAX_ROWS].tolist() for column in (self.labels, self.scores, self.boxes)), strict=True)]
+        height, width = self.image.shape[:2]
+        where = f"{_shown_path(self.path)}, frame {self.frame}" if self.frame else _shown_path(self.path)
+        head = f"{where}: {width} x {height} pixels, {_count(len(self), 'detection') if len(self) else 'nothing found'}"
+        if self.extra:
+            head += f", also {', '.join(map(readable, self.extra))}"
+        return "\n".join([head, *_table(("name", "score", "xmin", "ymin", "xmax", "ymax"), rows, len(self))])
+
+    def _shown_name(self, label: int) -> tuple[str]:
+        name = readable(self.names[label]) if 0 <= label < len(self.names) else str(label)
+        return (name if len(name) <= MAX_NAME else f"{name[:MAX_NAME - 3]}...",)
+
+    def _repr_png_(self) -> bytes | None:
+        """What notebooks show: the image with its detections, its long side at most 1200 pixels."""
+        if not self.image.size:
+            return None
+        drawn = self.plot()
+        ratio = MAX_SIDE / max(drawn.shape[:2])
+        if ratio < 1:
+            height, width = (max(1, round(side * ratio)) for side in drawn.shape[:2])
+            drawn = cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA)
+        return encode_image(drawn, ".png")
+
+    def plot(self, path: PathLike | None = None) -> np.ndarray:
+        """The image with its detections, uint8 ``[H, W, 3]`` RGB; also written to ``path``, if there is one.
+
+        Raises `yolov7.InputError` for a path that cannot be an image, `yolov7.RunError` where it cannot be written.
+        """
+        target = None if path is None else _image_path(path)
+        drawn = self.draw(self.image, self, self.names, True)
+        if target is not None:
+            atomic_write(target, encode_image(drawn, target.suffix))
+        return drawn
+
+    def to_json(self) -> str:
+        """One JSON object, as ``detect.py --save-json`` writes it."""
+        return json_record(self.path, self.frame, self.seconds, self.image.shape, self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A table with the columns xmin, ymin, xmax, ymax, confidence, class, name and those of a task; pandas."""
+        pandas = import_pandas()
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        table = pandas.DataFrame([(*box, score, label, self.names[label]) for box, score, label in rows],
+                                 columns=list(COLUMNS))
+        return table.assign(**{name: list(column.numpy()) for name, column in self.extra.items()})
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`: class names and columns of a task stand in its ``data``.
+
+        Raises `yolov7.InputError` where the package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise InputError("to_supervision() needs the package 'supervision': pip install "
+                             "'yolov7-framework[supervision]'") from None
+        names = np.array([self.names[label] for label in self.labels.tolist()], dtype=np.str_)
+        columns = {name: column.numpy() for name, column in self.extra.items()}
+        return supervision.Detections(xyxy=self.boxes.numpy(), confidence=self.scores.numpy(),
+                                      class_id=self.labels.numpy(), data={**columns, "class_name": names})
+
+
+def _unpickled(kind: type[ImageResult], tensors: dict[str, Packed], extra: dict[str, Packed],
+               others: dict[str, Any]) -> ImageResult:
+    fields = {name: unpack(packed) for name, packed in tensors.items()} | others
+    return kind(extra={name: unpack(packed) for name, packed in extra.items()}, **fields)
+
+
+class Results(list[ImageResult]):
+    """The results of several images, in their order: a list that prints as a table."""
+
+    def __repr__(self) -> str:
+        """A row for each image: its size and what was found in it."""
+        rows = [(_shown_path(one.path), f"{one.image.shape[1]} x {one.image.shape[0]}", _counts(one))
+                for one in self[:MAX_ROWS]]
+        head = f"{_count(len(self), 'image')}, {_count(sum(map(len, self)), 'detection')}"
+        return "\n".join([head, *_table(("image", "pixels", "found"), rows, len(self), left=(0, 2))])
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> ImageResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Results: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> ImageResult | Results:
+        """One result, or some of them, which print as a table, too."""
+        found = super().__getitem__(index)
+        return found if isinstance(found, ImageResult) else Results(found)
+
+    def to_json(self) -> str:
+        """A JSON array with an object for each image, as ``detect.py --save-json`` writes it."""
+        return f"[{','.join(f'{chr(10)}{one.to_json()}' for one in self)}\n]\n"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """All detections in one table: ``image`` (place in this list), ``path``, and the columns of a result."""
+        pandas = import_pandas()
+        tables = [one.to_pandas() for one in self] or [pandas.DataFrame(columns=list(COLUMNS))]
+        images = [place for place, one in enumerate(self) for _ in range(len(one))]
+        table = pandas.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
+        table.insert(0, "image", images)
+        table.insert(1, "path", [self[place].path for place in images])
+        return table
+
+
+# --- printing --------------------------------------------------------------------------------------------------
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], count: int, left: Iterable[int] = (0,)) -> list[str]:
+    """Lines with columns below each other, numbers to the right; the last line says what is not shown."""
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) if place in set(left) else cell.rjust(width)
+                       for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+             for row in (head, *rows)]
+    return [f"  {line}" for line in (*lines, *([f"... and {count - len(rows)} more"] if count > len(rows) else []))]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _counts(one: ImageResult) -> str:
+    """``4 person, 1 bus``: the most frequent classes first."""
+    found = Counter(one._shown_name(label)[0] for label in one.labels.tolist()).most_common()
+    kinds = ", ".join(f"{count} {name}" for name, count in found[:4])
+    return f"{kinds}{', ...' if len(found) > 4 else ''}" or "nothing"
+
+
+def _shown_path(path: str) -> str:
+    text = readable(path) or "image"
+    return text if len(text) <= MAX_NAME else f"...{text[3 - MAX_NAME:]}"
+
+
+# --- what the methods need -------------------------------------------------------------------------------------
+
+
+def _image_path(path: PathLike) -> Path:
+    """Where an image can be written. Raises `InputError`."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"plot(), path: found a {type(path).__name__}; accepted: a path")
+    target = Path(check_path(os.fspath(path), "plot(), path"))
+    if target.suffix.lower() not in WRITABLE:
+        raise InputError(f"plot(), path: found {str(target)!r}; accepted: a name that ends with {', '.join(WRITABLE)}"
+                         f"{nearest(target.suffix.lower(), WRITABLE)}")
+    if os.path.isdir(target):
+        raise InputError(f"plot(), path: found {str(target)!r}, a folder; accepted: a file in it")
+    if not os.path.isdir(target.parent):
+        raise InputError(f"plot(), path: found {str(target)!r}; the folder {str(target.parent)!r} is not there; make "
+                         "it first")
+    return target
