@@ -1,7 +1,7 @@
 """What a training from weights takes where no flag says otherwise: a rule of the number of training images.
 
-``scripts/compare_finetuning.py`` measures it up to 205 images (scripts/results/README.md). Where there are many images,
-weights are a start like another, and the paper's settings hold.
+What is known of it stands in scripts/results/README.md, Fine-tuning; beyond 205 images it is not measured. Where there
+are many images, weights are a start like another, and the paper's settings hold.
 """
 
 from __future__ import annotations
