@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import inspect
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -233,6 +234,16 @@ def test_all_is_as_it_was_before(run: Any, data: Path, tmp_path: Path, capsys: p
     said = capsys.readouterr().out
     assert "best epoch" in said and "written to" in said
     assert done.metrics == run.history[0].metrics  # and the seed alone counts
+
+
+def test_no_process_stays(data: Path, tmp_path: Path) -> None:
+    small = SMALL | {"epochs": 1, "workers": 2}
+    yolov7.train(data=data, project=tmp_path, dry_run=True, **small)
+    assert not multiprocessing.active_children()
+    done = yolov7.train(data=data, project=tmp_path, **small)
+    assert not multiprocessing.active_children()
+    yolov7.test(weights=done.best, data=data, img_size=64, project=tmp_path, workers=2, device="cpu")
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.usefixtures("quiet_log")

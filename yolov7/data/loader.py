@@ -146,8 +146,12 @@ class BatchLoader(DataLoader[Any]):
                     self._said = True
                 yield item.batch
         except (InputError, RunError):
-            self._iterator = None  # ends the workers now
+            self.close()
             raise
+
+    def close(self) -> None:
+        """End the workers now, not whenever the loader is collected; the next pass starts others."""
+        self._iterator = None
 
 
 class _Guarded(Dataset[Any]):

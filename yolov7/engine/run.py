@@ -60,6 +60,7 @@ def train(options: TrainOptions) -> TrainingRun | Forecast:
         if not options.dry_run:
             options = processes.broadcast_object(after_restart(options))
         trainer = (build_trainer if options.resume is None else resume_trainer)(options, device, processes, held)
+        held.callback(trainer.close)
         if options.dry_run:
             forecast: Any = processes.broadcast_object(dry_run(trainer) if processes.is_main else "")
             if isinstance(forecast, str):

@@ -83,6 +83,11 @@ class Trainer:
         self.log: RunLog | None = None  # of the first process, while it runs
         self._table = EpochTable(self.terms, config.epochs)
 
+    def close(self) -> None:
+        """End the loader processes."""
+        self.loader.close()
+        self.val_loader.close()
+
     def make_criterion(self, processes: Processes) -> Criterion:
         """The loss of this run, with means over the batches of these processes."""
         config, model, head = self.config, self.state.model, self.state.model.head
