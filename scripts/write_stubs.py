@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 
@@ -20,7 +19,7 @@ HEAD = '''"""The commands as functions: written by ``scripts/write_stubs.py`` fr
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
@@ -32,6 +31,9 @@ IMPORTS = {  # result -> module
     "AnchorFit": "yolov7.engine.anchors", "DataFacts": "yolov7.data.check", "DetectionRun": "yolov7.inference.detect",
     "ExportRun": "yolov7.exporting.run", "Forecast": "yolov7.engine.forecast", "Table": "yolov7.runtime.tables",
     "SpeedTable": "yolov7.engine.speed", "TestRun": "yolov7.engine.testing", "TrainingRun": "yolov7.engine.history"}
+SPECIAL = {  # command -> parameter, its usual values, and those that give another result
+    "train": ("dry_run", "Literal[False]", ("Literal[True]", "Forecast")),
+    "test": ("task", 'Literal["train", "val", "test"]', ('Literal["speed", "study", "table10"]', "SpeedTable"))}
 
 
 def text() -> str:
@@ -44,15 +46,25 @@ def text() -> str:
 
 
 def _stub(command: str, result: str) -> str:
+    if command not in SPECIAL:
+        return _definition(command, result, {})
+    name, usual, special = SPECIAL[command]
+    (other,) = set(result.split(" | ")) - {special[1]}
+    return "\n".join((_definition(command, other, {name: usual}, "@overload\n"),
+                      _definition(command, special[1], {name: special[0]}, "@overload\n", short=True)))
+
+
+def _definition(command: str, result: str, changed: dict[str, str], before: str = "", short: bool = False) -> str:
+    """A function; where a parameter is ``changed`` in a ``short`` one, it has no default."""
     options, _ = COMMANDS[command]
     parameters = []
     for parameter in signature(options).parameters.values():
-        default = "" if parameter.default is inspect.Parameter.empty else f" = {_literal(parameter.default)}"
-        parameters.append(f"    {parameter.name}: {parameter.annotation}{default},\n")
+        default = "" if short and parameter.name in changed else f" = {_literal(parameter.default)}"
+        parameters.append(f"    {parameter.name}: {changed.get(parameter.name, parameter.annotation)}{default},\n")
     lines = docstring(command).replace("\\", "\\\\").split("\n")
     body = "\n".join(f"    {line}" if line else "" for line in lines[1:])
-    return (f"\ndef {function_name(command)}(\n    *,\n{''.join(parameters)}) -> {result}:\n"
-            f'    """{lines[0]}\n{body}\n    """\n')
+    text = f'    """{lines[0]}"""\n' if short else f'    """{lines[0]}\n{body}\n    """\n'
+    return f"\n{before}def {function_name(command)}(\n    *,\n{''.join(parameters)}) -> {result}:\n{text}"
 
 
 def _literal(value: object) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
@@ -20,6 +20,7 @@ from yolov7.runtime.tables import Table
 PathLike = str | os.PathLike[str]
 
 
+@overload
 def train(
     *,
     cfg: PathLike | None = None,
@@ -36,7 +37,7 @@ def train(
     multi_scale: bool = False,
     freeze: int | str | Sequence[int | str] = (),
     image_weights: bool = False,
-    patience: int = 0,
+    patience: int | None = None,
     close_mosaic: int = 0,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
@@ -52,9 +53,9 @@ def train(
     set: Sequence[str] | Mapping[str, Any] = (),
     autoanchor: bool = False,
     resume: PathLike | bool | None = None,
-    dry_run: bool = False,
+    dry_run: Literal[False] = False,
     verbose: bool = False,
-) -> TrainingRun | Forecast:
+) -> TrainingRun:
     """Train a network on a data set, evaluate it every epoch, keep the best weights.
 
     The flags of ``yolov7 train``:
@@ -62,12 +63,14 @@ def train(
       cfg: model: a shipped name or a YAML file; default: that of weights, else yolov7-tiny
       data: data set: a YAML file, a shipped name, or a folder in COCO layout (default: shapes)
       weights: initial weights, ours or the reference implementation's; '' trains from scratch
-      hyp: recipe: a shipped name or a YAML file; default: the one that the model names
-      epochs: epochs; default: the data set's settings for the model, else 300
+      hyp: recipe: a shipped name or a YAML file; default: the data set's settings for the model,
+        finetune for few images with weights, else the one that the model names
+      epochs: epochs; default: the data set's settings for the model, by the number of images for few
+        with weights, else 300
       batch_size: images in a batch, over all processes; default: the data set's settings for the model,
-        else 16
+        4 for few images with weights, else 16
       nominal_batch: images in an optimizer step (gradients are accumulated); default: the data set's
-        settings for the model, else the recipe's
+        settings for the model, a batch for few images with weights, else the recipe's
       linear_lr: linear instead of cosine decay
       seed: seed of weights, order and augmentation
       workers: loader processes, at most (never more than cores) (default: 8)
@@ -75,7 +78,8 @@ def train(
       multi_scale: batches of 0.5 to 1.5 times img_size, drawn anew for each
       freeze: layers to freeze: names of the model's nodes, or N for the first N
       image_weights: draw images with rare or badly found classes more often
-      patience: stop after so many epochs without a better one, 0 = never
+      patience: stop after so many epochs without a better one, 0 = never; default: a third of the
+        epochs, at least 10, for few images with weights, else 0
       close_mosaic: no mosaics in so many epochs at the end
       precision: number format of the network; auto: half precision where the device has it natively
         (default: auto)
@@ -90,7 +94,7 @@ def train(
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
       img_size: side of the network input in training and evaluation (1 or 2 numbers); default: the data
-        set's settings, then the model's
+        set's settings, that of weights, else the model's
       set: recipe overrides: set loss.box=0.04 augment.mosaic=0; or a dictionary: {'loss.box': 0.04}
       autoanchor: fit anchors to the training objects; taken if more objects have one that fits
       resume: resume an interrupted run: its last.pt, its folder, or nothing for the latest run below
@@ -103,6 +107,46 @@ def train(
     """
 
 
+@overload
+def train(
+    *,
+    cfg: PathLike | None = None,
+    data: PathLike = "shapes",
+    weights: PathLike = "",
+    hyp: PathLike | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    nominal_batch: int | None = None,
+    linear_lr: bool = False,
+    seed: int = 0,
+    workers: int = 8,
+    device: str | int | torch.device = "",
+    multi_scale: bool = False,
+    freeze: int | str | Sequence[int | str] = (),
+    image_weights: bool = False,
+    patience: int | None = None,
+    close_mosaic: int = 0,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    rect: bool = False,
+    cache: Literal["off", "ram", "disk"] = "off",
+    classes: int | str | Sequence[int | str] = (),
+    single_cls: bool = False,
+    sync_bn: bool = False,
+    compile: bool = False,
+    project: PathLike = "runs/train",
+    name: str = "exp",
+    exist_ok: bool = False,
+    img_size: int | Sequence[int] | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    autoanchor: bool = False,
+    resume: PathLike | bool | None = None,
+    dry_run: Literal[True],
+    verbose: bool = False,
+) -> Forecast:
+    """Train a network on a data set, evaluate it every epoch, keep the best weights."""
+
+
+@overload
 def test(
     *,
     cfg: PathLike | None = None,
@@ -119,7 +163,7 @@ def test(
     name: str = "exp",
     exist_ok: bool = False,
     data: PathLike | None = None,
-    task: Literal["train", "val", "test", "speed", "study", "table10"] = "val",
+    task: Literal["train", "val", "test"] = "val",
     batch_size: int = 32,
     img_size: int | None = None,
     sizes: int | Sequence[int] = (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536),
@@ -128,7 +172,7 @@ def test(
     classes: int | str | Sequence[int | str] | None = None,
     single_cls: bool = False,
     verbose: bool = False,
-) -> TestRun | SpeedTable:
+) -> TestRun:
     """Evaluate weights: the 12 COCO numbers, a table per class, predictions.json, curves, images; or time them.
 
     The flags of ``yolov7 test``:
@@ -166,6 +210,36 @@ def test(
     Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
     `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.
     """
+
+
+@overload
+def test(
+    *,
+    cfg: PathLike | None = None,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    half_decode: bool = False,
+    augment: bool = False,
+    compile: bool = False,
+    weights: PathLike | Sequence[PathLike] = (),
+    device: str | int | torch.device = "",
+    conf_thres: float = 0.001,
+    iou_thres: float = 0.65,
+    max_det: int = 300,
+    project: PathLike = "runs/test",
+    name: str = "exp",
+    exist_ok: bool = False,
+    data: PathLike | None = None,
+    task: Literal["speed", "study", "table10"],
+    batch_size: int = 32,
+    img_size: int | None = None,
+    sizes: int | Sequence[int] = (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536),
+    metric: Literal["coco", "v7"] = "coco",
+    workers: int = 8,
+    classes: int | str | Sequence[int | str] | None = None,
+    single_cls: bool = False,
+    verbose: bool = False,
+) -> SpeedTable:
+    """Evaluate weights: the 12 COCO numbers, a table per class, predictions.json, curves, images; or time them."""
 
 
 def speed(
