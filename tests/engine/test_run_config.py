@@ -64,3 +64,14 @@ def test_sizes_are_rounded_up_aloud(caplog: pytest.LogCaptureFixture) -> None:
     config, _ = resolve(TrainOptions(img_size=(100,)), read_spec("yolov7-tiny"), PLAIN, 32)
     assert (config.train_size, config.test_size) == (128, 128)
     assert "--img-size 100 is rounded up to 128" in caplog.text
+
+
+def test_a_change_that_does_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    changes = ("augment.blur=0.1", "augment.mosaic=0.5", "loss.box=0.1")
+    config, _ = resolve(TrainOptions(set=changes), read_spec("yolov7"), PLAIN, 32)
+    (message,) = caplog.messages
+    assert message.startswith("--set augment.blur=0.1: does nothing") and "fliplr, blur]'" in message
+    pipeline = message.partition("--set '")[2].rstrip("'")
+    caplog.clear()
+    again, _ = resolve(TrainOptions(set=(*changes, pipeline)), read_spec("yolov7"), PLAIN, 32)
+    assert not caplog.messages and again.recipe.augment.pipeline == (*config.recipe.augment.pipeline, "blur")

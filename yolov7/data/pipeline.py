@@ -44,6 +44,11 @@ def check_pipeline(names: tuple[str, ...]) -> None:
                          "order (they are drawn together), then the others in any order")
 
 
+def idle_step(pipeline: tuple[str, ...], key: str) -> str:
+    """The step that follows a key of the recipe, where the pipeline leaves it out; '' where it has it."""
+    return next((name for name, keys in KEYS.items() if key in keys and name not in pipeline), "")
+
+
 def make_steps(config: AugmentConfig, composer: Composer, pool: CutOutPool, epoch: int) -> list[Change]:
     """The steps behind the geometry, as they are in this epoch."""
     amplitudes = config.hsv_h, config.hsv_s, config.hsv_v

@@ -140,6 +140,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     changes = options.set if options.hyp else (*suggested.set, *options.set)
     recipe = override(_with_gains(read_recipe(hyp), gains or {}), changes)
     check_pipeline(recipe.augment.pipeline)
+    _warn_of_idle_changes(options.set, recipe)
     sizes = settle("size", "--img-size", options.img_size, (suggested.img_size, of_data),
                    ((start.image_size,) if start.image_size else None, "of the weights"),
                    ((spec.image_size,), of_model))
@@ -174,6 +175,17 @@ def _nominal_batch(hyp: str, recipe: Recipe, rule: FineTuning, batch_size: int, 
     if found <= most:
         return found, f"of the recipe {hyp}"
     return most, f"{MIN_STEPS} steps an epoch; {hyp} says {found}"
+
+
+def _warn_of_idle_changes(changes: Sequence[str], recipe: Recipe) -> None:
+    from yolov7.data.pipeline import idle_step
+
+    pipeline = recipe.augment.pipeline
+    for change in changes:
+        section, _, key = change.partition("=")[0].strip().partition(".")
+        if section == "augment" and (step := idle_step(pipeline, key)):
+            logger.warning("--set %s: does nothing, as the recipe's pipeline leaves out the step %s; to add it: --set "
+                           "'augment.pipeline=[%s]'", change, step, ", ".join((*pipeline, step)))
 
 
 def _with_gains(recipe: Recipe, gains: Mapping[str, float]) -> Recipe:
