@@ -87,6 +87,22 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message
     refused(stored(tmp_path / "w.pt", **changes), message)
 
 
+@pytest.mark.parametrize("key", ["definition", "names", "data"])
+def test_values_that_repeat_each_other_take_no_time(key: str, tmp_path: Path) -> None:
+    copies: list[Any] = []
+    for _ in range(12):
+        copies = [copies] * 10  # 10^12, written out
+    endless: list[Any] = []
+    endless.append(endless)
+    deep: Any = []
+    for _ in range(80):
+        deep = [deep]
+    for value in (copies, endless, deep):
+        started = time.process_time()
+        refused(stored(tmp_path / "w.pt", **{key: {"name": value} if key == "definition" else value}), "levels|repeat")
+        assert time.process_time() - started < 5
+
+
 def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
     half = {key: value.half() if value.is_floating_point() else value for key, value in CONTENT["model"].items()}
     model = weights.load_model(stored(tmp_path / "w.pt", model=half)).model

@@ -20,6 +20,7 @@ MAX_FILE_SIZE = 8 << 30  # bytes; the largest unstripped checkpoint of the refer
 MAX_ENTRIES = 100_000
 MAX_PICKLE = 64 << 20  # bytes of plain values; the reference implementation's checkpoints have below 2 MB
 MAX_UNPACKED = 64 << 20  # bytes of all that is compressed in an archive that may compress
+MAX_VALUES, MAX_LEVELS = 2_000_000, 64  # of what is no tensor; large checkpoints have some ten thousand in eight levels
 BLOCK = 1 << 20
 _MADE = re.compile(b"bytearray|\x96")  # bytes made by their count: a class, and an opcode
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -82,6 +83,32 @@ def _check_entries(archive: zipfile.ZipFile, size: int, packed: bool, path: Path
         if entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE:
             raise InputError(f"{path}: {shown(entry.filename)} has {entry.file_size} bytes; accepted: at most "
                              f"{MAX_PICKLE >> 20} MiB")
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def check_values(content: Any, where: str) -> None:
+    """Raise `InputError` for plain values that are nested too deep, or too many: one that stands in several places
+    counts in each, as it would in a copy."""
+    sizes: dict[int, tuple[int, int]] = {}  # of what holds others: values, levels
+
+    def size(value: Any, depth: int) -> tuple[int, int]:
+        if not isinstance(value, (dict, list, tuple, set, frozenset)):
+            return 1, 0
+        if id(value) not in sizes:
+            if depth >= MAX_LEVELS:
+                raise InputError(f"{where}: holds values in more than {MAX_LEVELS} levels; accepted: a weight file")
+            items = (*value, *value.values()) if isinstance(value, dict) else value
+            parts = [size(item, depth + 1) for item in items]
+            sizes[id(value)] = 1 + sum(count for count, _ in parts), 1 + max((levels for _, levels in parts), default=0)
+        count, levels = sizes[id(value)]
+        if count > MAX_VALUES or depth + levels > MAX_LEVELS:
+            raise InputError(f"{where}: holds values that repeat each other, too many or too deep; accepted: a weight "
+                             "file")
+        return count, levels
+
+    size(content, 0)
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from yolov7.model.reference.mit import from_mit, is_mit
 from yolov7.model.reference.reader import ReferenceCheckpoint, is_state_dict, read_reference, select_network
 from yolov7.model.reparam import is_fused, reparameterize
 from yolov7.model.spec import ModelSpec, checked_size, parse_spec, read_spec
-from yolov7.model.stored import check_archive, checked_tensors, is_archive
+from yolov7.model.stored import check_archive, check_values, checked_tensors, is_archive
 from yolov7.runtime.plugins import package_of
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds for damaged and foreign files
         return read_reference(path)
+    check_values(content, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; accepted: a weight file or a state dict")
     if content.get("format") == FORMAT:
