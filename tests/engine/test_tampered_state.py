@@ -23,7 +23,7 @@ def test_the_content_as_it_was_written() -> None:
     assert check_content(CONTENT, Path("last.pt")) is CONTENT
 
 
-@pytest.mark.parametrize("key", [key for key in (*KEYS, "record") if key != "config"])
+@pytest.mark.parametrize("key", [key for key in (*KEYS, "record", "numbers") if key != "config"])
 def test_tampered_values(key: str) -> None:
     for value in ODD:
         content = {**copy.copy(CONTENT), key: value}
@@ -36,7 +36,7 @@ def test_tampered_values(key: str) -> None:
 @pytest.mark.parametrize(("key", "value"), [
     ("place", {"model": 3}), ("place", {"epoch": -1}), ("place", 3), ("best", [1]), ("best", [math.nan] * 3),
     ("losses", 3), ("losses", torch.full((3,), math.nan)), ("scores", ["x"]), ("optimizer", []), ("ema_updates", "x"),
-    ("model", {"x": 3}), ("record", torch.ones(3)), ("record", 3)])
+    ("model", {"x": 3}), ("record", torch.ones(3)), ("record", 3), ("numbers", torch.ones(0, 7))])
 def test_what_is_refused(key: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"last.pt.*{key}"):
         check_content({**CONTENT, key: value}, Path("last.pt"))

@@ -157,8 +157,9 @@ def _check_plain_values(content: dict[str, Any], where: str) -> None:
     convert(content["scores"], tuple[float, ...], f"{where}, scores")
     for key in ("optimizer", "scaler"):
         convert(content[key], dict[str, Any], f"{where}, {key}")
-    if content.get("record") is not None:
-        convert(content["record"], dict[str, Any], f"{where}, record")
+    for key in ("record", "numbers"):
+        if content.get(key) is not None:
+            convert(content[key], dict[str, Any], f"{where}, {key}")
     if not isinstance(content["losses"], Tensor):
         raise InputError(f"{where}, losses: found {shown(content['losses'])}; accepted: a tensor")
     best = content["best"]
