@@ -9,7 +9,7 @@ from yolov7.config.help import wrapped
 from yolov7.config.options import RecipeOptions
 from yolov7.config.program import command
 from yolov7.config.recipe import Recipe, RecipeKey, read_recipe, recipe_keys
-from yolov7.runtime.tables import Table
+from yolov7.runtime.tables import Table, aligned
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ def _differences(keys: list[RecipeKey], other: dict[str, str], options: RecipeOp
     if not keys:
         return f"{options.hyp} and {options.diff} say the same"
     rows = [("", options.hyp, options.diff), *((key.name, key.value, other[key.name]) for key in keys)]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(f"{name:{widths[0]}}  {ours:{widths[1]}}  {theirs}" for name, ours, theirs in rows)
+    return "\n".join(aligned(rows, left=range(3)))
 
 
 def _steps(chosen: Recipe, name: str) -> str:

@@ -19,6 +19,7 @@ from yolov7.data.image_set import SHOWN_FAULTS, Fault, ImageSet
 from yolov7.data.images import load_image
 from yolov7.data.scan import map_chunks
 from yolov7.data.yolo_txt import label_paths
+from yolov7.runtime.tables import aligned
 
 logger = logging.getLogger(__name__)
 
@@ -209,9 +210,7 @@ def _labels_in(image_set: ImageSet) -> tuple[str, ...]:
 def _table(rows: Sequence[Sequence[object]]) -> list[str]:
     """Columns as wide as needed, numbers to the right."""
     texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return ["  ".join(text.rjust(width) if place else text.ljust(width)
-                      for place, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in texts]
+    return aligned(texts, left=(0,))
 
 
 def _table_of_splits(splits: Sequence[SplitFacts]) -> list[str]:

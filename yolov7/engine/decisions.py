@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from yolov7.runtime.tables import aligned
+
 T = TypeVar("T")
 
 
@@ -38,5 +40,4 @@ class Decisions:
 def decisions_text(decisions: Sequence[Decision]) -> str:
     """A line each, in columns."""
     rows = [(d.what, d.value, f"{d.reason} ({d.flag})") for d in decisions]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
-    return "\n".join(f"{what:<{widths[0]}}  {value:<{widths[1]}}  {reason}" for what, value, reason in rows)
+    return "\n".join(aligned(rows, left=range(3)))

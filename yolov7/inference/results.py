@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
@@ -19,7 +19,7 @@ from yolov7.data.images import cv2, encode_image
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.writers import WRITABLE, json_record
 from yolov7.runtime.by_value import Packed, pack, unpack
-from yolov7.runtime.tables import import_pandas
+from yolov7.runtime.tables import aligned, import_pandas
 from yolov7.structures import Instances
 
 if TYPE_CHECKING:
@@ -160,14 +160,11 @@ class Results(list[ImageResult]):
 # --- printing --------------------------------------------------------------------------------------------------
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], count: int, left: Iterable[int] = (0,)) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], count: int, left: Sequence[int] = (0,)) -> list[str]:
     """Lines with columns below each other, numbers to the right; the last line says what is not shown."""
     if not rows:
         return []
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) if place in set(left) else cell.rjust(width)
-                       for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-             for row in (head, *rows)]
+    lines = aligned([head, *rows], left)
     return [f"  {line}" for line in (*lines, *([f"... and {count - len(rows)} more"] if count > len(rows) else []))]
 
 

@@ -22,6 +22,7 @@ from yolov7.config import atomic_write
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import reparameterize_in_place
 from yolov7.model.spec import ModelSpec
+from yolov7.runtime.tables import aligned
 
 COLOURS = {"ELAN": "#bcd9f2", "EELA": "#9cc4ea", "CSPA": "#bcd9f2", "CSPB": "#bcd9f2", "CSPC": "#bcd9f2",
            "Dark": "#bcd9f2", "SPPC": "#d8c6ee", "SPP": "#d8c6ee", "RepC": "#f6d5a8", "Anch": "#f3b7b7"}
@@ -146,12 +147,10 @@ def _figure(value: float | None, suffix: str = "") -> str:
 
 def align_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A text table: columns as wide as their widest entry, numbers aligned to the right."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    numeric = [all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(cell.rjust(width) if right else cell.ljust(width)
-                               for cell, width, right in zip(line, widths, numeric, strict=True)).rstrip()
-                     for line in lines)
+    ruler = ["-" * max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    left = [place for place in range(len(header))
+            if not all(row[place][:1].isdigit() or row[place] in ("", "-") for row in rows)]
+    return "\n".join(aligned([header, ruler, *rows], left))
 
 
 # --- drawing and YAML --------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +26,19 @@ def data_frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     return import_pandas().DataFrame(list(rows))  # type: ignore[no-any-return]
 
 
+def aligned(rows: Sequence[Sequence[str]], left: Container[int]) -> list[str]:
+    """Lines of a table: columns as wide as their widest cell, those of ``left`` to the left, others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) if place in left else cell.rjust(width)
+                      for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+
+
 def columns_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows in columns under their names: texts to the left, numbers to the right with at most 4 digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_cell(row.get(name)) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    left = [any(isinstance(row.get(name), str) for row in rows) for name in names]
-    return "\n".join("  ".join(cell.ljust(width) if is_left else cell.rjust(width)
-                               for cell, width, is_left in zip(line, widths, left, strict=True)).rstrip()
-                     for line in (names, *cells))
+    left = [place for place, name in enumerate(names) if any(isinstance(row.get(name), str) for row in rows)]
+    return "\n".join(aligned([names, *cells], left))
 
 
 def _cell(value: Any) -> str:
