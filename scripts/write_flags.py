@@ -12,10 +12,9 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, Literal
 
-from yolov7.commands.calling import flags
 from yolov7.commands.table import COMMANDS, summary
 from yolov7.config import atomic_write
-from yolov7.config.flags import flag_of
+from yolov7.config.flags import flag_fields, flag_of
 from yolov7.config.help import GROUPS, limits, says_something, shown_default
 from yolov7.config.program import function_name
 from yolov7.config.recipe import Recipe, read_recipe, recipe_keys
@@ -45,7 +44,7 @@ def _command(name: str) -> str:
     hints = typing.get_type_hints(options)
     parts = [f"## {name}", f"{' '.join(summary(name).split())} In Python: `yolov7.{function_name(name)}(...)`."]
     for group in GROUPS:
-        fields = [field for field in flags(options) if field.metadata["group"] == group]
+        fields = [field for field in flag_fields(options) if field.metadata["group"] == group]
         if fields:
             rows = [(f"`{flag_of(field.name)}`", _default(field), _accepted(field, hints[field.name]),
                      str(field.metadata["help"])) for field in fields]

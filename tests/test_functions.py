@@ -24,15 +24,15 @@ import torch
 from forks import Forks
 
 import yolov7
-from yolov7.commands.calling import flags
 from yolov7.commands.table import COMMANDS
 from yolov7.config import parse_arguments
 from yolov7.config.arguments import check_arguments
+from yolov7.config.flags import flag_fields
 from yolov7.config.program import function_name
 from yolov7.data.synthetic import generate
 
 ROOT = Path(__file__).parents[1]
-FLAGS = [(command, field.name) for command, (options, _) in COMMANDS.items() for field in flags(options)]
+FLAGS = [(command, field.name) for command, (options, _) in COMMANDS.items() for field in flag_fields(options)]
 SMALL: dict[str, Any] = {"cfg": ROOT / "tests" / "micro.yaml", "img_size": 64, "batch_size": 4, "nominal_batch": 8,
                          "device": "cpu", "workers": 0, "precision": "fp32", "epochs": 2}
 
@@ -57,8 +57,8 @@ def test_every_command_is_a_function_with_its_flags(command: str) -> None:
     function, (options, runs) = getattr(yolov7, function_name(command)), COMMANDS[command]
     assert function_name(command) in yolov7.__all__ and function_name(command) in dir(yolov7)
     parameters = inspect.signature(function).parameters
-    assert list(parameters) == [field.name for field in flags(options)]
-    assert all(parameters[field.name].default == field.default for field in flags(options))
+    assert list(parameters) == [field.name for field in flag_fields(options)]
+    assert all(parameters[field.name].default == field.default for field in flag_fields(options))
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
     assert str(function.__doc__).startswith(str(runs.__doc__)) and "  verbose: " in function.__doc__
     assert "--" not in function.__doc__.replace("--set", "")
@@ -89,7 +89,7 @@ def sample(field: dataclasses.Field[Any], hint: Any) -> Any:
 @pytest.mark.parametrize(("command", "name"), FLAGS)
 def test_a_flag_and_its_argument_mean_the_same(command: str, name: str) -> None:
     options, _ = COMMANDS[command]
-    (field,) = (field for field in flags(options) if field.name == name)
+    (field,) = (field for field in flag_fields(options) if field.name == name)
     value = sample(field, typing.get_type_hints(options)[name])
     flag = "--" + name.rstrip("_").replace("_", "-")
     if isinstance(value, bool):

@@ -11,7 +11,7 @@ from typing import Any
 
 from yolov7.commands.table import COMMANDS, summary
 from yolov7.config.arguments import check_arguments, named_as_arguments, python_names
-from yolov7.config.flags import PATHS
+from yolov7.config.flags import PATHS, flag_fields
 from yolov7.config.messages import with_names
 from yolov7.config.program import function_name
 from yolov7.runtime.calls import as_before
@@ -43,17 +43,12 @@ def make_function(command: str) -> Callable[..., Any]:
     return function
 
 
-def flags(options_type: type) -> list[dataclasses.Field[Any]]:
-    """The fields that are flags."""
-    return [field for field in dataclasses.fields(options_type) if field.metadata.get("flag", True)]
-
-
 def signature(options_type: type) -> inspect.Signature:
     """As editors and notebooks show it while a program runs."""
     hints = typing.get_type_hints(options_type)
     return inspect.Signature([
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
-                          annotation=accepted(field, hints[field.name])) for field in flags(options_type)])
+                          annotation=accepted(field, hints[field.name])) for field in flag_fields(options_type)])
 
 
 def accepted(field: dataclasses.Field[Any], hint: Any) -> str:
@@ -83,7 +78,7 @@ def docstring(command: str) -> str:
     options_type, _ = COMMANDS[command]
     names = python_names(options_type)
     lines = [summary(command), "", f"The flags of ``yolov7 {command}``:", ""]
-    for field in flags(options_type):
+    for field in flag_fields(options_type):
         text = f"{field.name}: {with_names(field.metadata['help'], names)}{BESIDE.get(field.name, '')}{_default(field)}"
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return "\n".join([*lines, "", *textwrap.wrap(RAISES, WIDTH)])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from yolov7.config.errors import InputError, RunError, unknown
-from yolov7.config.flags import check_paths
+from yolov7.config.flags import check_paths, flag_fields, flag_of
 from yolov7.config.messages import with_names
 from yolov7.config.options import DetectOptions, NetworkOptions, Precision
 from yolov7.config.schema import from_mapping
@@ -23,11 +23,7 @@ T = TypeVar("T")
 def same_as(options: type, name: str) -> Any:
     """A field with the default, the help and the limits of a flag."""
     (field,) = (field for field in dataclasses.fields(options) if field.name == name)
-    return dataclasses.field(default=field.default, metadata={**field.metadata, "flag": _flag(name)})
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return dataclasses.field(default=field.default, metadata={**field.metadata, "flag": flag_of(name)})
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, Call
 
 def python_names(options: type) -> dict[str, str]:
     """The arguments of a command's function, by flag."""
-    return {_flag(field.name.rstrip("_")): field.name for field in dataclasses.fields(options)}
+    return {flag_of(field.name): field.name for field in dataclasses.fields(options)}
 
 
 def check_arguments(cls: type[T], call: str, **given: Any) -> T:
@@ -69,8 +65,7 @@ def check_arguments(cls: type[T], call: str, **given: Any) -> T:
 
     None stands for an argument that is not given where it has no default.
     """
-    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))
-              if field.metadata.get("flag", True)}
+    fields = {field.name: field for field in flag_fields(cls)}
     if odd := [name for name in given if name not in fields]:
         raise InputError(f"{call}: {unknown('argument', odd[0], fields)}")
     several = {name for name, hint in typing.get_type_hints(cls).items() if "tuple" in str(hint)}

@@ -36,7 +36,7 @@ def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, descri
                      description=wrapped(description), epilog=examples_text(called, examples),
                      formatter_class=HelpFormatter)
     hints = typing.get_type_hints(cls)
-    fields = [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.metadata.get("flag", True)]
+    fields = flag_fields(cls)
     groups = Groups(parser, fields)
     for field in fields:
         _add_flag(groups.of(field), field, hints[field.name])
@@ -59,6 +59,11 @@ def check_paths(values: Mapping[str, Any], flag: str) -> None:
         found = values[name]
         for path in (found,) if isinstance(found, str) else found or ():
             check_path(path, flag.format(name))
+
+
+def flag_fields(cls: type) -> list[dataclasses.Field[Any]]:
+    """The fields of an options class that are flags."""
+    return [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.metadata.get("flag", True)]
 
 
 def flag_of(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import yaml
 
 from yolov7.config import InputError, from_mapping, option, override, to_mapping, unknown
+from yolov7.config.flags import flag_of
 from yolov7.config.options import MAX_COUNT, MAX_SEED, MAX_SIDE, OutputFolder, Precision
 from yolov7.config.recipe import Recipe, read_recipe
 from yolov7.engine.decisions import Decision, Decisions
@@ -209,10 +210,10 @@ def check_resume(options: TrainOptions) -> None:
     if options.resume is None:
         return
     fields = dataclasses.fields(options)
-    fixed = [_flag(field.name) for field in fields
+    fixed = [flag_of(field.name) for field in fields
              if getattr(options, field.name) != field.default and not field.metadata.get("resumable")]
     if fixed:
-        free = [_flag(field.name) for field in fields if field.metadata.get("resumable") and field.name != "resume"]
+        free = [flag_of(field.name) for field in fields if field.metadata.get("resumable") and field.name != "resume"]
         raise InputError(f"--resume uses the run's own settings; {', '.join(fixed)} cannot be changed. You can change: "
                          f"{', '.join(free)}")
 
@@ -222,15 +223,12 @@ def _check_combinations(options: TrainOptions) -> None:
         raise InputError("--image-weights: draws images one by one, --rect whole batches; accepted: one of them")
     for name in ("rect", "multi_scale"):
         if options.compile and getattr(options, name):
-            raise InputError(f"--compile: is for batches of one shape, {_flag(name)} makes many; accepted: one of them")
+            raise InputError(f"--compile: is for batches of one shape, {flag_of(name)} makes many; accepted: one of "
+                             "them")
 
 
 def _names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def check_processes(config: RunConfig, processes: Processes, device: torch.device) -> None:
