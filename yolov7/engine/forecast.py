@@ -53,6 +53,7 @@ class Forecast:
 
     memory: MemoryNeed  # of a step on each device
     batch_size: int  # that was asked for
+    local_batch: int  # of each process
     largest_batch: int  # that fits, of all processes together
     step: float
     data: float  # to make the data of a step, at the same time
@@ -68,10 +69,10 @@ class Forecast:
 
     def text(self) -> str:
         """For people."""
-        need, processes = self.memory, max(self.largest_batch // max(self.memory.largest_batch, 1), 1)
+        need = self.memory
         return (
             "dry run: one batch went through data, network, loss, backward, optimizer, average and evaluation\n"
-            f"memory of a step: {need.at(-(-self.batch_size // processes)) / GIB:.2f} GiB with --batch-size "
+            f"memory of a step: {need.at(self.local_batch) / GIB:.2f} GiB with --batch-size "
             f"{self.batch_size} ({need.fixed / GIB:.2f} GiB and {need.per_image / GIB:.3f} GiB an image), "
             f"{need.free / GIB:.1f} GiB free: up to --batch-size {self.largest_batch} fits\n"
             f"time: {self.step:.2f} s a step, {self.data:.2f} s to make its data (both at once), {self.evaluation:.0f} "
@@ -135,7 +136,7 @@ def dry_run(trainer: Trainer) -> Forecast | str:
     batches = trainer.schedule.batches
     epoch = batches * max(work, data) + evaluation
     state = sum(p.numel() * p.element_size() for p in trainer.state.model.state_dict().values())
-    forecast = Forecast(need, config.batch_size, need.largest_batch * trainer.processes.world_size, work, data,
+    forecast = Forecast(need, config.batch_size, local, need.largest_batch * trainer.processes.world_size, work, data,
                         evaluation, epoch, config.epochs, 3 * state)
     logger.info("%s", forecast.text())
     return forecast
