@@ -152,19 +152,17 @@ class _Output:
         """Log the sums and what could not be read."""
         assert self._folder is not None, "called before the first result"
         seconds = time.perf_counter() - self._started
-        counts = ", ".join(f"{count} {self._names[label]}" for label, count in self._labels.most_common())
-        stages = ", ".join(f"{stage} {spent / max(self.frames, 1):.1f}" for stage, spent in self._times.items())
+        found = {self._names[label]: count for label, count in self._labels.most_common()}
+        means = {stage: spent / max(self.frames, 1) for stage, spent in self._times.items()}
         logger.info("%d frames in %.1f s (%.1f a second): %s", self.frames, seconds, self.frames / seconds,
-                    counts or "nothing")
-        logger.info("milliseconds a frame: %s", stages)
+                    ", ".join(f"{count} {name}" for name, count in found.items()) or "nothing")
+        logger.info("milliseconds a frame: %s", ", ".join(f"{stage} {mean:.1f}" for stage, mean in means.items()))
         for fault in faults[:SHOWN_FAULTS]:
             logger.warning("%s", fault)
         if len(faults) > SHOWN_FAULTS:
             atomic_write(self._folder / "faults.txt", "".join(f"{fault}\n" for fault in faults))
             logger.warning("and %d more: %s", len(faults) - SHOWN_FAULTS, self._folder / "faults.txt")
         logger.info("written to %s", self._folder)
-        found = {self._names[label]: count for label, count in self._labels.most_common()}
-        means = {stage: spent / max(self.frames, 1) for stage, spent in self._times.items()}
         return DetectionRun(self._folder, self.frames, found, seconds, means, tuple(faults))
 
 
