@@ -91,24 +91,23 @@ def _check_entries(archive: zipfile.ZipFile, size: int, packed: bool, path: Path
 def check_values(content: Any, where: str) -> None:
     """Raise `InputError` for plain values that are nested too deep, or too many: one that stands in several places
     counts in each, as it would in a copy."""
-    sizes: dict[int, tuple[int, int]] = {}  # of what holds others: values, levels
+    _count_values(content, 0, {}, where)
 
-    def size(value: Any, depth: int) -> tuple[int, int]:
-        if not isinstance(value, (dict, list, tuple, set, frozenset)):
-            return 1, 0
-        if id(value) not in sizes:
-            if depth >= MAX_LEVELS:
-                raise InputError(f"{where}: holds values in more than {MAX_LEVELS} levels; accepted: a weight file")
-            items = (*value, *value.values()) if isinstance(value, dict) else value
-            parts = [size(item, depth + 1) for item in items]
-            sizes[id(value)] = 1 + sum(count for count, _ in parts), 1 + max((levels for _, levels in parts), default=0)
-        count, levels = sizes[id(value)]
-        if count > MAX_VALUES or depth + levels > MAX_LEVELS:
-            raise InputError(f"{where}: holds values that repeat each other, too many or too deep; accepted: a weight "
-                             "file")
-        return count, levels
 
-    size(content, 0)
+def _count_values(value: Any, depth: int, counted: dict[int, tuple[int, int]], where: str) -> tuple[int, int]:
+    """How many values this is written out, and in how many levels; ``counted`` is what is known of others, by id."""
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return 1, 0
+    if id(value) not in counted:
+        if depth >= MAX_LEVELS:
+            raise InputError(f"{where}: holds values in more than {MAX_LEVELS} levels; accepted: a weight file")
+        items = (*value, *value.values()) if isinstance(value, dict) else value
+        parts = [_count_values(item, depth + 1, counted, where) for item in items]
+        counted[id(value)] = 1 + sum(count for count, _ in parts), 1 + max((levels for _, levels in parts), default=0)
+    count, levels = counted[id(value)]
+    if count > MAX_VALUES or depth + levels > MAX_LEVELS:
+        raise InputError(f"{where}: holds values that repeat each other, too many or too deep; accepted: a weight file")
+    return count, levels
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------
