@@ -50,7 +50,8 @@ class EpochRecord:
     val_losses: dict[str, float] = field(default_factory=dict)  # the same terms on the validation split, where measured
 
 
-METRICS = ("AP", "AP50", "AP75", "precision", "recall", "F1", "confidence")
+OPERATING_POINT = ("precision", "recall", "F1", "confidence")
+METRICS = ("AP", "AP50", "AP75", *OPERATING_POINT)
 VALIDATION = "val_"  # what the columns of the loss on the validation split begin with
 LAST_COLUMNS = ("lr", "seconds", "skipped")
 TERMS = {"box": "box", "objectness": "obj", "classification": "cls"}  # of a detector, with their short names
@@ -216,7 +217,6 @@ def complete_record(folder: Path, terms: Mapping[str, str], last: EpochRecord | 
 # --- curves ----------------------------------------------------------------------------------------------------
 
 BLUE, ORANGE, *_ = COLOURS
-OPERATING_POINT = ("precision", "recall", "F1", "confidence")
 
 
 def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str] = tuple(TERMS),

@@ -31,15 +31,15 @@ from yolov7.runtime.tables import Table
 
 logger = logging.getLogger(__name__)
 
+WARM_UP = {"cuda": 10}  # untimed runs of each shape of input; 2 on other devices
+TABLE_10_IOUS = (0.65, 0.70)
+
+
 @dataclass(frozen=True, repr=False)
 class SpeedTable(Table):
     """What was measured, a row for each setting; times in milliseconds an image."""
 
     folder: Path
-
-
-WARM_UP = {"cuda": 10}  # untimed runs of each shape of input; 2 on other devices
-TABLE_10_IOUS = (0.65, 0.70)
 
 
 def speed(options: TestOptions) -> SpeedTable:

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from yolov7.config.messages import LogFormatter, with_names
 from yolov7.runtime.progress import LogHandler
@@ -18,9 +18,7 @@ PACKAGE = logging.getLogger("yolov7")
 def as_before(verbose: bool, names: Mapping[str, str]) -> Iterator[None]:
     """Show messages of the package while a command runs, with ``names`` for its flags; then leave torch's random
     numbers and the settings of the log as they were."""
-    with ExitStack() as stack:
-        stack.enter_context(shown_messages(verbose, names))
-        stack.enter_context(_own_random_numbers())
+    with shown_messages(verbose, names), _own_random_numbers():
         yield
 
 
