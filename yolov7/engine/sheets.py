@@ -13,8 +13,8 @@ from yolov7.config import InputError, atomic_write
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import load_image
 from yolov7.data.objects import Objects
-from yolov7.inference.draw import Overlay, class_name, draw_boxes, draw_instances, draw_labels
-from yolov7.inference.sheet import Group, Header, Panel, compose, encode_sheet, kept_image, resized
+from yolov7.inference.draw import Overlay, draw_boxes, draw_instances, draw_labels
+from yolov7.inference.sheet import Group, Header, Panel, class_key, compose, encode_sheet, kept_image, resized
 from yolov7.structures import Batch, Instances
 
 IMAGES = 16
@@ -36,12 +36,12 @@ def batch_sheet(batch: Batch, names: tuple[str, ...], draw: Overlay = draw_insta
                           extra)[:count]
         panel = _panel(np.ascontiguousarray(image.transpose(1, 2, 0)), truth, names, draw, False)
         groups.append(Group((panel,), _source_of(batch, index)))
-        labels.append(truth.labels)
+        labels += truth.labels.tolist()
     height, width = batch.images.shape[2:]
     shown = f"the first {len(groups)} of " if len(groups) < len(batch.images) else ""
     about = (f"{shown}{len(batch.images)} images as the network sees them, {width} x {height} px after augmentation, "
              f"with their objects. {RULE}")
-    return compose(Header(title or "Training batch", (about[0].upper() + about[1:],), _classes(labels, names)), groups)
+    return compose(Header(title or "Training batch", (about[0].upper() + about[1:],), class_key(labels, names)), groups)
 
 
 def _source_of(batch: Batch, index: int) -> str:
@@ -70,9 +70,9 @@ def prediction_sheet(samples: Sequence[tuple[str, Instances]], image_set: ImageS
         pair = (_truth_panel(image, truth, image_set.names),
                 _panel(image, found, image_set.names, draw, True, f"predicted: {caption}", alert))
         groups.append(Group(pair, PurePath(name).name))
-        labels += [torch.from_numpy(np.asarray(truth.labels)), found.labels]
+        labels += [*truth.labels.tolist(), *found.labels.tolist()]
     about = f"Pairs: ground truth (left) | predicted with score >= {min_score:g} (right). {RULE}"
-    return compose(Header(title or "Predictions", (about,), _classes(labels, image_set.names)), groups)
+    return compose(Header(title or "Predictions", (about,), class_key(labels, image_set.names)), groups)
 
 
 def _chosen(detections: Instances, objects: int, min_score: float) -> tuple[Instances, str, bool]:
@@ -113,12 +113,6 @@ def _panel(image: np.ndarray, found: Instances, names: Sequence[str], draw: Over
         return draw_labels(panel, places, labels, names, written)
 
     return Panel((height, width), drawn, caption, alert)
-
-
-def _classes(labels: Sequence[torch.Tensor], names: Sequence[str]) -> list[tuple[int, str]]:
-    """The classes that occur."""
-    present = sorted({label for column in labels for label in column.tolist()})
-    return [(label, class_name(label, names)) for label in present]
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

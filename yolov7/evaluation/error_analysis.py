@@ -20,8 +20,19 @@ from numpy.typing import NDArray
 from yolov7.config import atomic_write
 from yolov7.data.images import cv2, load_image
 from yolov7.evaluation.comparison import Comparison, Floats, ImageJudge
-from yolov7.inference.draw import class_name, draw_boxes
-from yolov7.inference.sheet import INK, PAPER, Group, Header, Panel, compose, encode_sheet, kept_image, resized
+from yolov7.inference.draw import draw_boxes
+from yolov7.inference.sheet import (
+    INK,
+    PAPER,
+    Group,
+    Header,
+    Panel,
+    class_key,
+    compose,
+    encode_sheet,
+    kept_image,
+    resized,
+)
 
 if TYPE_CHECKING:
     from yolov7.data.image_set import ImageSet
@@ -104,8 +115,8 @@ def error_sheet(images: Sequence[JudgedImage], names: Sequence[str]) -> np.ndarr
     groups = [Group(_pair(judged, names), PurePath(judged.comparison.path).name) for judged in images]
     wrong = [label for j in images for label in (*j.comparison.true_labels[j.missed_mask].tolist(),
                                                  *j.comparison.labels[j.false_mask].tolist())]
-    classes = [(label, class_name(label, names)) for label in sorted(set(wrong))]
-    return compose(Header(TITLE, (EXPLAINED if images else "No image has an error.",), classes), groups)
+    about = EXPLAINED if images else "No image has an error."
+    return compose(Header(TITLE, (about,), class_key(wrong, names)), groups)
 
 
 def _pair(judged: JudgedImage, names: Sequence[str]) -> tuple[Panel, Panel]:

@@ -8,13 +8,13 @@ or the reverse, stands in the middle of a panel of that ratio, on the paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from yolov7.data.images import cv2, encode_image, resize_long_side
-from yolov7.inference.draw import class_colour
+from yolov7.inference.draw import class_colour, class_name
 from yolov7.inference.lettering import Colour, plate_of, shortened, wrapped, write_line
 
 WIDTH = 1600  # pixels of a whole row, margins included
@@ -73,6 +73,11 @@ class Header:
     title: str = ""
     lines: Sequence[str] = ()  # wrapped where the sheet is narrow
     classes: Sequence[tuple[int, str]] = field(default=())  # label and name of the classes whose colours are explained
+
+
+def class_key(labels: Iterable[int], names: Sequence[str]) -> list[tuple[int, str]]:
+    """The classes that occur, for a `Header`."""
+    return [(label, class_name(label, names)) for label in sorted(set(labels))]
 
 
 def compose(header: Header, groups: Sequence[Group]) -> np.ndarray:
