@@ -39,9 +39,9 @@ from yolov7.engine.run_config import (
 )
 from yolov7.engine.state import TrainingResult, find_last, read_last
 from yolov7.engine.trainer import Trainer
+from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.spec import parse_spec, read_spec
-from yolov7.model.weights import initialize_from, spec_of, stored_size
 from yolov7.runtime import folders
 from yolov7.runtime.device import check_compiler, own_device
 from yolov7.runtime.distributed import Processes, connected, environment
@@ -103,20 +103,22 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     open (default: as long as the process lives).
     """
     device = device or own_device(options.device, processes.local_rank)
-    spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or not options.weights else spec_of(options.weights)
+    content = weights.read(options.weights) if options.weights else None
+    spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or content is None else weights.spec_of(
+        options.weights, content)
     with processes.main_first(), explained(options.data):
         source = open_data(options.data)
     torch.manual_seed(options.seed)
     model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
     splits = _open_splits(source, options, processes)
-    start = Start(len(splits[0]), bool(options.weights), stored_size(options.weights) if options.weights else None)
+    start = Start(len(splits[0]), content is not None, None if content is None else weights.stored_size(content))
     gains = find_task(spec.head.block).training().gains()
     config, decisions = resolve(options, spec, source, model.stride, gains, start)
     config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     check_processes(config, processes, device)
     if config.weights:
-        report = initialize_from(model, config.weights)
+        report = weights.initialize_from(model, config.weights, content)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
         settle_anchors(model, named=bool(options.cfg))
     if options.autoanchor:
@@ -193,9 +195,9 @@ def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
              "predictions": folder / "val_predictions.jpg"}
     logger.info("%s", "\n".join([*(f"{name + ':':<13}{path}" for name, path in files.items() if path.is_file()),
                                  f"TensorBoard: tensorboard --logdir {folder}"]))
-    weights = [path for path in (result.best, trainer.checkpoints.last) if path.is_file()]
-    if weights:
+    written = [path for path in (result.best, trainer.checkpoints.last) if path.is_file()]
+    if written:
         image = os.path.relpath(trainer.val_set.paths[0])
-        logger.info("next:\n  %s\n  %s\n  %s", command("test", weights=weights[0]),
-                    command("detect", weights=weights[0], source=image),
-                    command("export", weights=weights[0], format="onnx"))
+        logger.info("next:\n  %s\n  %s\n  %s", command("test", weights=written[0]),
+                    command("detect", weights=written[0], source=image),
+                    command("export", weights=written[0], format="onnx"))

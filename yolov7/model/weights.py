@@ -177,17 +177,19 @@ def _state_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]
     return checked_tensors(content[key], f"{path}, {key}")
 
 
-def spec_of(path: str | Path) -> ModelSpec:
-    """The model of a weight file, ours or the reference implementation's."""
-    content = read(path)
+Content = dict[str, Any] | ReferenceCheckpoint  # what `read` gives
+
+
+def spec_of(path: str | Path, content: Content | None = None) -> ModelSpec:
+    """The model of a weight file, ours or the reference implementation's, whose ``content`` may be read already."""
+    content = read(path) if content is None else content
     if isinstance(content, ReferenceCheckpoint):
         return _spec_of_reference(content, path, None)
     return parse_spec(content["definition"], f"{path}, definition", content["package"])
 
 
-def stored_size(path: str | Path) -> int | None:
-    """The size of network input that a weight file was trained for; None where it does not say."""
-    content = read(path)
+def stored_size(content: Content) -> int | None:
+    """The size of network input that the weights of a file were trained for; None where it does not say."""
     if isinstance(content, ReferenceCheckpoint):
         return content.header["image_size"] if content.header else None
     return int(content["image_size"])
@@ -227,13 +229,14 @@ def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) ->
     model.load_state_dict(state, assign=any(value.is_meta for value in own.values()))
 
 
-def initialize_from(model: Detector, path: str | Path) -> ImportReport:
+def initialize_from(model: Detector, path: str | Path, content: Content | None = None) -> ImportReport:
     """Copy the weights of a file, ours or the reference implementation's, into a training-form model.
 
+    Its ``content`` may be read already.
     The detection convolutions keep their random weights where the class count differs. Raises `InputError` for weights
     of another model.
     """
-    content = read(path)
+    content = read(path) if content is None else content
     if isinstance(content, ReferenceCheckpoint):
         return import_state_dict(model, checked_tensors(content.state, str(path)), str(path))
     if content["form"] == "fused":
