@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from script_module import load_script
 
 from yolov7.commands.table import COMMANDS
 from yolov7.config import parse_arguments
@@ -113,8 +114,5 @@ def test_commands_are_understood(page: str, line: str) -> None:
 
 
 def test_the_page_of_flags_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("write_flags", ROOT / "scripts" / "write_flags.py")
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("write_flags")
     assert script.TARGET.read_text(encoding="utf-8") == script.text(), "python scripts/write_flags.py"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
 import logging
 import multiprocessing
@@ -22,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from forks import Forks
+from script_module import load_script
 
 import yolov7
 from yolov7.commands.table import COMMANDS
@@ -65,10 +65,7 @@ def test_every_command_is_a_function_with_its_flags(command: str) -> None:
 
 
 def test_editors_read_the_same_definitions() -> None:
-    spec = importlib.util.spec_from_file_location("write_stubs", ROOT / "scripts" / "write_stubs.py")
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("write_stubs")
     assert script.TARGET.read_text(encoding="utf-8") == script.text(), "python scripts/write_stubs.py"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script_module import load_script
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat, of the extra notebook")
 pytest.importorskip("nbclient", reason="needs nbclient, of the extra notebook")
@@ -21,11 +21,7 @@ pytestmark = pytest.mark.untraced
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("write_tutorial", ROOT / "scripts" / "write_tutorial.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("write_tutorial")
 
 
 def test_the_notebook_has_the_cells_of_its_script(script: Any) -> None:

@@ -87,9 +87,9 @@ def slowly(handler: _Handler) -> None:
         handler.wfile.write(b"x")
 
 
-def endless(handler: _Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Type", "image/jpeg")
+def endless(handler: _Handler, status: int = 200, header: tuple[str, str] = ("Content-Type", "image/jpeg")) -> None:
+    handler.send_response(status)
+    handler.send_header(*header)
     handler.end_headers()
     while not handler.server.ended.is_set():  # type: ignore[attr-defined]
         handler.wfile.write(bytes(2**16))
@@ -193,14 +193,7 @@ def test_redirects_have_an_end(server: _Server) -> None:
 
 
 def test_a_body_of_a_redirect_is_not_read(server: _Server) -> None:
-    def both(handler: _Handler) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", "/bus.jpg")
-        handler.end_headers()
-        while not handler.server.ended.is_set():  # type: ignore[attr-defined]
-            handler.wfile.write(bytes(2**16))
-
-    server.answers["/a.jpg"] = both
+    server.answers["/a.jpg"] = lambda handler: endless(handler, 302, ("Location", "/bus.jpg"))
     assert np.array_equal(read_web_image(server.url("/a.jpg")), PIXELS)
 
 

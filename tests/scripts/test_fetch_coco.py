@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -17,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from script_module import SCRIPTS, load_script
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "fetch_coco.py"
 IMAGES = {f"train2017/{i:012}.jpg": bytes([i]) * 40_000 for i in range(5)}
 FILES = {
     "zips/train2017.zip": IMAGES,
@@ -88,11 +86,7 @@ def make_handler(site: Site) -> type[BaseHTTPRequestHandler]:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script as a module: without waiting, and with the checksums of our archives."""
-    spec = importlib.util.spec_from_file_location("fetch_coco", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "fetch_coco", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module: Any = load_script("fetch_coco")
     monkeypatch.setattr(module, "BACK_OFF", 0.0)
     monkeypatch.setattr(module, "CHUNK", 10_000)
     sources = {split: tuple(module.Source(source.path, source.md5 and checksum(make_zip(FILES[source.path])))
@@ -309,7 +303,7 @@ def test_wrong_address_is_not_tried_again(
 
 @pytest.mark.parametrize("flags", [
     ["--splits", "trian"], ["--base-url", "ftp://host"], ["--base-url", "http://host:port"], ["--base-url", "host"],
-    ["--output", str(SCRIPT)],
+    ["--output", str(SCRIPTS / "fetch_coco.py")],
 ])
 def test_bad_input(script: Any, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
