@@ -135,7 +135,7 @@ def measure(run: Run, place: Place) -> dict[str, Any]:
         best = place.project / run.label / "weights" / "best.pt"
         boxes = test(TestOptions(weights=(str(best),), data=subset(run.images, run.seed, place.project), task="test",
                                  device="cpu", workers=0, project=str(place.project / "tests"), name=run.label,
-                                 exist_ok=True)).boxes
+                                 exist_ok=True)).evaluation.boxes
     epochs = len(read_results(place.project / run.label / "results.csv"))
     return {"arm": run.arm, "images": run.images, "seed": run.seed, "epochs": epochs, "AP": round(boxes.AP, 4),
             "AP50": round(boxes.AP50, 4), **{key: round(value, 1) for key, value in taken.items()}}
