@@ -29,7 +29,7 @@ import time
 
 import torch
 
-from yolov7.evaluation.plots import COLOURS, GREY, new_figure, quiet_axes, to_png
+from yolov7.evaluation.plots import COLOURS, GREY, entitle, new_figure, quiet_axes, to_png
 from yolov7.runtime.memory import used_memory
 from yolov7.runtime.progress import duration_text
 from yolov7.structures import Batch
@@ -217,6 +217,7 @@ def complete_record(folder: Path, terms: Mapping[str, str], last: EpochRecord | 
 # --- curves ----------------------------------------------------------------------------------------------------
 
 BLUE, ORANGE, *_ = COLOURS
+PLACES = {"left": 0.046, "right": 0.992, "bottom": 0.075, "top": 0.9, "wspace": 0.16, "hspace": 0.37}  # 7 digits
 
 
 def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str] = tuple(TERMS),
@@ -226,7 +227,7 @@ def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str
     The epoch ``best`` is marked; by default the first one of the highest fitness.
     """
     records = read_results(csv_path, terms)
-    figure, panels = new_figure(15.5, 7.2, columns=3, rows=2)
+    figure, panels = new_figure(15.5, 7.2, columns=3, rows=2, places=PLACES)
     (losses, metrics, point), (total, rate, seconds) = panels[:3], panels[3:]
     figure.suptitle(Path(csv_path).absolute().parent.name, fontsize=13, fontweight="bold", parse_math=False)
     _draw_losses(losses, total, records, terms)
@@ -234,13 +235,13 @@ def plot_results(csv_path: str | Path, png_path: str | Path, terms: Sequence[str
     points = {name: [(r.epoch, r.metrics[name]) for r in records if name in r.metrics] for name in names}
     ranked = {name: points.pop(name) for name in names if name not in OPERATING_POINT}
     _curves(metrics, ranked, (ORANGE, BLUE, *COLOURS[2:]))
-    metrics.set_title("Average precision on the validation split" if set(ranked) <= {"AP", "AP50", "AP75"} else
-                      "Metrics on the validation split", loc="left")
+    entitle(metrics, "Average precision on the validation split" if set(ranked) <= {"AP", "AP50", "AP75"} else
+            "Metrics on the validation split")
     marked = _mark_best(metrics, records, best)
     for axes in (losses, point, total) if marked is not None else ():
         axes.axvline(marked or 0, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
     _curves(point, points, COLOURS)
-    point.set_title("Where F1 is best on the validation split (IoU 0.50)", loc="left")
+    entitle(point, "Where F1 is best on the validation split (IoU 0.50)")
     _curves(rate, {"lr": [(r.epoch, r.lr) for r in records]}, (GREY,))
     rate.set_title("Learning rate", loc="left")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 4))

@@ -62,7 +62,7 @@ def plot_precision_recall(result: V7Result, names: Sequence[str]) -> bytes:
     drawn = _Curves(curves.points, curves.precision_at_recall, _shortened(names, result.classes), result.class_AP50)
     lines = _draw_curves(axes, drawn, stop_at_zero=True)
     _legend(figure, lines, drawn, "v7 AP50")
-    axes.set_title(f"Precision over recall at IoU 0.50\n{V7_NOTE}", loc="left", fontsize=10)
+    entitle(axes, f"Precision over recall at IoU 0.50\n{V7_NOTE}", fontsize=10)
     _label(axes, "recall", "precision")
     return to_png(figure)
 
@@ -82,7 +82,7 @@ def plot_confidence(result: V7Result, names: Sequence[str]) -> bytes:
         lines = _draw_curves(axes, drawn, stop_at_zero=False)
         axes.axvline(result.confidence, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         title = f"{name[0].upper()}{name[1:]}: {mean:.3f} at confidence {result.confidence:.3f}"
-        axes.set_title(title, loc="left", fontsize=11)
+        entitle(axes, title, fontsize=11)
         _label(axes, "confidence", name)
     _legend(figure, lines, drawn, "F1 at best confidence")
     return to_png(figure)
@@ -167,7 +167,7 @@ def plot_study(rows: Sequence[Mapping[str, Any]], title: str = "AP over time, by
         for row in points:
             axes.annotate(str(row["size"]), (row["network_ms"], 100 * row["AP"]), xytext=(4, 5), fontsize=8, color=GREY,
                           textcoords="offset points")
-    axes.set_title(title, loc="left")
+    entitle(axes, title)
     axes.set_xlabel("milliseconds of the network per image", color=GREY)
     axes.set_ylabel("AP (%)", color=GREY)
     if logarithmic:
@@ -194,8 +194,8 @@ def plot_confusion(confusion: ConfusionMatrix, names: Sequence[str]) -> bytes:
     if confusion.num_classes <= NUMBERED_CLASSES:
         _write_numbers(axes, confusion, font)
     _label_matrix(axes, _shortened(names, range(confusion.num_classes)), font)
-    axes.set_title(f"Confusion matrix at confidence {confusion.confidence:g} and IoU {confusion.iou:g}\n"
-                   "blue: right, orange: wrong or missed, grey: false", loc="left", fontsize=11)
+    entitle(axes, f"Confusion matrix at confidence {confusion.confidence:g} and IoU {confusion.iou:g}\n"
+            "blue: right, orange: wrong or missed, grey: false", fontsize=11)
     return to_png(figure)
 
 
@@ -256,22 +256,33 @@ def _write_numbers(axes: Axes, confusion: ConfusionMatrix, font: float) -> None:
 # --- both ------------------------------------------------------------------------------------------------------
 
 
-def new_figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of a size in inches with its axes, row by row; it draws without a display and leaves pyplot alone."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def new_figure(width: float, height: float, columns: int, rows: int = 1,
+               places: Mapping[str, float] | None = None) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of a size in inches with its axes, row by row; it draws without a display and leaves pyplot alone.
+
+    The axes stand at ``places``, as in `Figure.subplots_adjust`; without, where their labels leave room, which takes as
+    long to find as to draw.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    layout = None if places else ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=places).flat)
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a file."""
+    """The figure as a file, laid out and drawn once (`savefig` draws everything twice, the first time to nowhere)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=DPI)
+    FigureCanvasAgg(figure).print_png(image)
     return image.getvalue()
+
+
+def entitle(axes: Axes, text: str, **look: Any) -> None:
+    """A title right above axes whose numbers need no power of ten there: not all labels are measured to see that."""
+    axes.set_title(text, loc="left", y=1, **look)
 
 
 def quiet_axes(axes: Axes) -> None:
