@@ -54,7 +54,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 def forked_comparisons(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exported files are compared in forks of a process that has imported torch, not in one that imports it anew.
 
-    Exports that tests start as processes of their own (two with the same bytes, the toy task's) compare as they are.
+    Exports that tests start as processes of their own (the toy task's, the tutorial's) compare as they are.
     """
     from yolov7.exporting import parity
 

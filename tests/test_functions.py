@@ -128,7 +128,10 @@ def test_what_python_programs_have_for_arguments() -> None:
     (lambda: yolov7.models(depth=2), "^depth, width and hidden_width go with scale"),
     (lambda: yolov7.test(task="all"), "task: found 'all'; accepted: train, val"),
     (lambda: yolov7.convert_data(data="shapes"), "^to")])  # fmt: skip
-def test_what_does_not_fit_is_a_sentence_about_arguments(call: Callable[[], Any], message: str) -> None:
+def test_what_does_not_fit_is_a_sentence_about_arguments(call: Callable[[], Any], message: str, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(generate, "__defaults__", (2, 2, 0))  # as many images
     with pytest.raises(yolov7.InputError, match=message) as caught:
         call()
     assert "--" not in str(caught.value)
@@ -166,6 +169,7 @@ def test_an_evaluation_gives_its_tables(run: Any, data: Path, tmp_path: Path) ->
     assert list(rows.to_pandas()["batch"]) == [1, 2] and "network" in repr(rows) and len(rows) == 2
 
 
+@pytest.mark.usefixtures("forked_comparisons")
 def test_detection_and_export_give_their_files(run: Any, data: Path, tmp_path: Path) -> None:
     found = yolov7.detect(weights=run.best, source=data / "images" / "val", img_size=64, conf_thres=0.0001,
                           project=tmp_path, device="cpu", save_json=True)
@@ -215,7 +219,7 @@ def quiet_log(monkeypatch: pytest.MonkeyPatch) -> None:
     package.setLevel(before[0])
 
 
-@pytest.mark.usefixtures("quiet_log")
+@pytest.mark.usefixtures("quiet_log", "forked_comparisons")
 def test_all_is_as_it_was_before(run: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = surroundings()
     done = yolov7.train(data=data, project=tmp_path, **SMALL | {"epochs": 1})

@@ -19,6 +19,7 @@ from yolov7.model.detector import Detector
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import ModelSpec, parse_spec, read_spec, scaled_spec
 
+MICRO = ["--cfg", str(Path(__file__).parents[1] / "micro.yaml")]
 FLAGS = ["--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs", "1"]
 
 
@@ -105,9 +106,9 @@ def test_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data"
     generate(data, train=12, val=4)
     flags = ["--data", str(data), "--project", str(tmp_path), *FLAGS, "--set", "loss.anchor_t=1.5"]  # hard to fit
-    assert cli.main(["train", *flags, "--name", "plain"]) == 0
+    assert cli.main(["train", *flags, *MICRO, "--name", "plain"]) == 0
     assert capsys.readouterr().out.count("anchors: best possible recall") == 1
-    assert cli.main(["train", *flags, "--name", "fitted", "--autoanchor"]) == 0
+    assert cli.main(["train", *flags, *MICRO, "--name", "fitted", "--autoanchor"]) == 0
     text = capsys.readouterr().out
     assert "old anchors" in text and "--autoanchor: the new anchors are taken" in text
     last = tmp_path / "fitted" / "weights" / "last.pt"

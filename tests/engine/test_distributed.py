@@ -1,6 +1,7 @@
 """Real processes, started by torchrun: the same training as by one, the end of all when one fails, restarts.
 
-Two tests start everything as a user does; in the others torchrun's agent and its processes are forked (tests/forks.py).
+One test, that of a signal, starts everything as a user does; in the others torchrun's agent and its processes are
+forked (tests/forks.py).
 """
 
 from __future__ import annotations
@@ -99,8 +100,7 @@ def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str, la
 
 def test_a_run_of_two_processes(shapes: Path, tmp_path: Path, launch: Launch) -> None:
     flags = ["--data", str(shapes), "--project", str(tmp_path), *BASE, "--epochs", "2"]
-    done = subprocess.run([*TORCHRUN, str(ROOT / "train.py"), *flags], env=environment_of_processes(),
-                          capture_output=True, text=True, timeout=300, check=False)
+    done = launch(*TORCHRUN, str(ROOT / "train.py"), *flags)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "exp"
     assert [row["epoch"] for row in results(folder)] == ["1", "2"]

@@ -43,6 +43,13 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and r.name == log.__name__]
 
 
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn at the end, which takes longer than all else."""
+    monkeypatch.setattr(log, "plot_results", lambda *_: None)
+
+
+@pytest.mark.usefixtures("without_curves")
 def test_results_csv_grows_epoch_by_epoch(tmp_path: Path) -> None:
     with RunLog(tmp_path) as run:
         assert run.csv_path.read_text() == (
@@ -56,6 +63,7 @@ def test_results_csv_grows_epoch_by_epoch(tmp_path: Path) -> None:
     assert read_results(tmp_path / "results.csv")[1].metrics.get("AP50") is None
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_a_record_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("epoch,box,objectness,classification,AP,AP50,AP75,lr,seconds,skipped\n"
                                           "1,0.05,0.02,0.01,0.1,0.2,0.05,0.009,7.5,0\n")
@@ -72,6 +80,7 @@ def test_a_record_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path:
     assert scalars(tmp_path, "val/cls_loss") == pytest.approx({2: 0.02})
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_tensorboard_holds_every_scalar(tmp_path: Path) -> None:
     with RunLog(tmp_path) as run:
         run.add_epoch(record(1))
@@ -91,6 +100,7 @@ def test_tensorboard_holds_every_scalar(tmp_path: Path) -> None:
         assert scalars(tmp_path, tag) == pytest.approx(values)
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_events_are_on_disk_after_every_epoch(tmp_path: Path) -> None:
     run = RunLog(tmp_path)
     run.add_epoch(record(3))
@@ -120,6 +130,7 @@ def test_an_image_that_cannot_be_drawn_breaks_nothing(tmp_path: Path, caplog: py
     assert "images" not in events(tmp_path).Tags() or not events(tmp_path).Tags()["images"]
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_resume_drops_what_came_after(tmp_path: Path) -> None:
     interrupted = RunLog(tmp_path)
     for epoch in range(5):
@@ -135,12 +146,14 @@ def test_resume_drops_what_came_after(tmp_path: Path) -> None:
     assert scalars(tmp_path, "train/box_loss") == pytest.approx({0: 0.05, 1: 0.05, 2: 0.05, 3: 1.05})
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_resume_without_a_record_begins_one(tmp_path: Path) -> None:
     with RunLog(tmp_path / "new", resume_epoch=7) as run:
         run.add_epoch(record(8))
     assert [r.epoch for r in read_results(tmp_path / "new" / "results.csv")] == [8]
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_a_new_run_in_an_old_folder_starts_anew(tmp_path: Path) -> None:
     with RunLog(tmp_path) as old:
         for epoch in range(3):
@@ -152,6 +165,7 @@ def test_a_new_run_in_an_old_folder_starts_anew(tmp_path: Path) -> None:
     assert scalars(tmp_path, "train/box_loss") == pytest.approx({0: 1.05})
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_an_epoch_recorded_twice_stands_once(tmp_path: Path) -> None:
     with RunLog(tmp_path) as run:
         for epoch in (0, 1, 1):
@@ -159,6 +173,7 @@ def test_an_epoch_recorded_twice_stands_once(tmp_path: Path) -> None:
     assert [r.epoch for r in read_results(tmp_path / "results.csv")] == [0, 1]
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize(
     "torn", ["4,0.05,0.0", "4,0.05,0.02,0.01,,,,0.4,0.8,0.2,0.006,", "4,0.05,0.02,0.01,,,,0.4,0.8,0.2,x,7,0"]
 )
@@ -173,6 +188,7 @@ def test_a_torn_line_spoils_nothing(tmp_path: Path, torn: str, caplog: pytest.Lo
     assert len(run.csv_path.read_text().splitlines()) == 2
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_a_full_disk_is_told_once_and_the_other_sinks_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,6 +211,7 @@ def test_a_full_disk_is_told_once_and_the_other_sinks_go_on(
     assert set(scalars(tmp_path, "x/lr")) == {0, 1, 2, 3}
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_a_broken_event_writer_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,10 +284,11 @@ def test_the_plot_is_an_image(tmp_path: Path, records: list[EpochRecord]) -> Non
     with RunLog(folder) as run:
         for entry in records:
             run.add_epoch(entry)
-    plot_results(run.csv_path, tmp_path / "curves.png")
-    image = cv2.imread(str(tmp_path / "curves.png"))
+    assert run.plot_path.exists() == bool(records)
+    if not records:
+        plot_results(run.csv_path, run.plot_path)
+    image = cv2.imread(str(run.plot_path))
     assert image is not None
     assert image.shape[:2] == (864, 1860)
-    assert run.plot_path.exists() == bool(records)
     coloured = np.ptp(image.astype(int), axis=2) > 60
     assert coloured.sum() > 200  # lines, or at least the legend

@@ -36,6 +36,12 @@ def train(shapes: Path, project: Path, *flags: str, epochs: int = 2) -> Path:
     return project / "exp"
 
 
+@pytest.fixture(scope="module")
+def plain(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs without any mode, which others must not equal."""
+    return train(shapes, tmp_path_factory.mktemp("plain"))
+
+
 def last(folder: Path) -> dict[str, object]:
     return torch.load(folder / "weights" / "last.pt", weights_only=True)
 
@@ -68,11 +74,10 @@ def test_targets_follow_the_size() -> None:
 
 
 @pytest.mark.untraced
-def test_a_run_of_many_sizes_resumes_as_it_was(shapes: Path, tmp_path: Path) -> None:
-    whole = train(shapes, tmp_path / "whole", "--multi-scale", epochs=3)
-    plain = train(shapes, tmp_path / "plain", epochs=3)
+def test_a_run_of_many_sizes_resumes_as_it_was(shapes: Path, tmp_path: Path, plain: Path) -> None:
+    whole = train(shapes, tmp_path / "whole", "--multi-scale")
     assert not same(whole, plain)
-    assert same(whole, train(shapes, tmp_path / "again", "--multi-scale", epochs=3))
+    assert same(whole, train(shapes, tmp_path / "again", "--multi-scale"))
 
 
 # --- freezing --------------------------------------------------------------------------------------------------
@@ -127,20 +132,22 @@ def test_rare_and_badly_found_classes_are_drawn_more_often(shapes: Path) -> None
 
 
 @pytest.mark.untraced
-def test_image_weights_resume_as_they_were(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(shapes, tmp_path / "whole", "--image-weights", epochs=3)
-    assert not same(whole, train(shapes, tmp_path / "plain", epochs=3))
+def test_image_weights_resume_as_they_were(shapes: Path, tmp_path: Path, plain: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted behind the first epoch, whose scores decide what the second one draws."""
+    whole = train(shapes, tmp_path / "whole", "--image-weights")
+    assert not same(whole, plain)
     end_epoch = Trainer._end_epoch
 
     def interrupted(self: Trainer, *arguments: object) -> bool:
         over = end_epoch(self, *arguments)  # type: ignore[arg-type]
-        if self.state.epoch == 2:
+        if self.state.epoch == 1:
             raise KeyboardInterrupt
         return over
 
     monkeypatch.setattr(Trainer, "_end_epoch", interrupted)
     arguments = ["train", "--data", str(shapes), "--project", str(tmp_path / "part"), *BASE, "--image-weights"]
-    assert cli.main([*arguments, "--epochs", "3"]) == 130
+    assert cli.main([*arguments, "--epochs", "2"]) == 130
     monkeypatch.setattr(Trainer, "_end_epoch", end_epoch)
     assert cli.main(["train", "--resume", str(tmp_path / "part" / "exp"), "--workers", "0"]) == 0
     assert same(whole, tmp_path / "part" / "exp")
@@ -162,12 +169,11 @@ def test_patience_ends_a_run(shapes: Path, tmp_path: Path, capsys: pytest.Captur
     assert "no better epoch since 1: stopped after epoch 2 (--patience 1)" in capsys.readouterr().out
 
 
-def test_the_last_epochs_have_no_mosaics(shapes: Path, tmp_path: Path) -> None:
+def test_the_last_epochs_have_no_mosaics(shapes: Path, tmp_path: Path, plain: Path) -> None:
     dataset = TrainingDataset(open_split(open_data(str(shapes)), "train"), 64, AugmentConfig(mosaic=1, mixup=1),
                               mosaic_epochs=2)
     assert [dataset[epoch, 0, 0].meta.mosaic for epoch in range(4)] == [True, True, False, False]
-    closed = train(shapes, tmp_path / "closed", "--close-mosaic", "1", epochs=2)
-    assert not same(closed, train(shapes, tmp_path / "open", epochs=2))
+    assert not same(train(shapes, tmp_path, "--close-mosaic", "1"), plain)
 
 
 # --- pace ------------------------------------------------------------------------------------------------------
@@ -205,10 +211,10 @@ def test_adamw_keeps_its_betas_through_the_warm_up() -> None:
 
 @pytest.mark.parametrize("flags", [["--set", "optimizer.kind=adamw", "optimizer.lr0=0.001"], ["--precision", "bf16"]])
 def test_other_ways_to_train(shapes: Path, tmp_path: Path, flags: list[str]) -> None:
-    folder = train(shapes, tmp_path, *flags)
+    folder = train(shapes, tmp_path, *flags, epochs=1)
     state: dict[str, torch.Tensor] = last(folder)["model"]  # type: ignore[assignment]
     assert all(value.isfinite().all() and value.dtype != torch.bfloat16 for value in state.values())
-    assert cli.main(["train", "--resume", str(folder), "--epochs", "3"]) == 0
+    assert cli.main(["train", "--resume", str(folder), "--epochs", "2"]) == 0
 
 
 def test_auto_is_stored_as_what_it_became(shapes: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from yolov7.evaluation.evaluate import evaluate
 from yolov7.inference.network import TorchNetwork
 from yolov7.loss.criterion import Criterion, total_loss
 from yolov7.model.detector import Detector, network_input
-from yolov7.model.spec import read_spec
+from yolov7.model.scaling import Scale
+from yolov7.model.spec import read_spec, scaled_spec
 
 STEPS = 150
 
@@ -43,7 +44,8 @@ def test_overfit_eight_images(coco_mini: Path) -> None:
     torch.manual_seed(0)
     image_set = first_images(open_split(open_data(str(coco_mini)), "train"), 8)
     assert len(image_set) == 8
-    model = Detector(read_spec("yolov7-tiny"), len(image_set.names)).to(memory_format=torch.channels_last)
+    spec, _ = scaled_spec(read_spec("yolov7-tiny"), Scale(width=0.5, hidden_width=0.5))  # enough to learn eight images
+    model = Detector(spec, len(image_set.names)).to(memory_format=torch.channels_last)
     loader = evaluation_loader(image_set, 160, 8, None, workers=0)
     batch = next(iter(loader))
     images = network_input(batch.images, torch.device("cpu"))

@@ -41,6 +41,8 @@ NAMES = ("cat", "dog", "person")
 MODELS = {  # gains of the golden weights, for which scores do not pile up at 1
     "yolov7-tiny": 0.9, "yolov7": 1.0, "yolov7-w6": 1.0, "yolov7-e6e": 1.0,
 }
+SMALL, LARGE = (("128", "192"), ("96", "192")), (("64", "128"), ("64", "256"))  # the flag's size, and the second one
+SIZES = {"yolov7-tiny": SMALL, "yolov7": SMALL, "yolov7-w6": LARGE, "yolov7-e6e": LARGE}  # by what they take to compute
 FORMATS = ("weights", "torchscript", "onnx", "openvino")
 
 
@@ -94,7 +96,7 @@ class Exports:
             folder = self.folder / model
             folder.mkdir()
             torch.save(golden_state_dict(f"{model}.training", MODELS[model]), folder / "golden.pt")
-            assert export(folder / "golden.pt", self.images, folder, "--cfg", model, "--img-size", "128", "192",
+            assert export(folder / "golden.pt", self.images, folder, "--cfg", model, "--img-size", *SIZES[model][0],
                           "--dynamic", "--format", *FORMATS) in (0, 1)
             self.done[model] = parity(folder)
             for path in folder.iterdir():
@@ -116,8 +118,8 @@ def test_export_parity(model: str, form: str, exports: Exports) -> None:
     """Training form = fused = exported, at two sizes, batches of 1 and 3, at least 50 detections an image."""
     result = exports.of(model)[form]
     assert result.get("error") is None
-    second = "96x192" if model in ("yolov7-tiny", "yolov7") else "128x384"
-    assert [row["input"] for row in result["inputs"]] == ["1x128x192", "3x128x192", f"1x{second}", f"3x{second}"]
+    assert [row["input"] for row in result["inputs"]] == [
+        f"{batch}x{height}x{width}" for height, width in SIZES[model] for batch in (1, 3)]
     for row in result["inputs"]:
         assert row["detections"] >= 50 and row["unlike"] == 0
         assert row["boxes"] <= 1e-2 and row["scores"] <= 1e-4
@@ -187,6 +189,30 @@ def test_export_weights_and_the_reference_layout_parity(images: Path, tmp_path: 
     assert export(tmp_path / "out" / "golden-deploy.pt", images, again, "--format", "weights", *flags) == 0
 
 
+EXPORT = """
+import os, runpy, sys
+from types import SimpleNamespace
+from yolov7.exporting import parity, subprocess_runner
+
+def run(command, **_):  # compares in a fork of this process, not in one that imports torch anew
+    process = os.fork()
+    if process == 0:
+        try:
+            sys.argv = command[2:]
+            subprocess_runner.main()
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(process, 0)
+    return SimpleNamespace(returncode=os.waitstatus_to_exitcode(status), stderr="")
+
+parity.subprocess = SimpleNamespace(run=run)
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("forms", [("weights", "original", "onnx")], ids=" ".join)
 def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], small: Path, images: Path,
@@ -197,7 +223,7 @@ def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], s
         folder = tmp_path / name
         folder.mkdir()
         (folder / "w.pt").write_bytes(small.read_bytes())
-        done = forks.run([sys.executable, str(ROOT / "export.py"), "--weights", "w.pt", "--source", str(images),
+        done = forks.run([sys.executable, "-c", EXPORT, str(ROOT / "export.py"), "--weights", "w.pt", "--source", str(images),
                           "--format", *forms, "--img-size", "64"], os.environ | {"PYTHONPATH": str(ROOT)}, folder)
         assert done.returncode == 0, done.stdout + done.stderr
         made.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".pt", ".onnx")})
