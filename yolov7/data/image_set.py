@@ -13,6 +13,7 @@ import numpy as np
 from yolov7.config import InputError, atomic_write, unknown
 from yolov7.data.coco_content import FAULTS, read_annotations
 from yolov7.data.objects import Objects, starts_of
+from yolov7.keypoints import KeypointLayout, complete_layout
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class ImageSet:
     category_ids: tuple[int, ...]
     keypoint_names: tuple[str, ...] = ()  # of the key points of an object; none where no class has some
     keypoint_flip: tuple[int, ...] = ()  # which one each becomes in a mirrored image; none: not known
+    keypoint_limbs: tuple[tuple[int, int], ...] = ()  # pairs that are drawn as lines; none: not known
+    keypoint_sigmas: tuple[float, ...] = ()  # of OKS; none: not known
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""
@@ -61,6 +64,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def keypoint_layout(self) -> KeypointLayout:
+        """What the key points of an object are, COCO's where the names are COCO's."""
+        return complete_layout(self.keypoint_names, self.keypoint_limbs, self.keypoint_flip, self.keypoint_sigmas)
 
     def objects_of(self, index: int) -> Objects:
         """The objects of one image: views."""

@@ -109,11 +109,13 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     with processes.main_first(), explained(options.data):
         source = open_data(options.data)
     torch.manual_seed(options.seed)
-    model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
     splits = _open_splits(source, options, processes)
+    training = find_task(spec.head.block).training()
+    if training.adapt and (arguments := training.adapt(spec.head.arguments, splits[0])):
+        spec = spec.with_head_arguments(arguments)
+    model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
     start = Start(len(splits[0]), content is not None, None if content is None else weights.stored_size(content))
-    gains = find_task(spec.head.block).training().gains()
-    config, decisions = resolve(options, spec, source, model.stride, gains, start)
+    config, decisions = resolve(options, spec, source, model.stride, training.gains(), start)
     config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     check_processes(config, processes, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -164,7 +164,8 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
         clock.stop("input", count)
         predictions = _predict(network, images, options.confidence, batch, watch)
         clock.stop("network", count)
-        kept = [nms_image(rows, options).to("cpu") for rows in predictions]
+        facts = network.info.arguments
+        kept = [replace(nms_image(rows, options).to("cpu"), facts=facts) for rows in predictions]
         clock.stop("nms", count)
         for found, rows, meta in zip(kept, predictions, batch.metas, strict=True):
             native = _native(found, rows, meta, image_set, options, finish)
@@ -172,7 +173,8 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
                 own_mapping = {"stretch": meta.stretch} if isinstance(evaluator, V7Metric) else {}
                 evaluator.add(native, image_set, index_of[meta.image_id], **own_mapping)
             if len(samples) < SAMPLES:
-                shown = native if len(native) else _native(_best(rows, options), rows, meta, image_set, options, finish)
+                shown = native if len(native) else _native(_best(rows, options, facts), rows, meta, image_set, options,
+                                                           finish)
                 samples.append((meta.path, shown))
         clock.stop("collect", count)
     unread = processes.broadcast_object(sum(processes.gather_object(left_out), []))
@@ -187,9 +189,10 @@ def _native(found: Instances, rows: Predictions, meta: ImageMeta, image_set: Ima
     return replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
 
 
-def _best(rows: Predictions, options: NMSOptions) -> Instances:
+def _best(rows: Predictions, options: NMSOptions, facts: Mapping[str, Any]) -> Instances:
     """The best detections of an image of which none is good enough, one for a box: to be drawn."""
-    return nms_image(rows, replace(options, confidence=0, multi_label=False, max_detections=DRAWN_AT_LEAST)).to("cpu")
+    lenient = replace(options, confidence=0, multi_label=False, max_detections=DRAWN_AT_LEAST)
+    return replace(nms_image(rows, lenient).to("cpu"), facts=facts)
 
 
 def _shown(loader: Iterable[Batch], images: int, processes: Processes) -> Iterator[Batch]:

@@ -244,7 +244,8 @@ def make_request(options: ExportOptions, loaded: LoadedModel, size: tuple[int, i
         options.with_preprocess, loaded.data, loaded.merged,
         INPUT if options.dynamic else FIXED_INPUT.format(height=height, width=width), package=__version__,
         block=type(head).__name__, channels=dict(head.channels.widths) if head.channels.extra else {},
-        columns=column_names(head), maps=head.map_names, task_package=package_of(type(head)))
+        columns=column_names(head), maps=head.map_names, task_package=package_of(type(head)),
+        arguments=dict(loaded.model.spec.head.arguments))
     model = deployed(loaded.model)
     if options.fp16:
         to_half(model, torch.float16)

@@ -32,7 +32,7 @@ FORMAT, VERSION = "yolov7-exported", 1
 KEY = "yolov7"  # of the metadata
 INPUT = "RGB, the long side scaled to image_size, padded with grey 114 to multiples of stride"
 FIXED_INPUT = "RGB, scaled to fit into {height} x {width}, padded with grey 114 to exactly that"
-TASK_FACTS = ("block", "channels", "columns", "maps", "task_package")
+TASK_FACTS = ("block", "channels", "columns", "maps", "task_package", "arguments")
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -72,6 +72,7 @@ class ExportFacts:
     columns: tuple[str, ...] = ()  # the task's outputs behind boxes and scores
     maps: tuple[str, ...] = ()  # behind those, one of each for an image
     task_package: str = ""  # that the head comes with
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the head in the model's YAML
 
 
 def facts_text(facts: ExportFacts) -> str:
@@ -128,7 +129,8 @@ class ExportedNetwork:
 
     def __init__(self, facts: ExportFacts, run: Run) -> None:
         self.facts, self.run, self._checked = facts, run, False
-        self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block, facts.model)
+        self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block, facts.model,
+                              facts.arguments)
         self.stride = facts.stride
         self.shape = (facts.height, facts.width) if facts.height and facts.width else None
         self.task_outputs = (*facts.columns, *facts.maps)

@@ -70,7 +70,7 @@ class TorchNetwork:
     def __init__(self, model: Detector, device: torch.device, precision: str = "fp32", info: ModelInfo | None = None,
                  half_decode: bool = False, compile: bool = False) -> None:
         self.info = info or ModelInfo(tuple(f"class{i}" for i in range(model.num_classes)), model.spec.image_size,
-                                      head=type(model.head).__name__)
+                                      head=type(model.head).__name__, arguments=model.spec.head.arguments)
         self.device = device
         self.dtype = FORMATS[precision]
         self.model: Detector = deployed(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -47,7 +47,7 @@ class ImageResult(Instances):
         tensors = {name: pack(column) for name, column in
                    (("boxes", self.boxes), ("scores", self.scores), ("labels", self.labels))}
         extra = {name: pack(column) for name, column in self.extra.items()}
-        others = {name: getattr(self, name) for name in ("names", "image", "path", "draw", "frame", "seconds")}
+        others = {name: getattr(self, name) for name in ("names", "facts", "image", "path", "draw", "frame", "seconds")}
         return _unpickled, (type(self), tensors, extra, others)
 
     def __repr__(self) -> str:

@@ -107,6 +107,10 @@ class ModelSpec:
         definition = {**self.definition, "head": {**self.definition["head"], "anchors": plain}}
         return dataclasses.replace(self, head=dataclasses.replace(self.head, anchors=checked), definition=definition)
 
+    def with_head_arguments(self, arguments: Mapping[str, Any]) -> ModelSpec:
+        """The same network with other arguments of its head, also in its definition. Raises `InputError`."""
+        return parse_spec({**self.definition, "head": {**self.definition["head"], **arguments}}, self.name)
+
 
 def read_spec(name: str) -> ModelSpec:
     """Read a model by path or by its shipped name (``--cfg``); raises `InputError`."""

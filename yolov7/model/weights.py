@@ -10,7 +10,7 @@ import dataclasses
 import io
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ class ModelInfo:
     merged: tuple[str, ...] = ()  # the classes of the data that are its only one, after --single-cls
     head: str = "AnchorHead"  # its task is found by this name
     model: str = ""  # name of the definition, '' where unknown
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the head in the definition
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class LoadedModel:
     def info(self) -> ModelInfo:
         """The part that exported files have too."""
         return ModelInfo(self.names, self.image_size, self.data, self.merged, self.model.spec.head.block,
-                         self.model.spec.name)
+                         self.model.spec.name, self.model.spec.head.arguments)
 
 
 # --- our files -------------------------------------------------------------------------------------------------------

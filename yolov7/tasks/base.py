@@ -7,9 +7,9 @@ A module of this folder registers one with `register_task`; another package does
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.nms import Finish, to_native
@@ -31,6 +31,8 @@ class Training:
     assigner: Assigner
     evaluators: Callable[[ImageSet, bool], list[Evaluator]]  # of a split; complete, or what an epoch needs
     fields: tuple[Field, ...] = ()  # what collate stacks beside boxes and labels
+    # arguments of the head for a split to be trained on, which the model's YAML does not give, such as key points
+    adapt: Callable[[Mapping[str, Any], ImageSet], Mapping[str, Any]] | None = None
 
     def gains(self) -> dict[str, float]:
         """The gains of the task's own terms, which a recipe may change under ``loss.gains``."""

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Channels:
     """The last axis of a head's logits: the name and the width of each group of channels, in order."""
 
     widths: Mapping[str, int]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the terms of a task must know, such as sigmas
 
     @classmethod
     def of(cls, num_classes: int, extra: Mapping[str, int]) -> Channels:

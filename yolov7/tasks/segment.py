@@ -1,0 +1,16 @@
+"""Instance segmentation: boxes, classes and masks."""
+
+from __future__ import annotations
+
+from yolov7.model.heads.segment import SegmentHead
+from yolov7.tasks.base import Task, Training, register_task
+
+
+def _training() -> Training:
+    from yolov7.evaluation.evaluate import box_evaluators
+    from yolov7.loss.criterion import DETECTION_TERMS, assign_positives
+
+    return Training(DETECTION_TERMS, assign_positives, box_evaluators)
+
+
+SEGMENT = register_task(Task("segment", SegmentHead, _training))
