@@ -21,8 +21,8 @@ from yolov7.structures import HeadOutput, Targets
 
 SUMMARY = {task: json.loads((GOLDEN / task / "loss.json").read_text()) for task in ("seg", "pose")}
 SEG, POSE = (SUMMARY[task]["cases"] for task in ("seg", "pose"))
-# of boxes: predicted ones of a fraction of a cell are sensitive to where the epsilons of the CIoU stand, which are those
-# of the detector here (its own golden numbers are made with them)
+# of boxes: predicted ones of a fraction of a cell are sensitive to where the epsilons of the CIoU stand, which here are
+# those of the detector
 TINY_BOXES = {"confident": 1e-4, "far_off": 1e-4}
 
 

@@ -24,7 +24,7 @@ def keypoint_term(matched: Matched) -> Tensor:
     boxes = matched.targets.boxes[matched.assignment.image, matched.assignment.gt_index]
     # in cells of the level, and at least a pixel; any number where nothing is positive
     cells = area(boxes).clamp(min=1) / matched.stride().clamp(min=1).square()
-    errors = -torch.expm1(-distance / (cells[:, None] * _scales(matched.channels.facts["sigmas"], raw) + EPSILON))
+    errors = 1 - torch.exp(-distance / (cells[:, None] * _scales(matched.channels.facts["sigmas"], raw) + EPSILON))
     labelled = matched.counts["keypoints"]
     weight = torch.stack([mask / count for mask, count in zip(matched.inside, labelled.unbind(), strict=True)]).sum(0)
     return (torch.where(truth[..., 2] > 0, errors, 0.0).sum(dim=1) * weight).sum()
@@ -62,15 +62,16 @@ def keypoint_cost(criterion: Criterion, output: HeadOutput, prepared: Prepared) 
     def cost(pairs: Pairs) -> Tensor:
         own = (pairs.images, pairs.objects)
         truth, sizes = targets.extra["keypoints"][own], area(targets.boxes[own]).clamp(min=1)  # [B, G, K, 3], [B, G]
-        raw = pairs.rows[..., where].unflatten(-1, (-1, 3))  # [B, N, K, 3]
+        raw = pairs.rows[..., where]
+        raw = raw.reshape(*raw.shape[:2], -1, 3)  # [B, N, K, 3]
         found = (2 * raw[..., :2] - 0.5 + pairs.cells[:, :, None]) * pairs.strides[..., None, None]
         labelled = truth[..., 2] > 0
         total = sizes.new_zeros(*sizes.shape, raw.shape[1])
         for point, sigma in enumerate(sigmas):
             x, y = (found[:, None, :, point, axis] - truth[:, :, None, point, axis] for axis in (0, 1))  # [B, G, N]
             distance = x.square_().add_(y.square_())
-            error = torch.expm1(-distance / (sizes * (4 * sigma**2) + EPSILON)[..., None])
-            total -= torch.where(labelled[:, :, point, None], error, 0.0)
+            error = 1 - torch.exp(-distance / (sizes * (4 * sigma**2) + EPSILON)[..., None])
+            total += torch.where(labelled[:, :, point, None], error, 0.0)
         return total / labelled.sum(dim=-1).clamp(min=1)[..., None]
 
     return cost

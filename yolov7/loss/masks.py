@@ -24,7 +24,7 @@ PIECE = 64  # cells of a window that are multiplied together
 PIECES_STEP = 64  # the list of pieces is padded to multiples of this: few distinct shapes
 PIECES_AT_A_TIME = {"cpu": 128}  # what fits a cache on a CPU, memory elsewhere
 PIECES_AT_A_TIME_ELSEWHERE = 1 << 13
-PLACES = 2  # times the candidates that an object selects: the positives of an object that simOTA's masks have room for
+SPARE_PLACES = 10  # with simOTA, for positives that an object got in conflicts beside those that it selects
 GRID = 8  # the cost of a pair looks at this many rows and columns of a box
 
 
@@ -84,9 +84,13 @@ def mask_tables(criterion: Criterion, output: HeadOutput, prepared: Prepared) ->
 
 
 def _most_positives(criterion: Criterion, output: HeadOutput, prepared: Prepared) -> int:
-    """How many positives of an object have room: all of the plain assignment."""
+    """How many positives of an object have room; beyond that the mask term leaves out the last of its rows.
+
+    It is all of the plain assignment. In simOTA only the device knows how many an object has; more than it may select
+    are rare, as others must have selected them too.
+    """
     if criterion.config.loss_ota:
-        return PLACES * criterion.top_k(output)
+        return criterion.top_k(output) + SPARE_PLACES
     candidates, width = prepared.candidates, prepared.targets.labels.shape[1]
     objects = torch.arange(len(candidates.gt_index))[:, None] * width + candidates.gt_index
     most = int(torch.bincount(objects[candidates.valid], minlength=1).max())
@@ -220,7 +224,7 @@ def _parts(pieces: int, device: torch.device) -> Iterator[slice]:
 
 def _bce(logits: Tensor, truth: Tensor) -> Tensor:
     """BCE by element; where the truth is 0 or 1 nothing cancels out, however large the logits are."""
-    return F.softplus(logits.abs().neg_()).add_(logits.relu()).sub_(logits * truth)
+    return logits.relu().sub_(logits * truth).add_(F.softplus(logits.abs().neg_()))
 
 
 # --- the cost of a pair ------------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def mask_cost(criterion: Criterion, output: HeadOutput, prepared: Prepared) -> P
         bases, coefficients = rows[cells], pairs.rows[..., where].transpose(1, 2)  # [B, G, K, c], [B, c, N]
         batch, objects, _, channels = bases.shape
         total = rows.new_zeros(batch, objects, coefficients.shape[2])
-        for points, mask in zip(bases.split(PAIR_POINTS, 2), truth.split(PAIR_POINTS, 2), strict=True):
+        for points, mask in zip(torch.split(bases, PAIR_POINTS, 2), torch.split(truth, PAIR_POINTS, 2), strict=True):
             logits = torch.bmm(points.reshape(batch, -1, channels), coefficients)
             total += _bce(logits.view(batch, objects, -1, total.shape[2]), mask[..., None]).sum(dim=2)
         counts = known[own] & (windows[..., 2:] > windows[..., :2]).all(dim=-1)
