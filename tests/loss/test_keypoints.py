@@ -44,7 +44,7 @@ def assert_as_simple(own: Criterion, output: HeadOutput, targets: Targets) -> Lo
     return ours
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
        size=st.sampled_from([(64, 64), (96, 160)]), scale=st.sampled_from([0.3, 1.0, 4.0]),
        labelled=st.sampled_from([0.0, 0.1, 0.6, 1.0]), ota=st.booleans(), focal=st.sampled_from([0.0, 1.5]),
@@ -55,7 +55,7 @@ def test_keypoint_terms_equal_the_simple_ones(seed: int, counts: list[int], size
     assert_as_simple(criterion(loss_ota=ota, fl_gamma=focal, cls_pw=positive_weight), output, targets)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
        assignment=st.sampled_from(["coarse_to_fine", "lead_guided", "independent"]), ota=st.booleans())
 def test_keypoint_terms_with_auxiliary_head(seed: int, counts: list[int], assignment: str, ota: bool) -> None:

@@ -42,7 +42,7 @@ def assert_as_simple(own: Criterion, output: HeadOutput, targets: Targets) -> Lo
     return ours
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 9), min_size=1, max_size=3),
        size=st.sampled_from([(64, 64), (96, 160), (160, 64)]), masks=st.sampled_from([1, 4, 32]),
        scale=st.sampled_from([0.3, 1.0, 3.0]), separate=st.booleans(), ratio=st.sampled_from([1, 2, 4, 8]),
@@ -54,7 +54,7 @@ def test_mask_term_equals_the_simple_one(seed: int, counts: list[int], size: tup
     assert_as_simple(criterion(masks, loss_ota=ota), output, targets)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 9), min_size=1, max_size=3),
        assignment=st.sampled_from(["coarse_to_fine", "lead_guided", "independent"]), ota=st.booleans(),
        top_k=st.sampled_from([0, 1, 3]))

@@ -40,7 +40,7 @@ def criterion(task: str, **changes: Any) -> Criterion:
 
 
 @pytest.mark.parametrize("task", ["mask", "keypoints"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
        weight=st.sampled_from([0.5, 3.0, 30.0]), mode=st.sampled_from(MODES), auxiliary=st.booleans(),
        separate=st.booleans())
