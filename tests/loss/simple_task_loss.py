@@ -95,7 +95,7 @@ def is_known(targets: Targets, image: int, index: int) -> bool:
 
 
 def simple_mask(output: HeadOutput, targets: Targets, rows: Rows, prototypes: Tensor, images: int) -> Tensor:
-    """The mask term of one head, as section 1.3 of the paper's code does it: for ``images`` of the whole batch."""
+    """The mask term of one head, for ``images`` of the whole batch, before its gain."""
     grid = (prototypes.shape[2], prototypes.shape[3])
     size = (output.levels[0].shape[2] * STRIDES[0], output.levels[0].shape[3] * STRIDES[0])
     y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")

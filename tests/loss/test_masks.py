@@ -134,7 +134,8 @@ def test_pieces_cover_each_window_once() -> None:
     pieces = own.prepare(output, targets).tables["mask_pieces"]
     cell, inside = masks._cells_of_pieces(pieces, targets.labels.shape[1], (32, 40))
     assert pieces.shape[0] % masks.PIECES_STEP == 0 and cell.shape == inside.shape == (len(pieces), PIECE)
-    for row, (left, top, right, bottom) in enumerate(windows_of(targets.boxes, (128, 160), (32, 40)).view(-1, 4).tolist()):
+    windows = windows_of(targets.boxes, (128, 160), (32, 40)).view(-1, 4)
+    for row, (left, top, right, bottom) in enumerate(windows.tolist()):
         image = row // targets.labels.shape[1]
         expected = [(image * 32 + y) * 40 + x for y in range(top, bottom) for x in range(left, right)]
         assert cell[pieces[:, 0] == row][inside[pieces[:, 0] == row]].tolist() == expected
