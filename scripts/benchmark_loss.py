@@ -45,8 +45,8 @@ from yolov7.structures import HeadOutput, Targets  # noqa: E402
 BATCH, SIZE, CLASSES = 16, 640, 80
 CASES = {"P5": ("yolov7", (8, 16, 32), False), "P6 auxiliary": ("yolov7-w6", (8, 16, 32, 64), True)}
 TASK_SIZE, TASK_OBJECTS = 320, 20
-TASKS = {"yolov7-tiny-seg": MASK_TERMS, "yolov7-seg": MASK_TERMS, "yolov7-tiny-pose": KEYPOINT_TERMS,
-         "yolov7-w6-pose": KEYPOINT_TERMS}
+TASKS = {"yolov7-tiny-seg": (80, MASK_TERMS), "yolov7-seg": (80, MASK_TERMS), "yolov7-tiny-pose": (1, KEYPOINT_TERMS),
+         "yolov7-w6-pose": (1, KEYPOINT_TERMS)}  # classes and terms
 Loss = Callable[[HeadOutput, Targets], Losses]
 
 
@@ -180,10 +180,10 @@ def task_share(name: str, device: str, repeats: int) -> list[dict[str, object]]:
     The losses are timed on the network's own output, by themselves; the rest of a step is a forward and backward pass
     through the network, without an optimizer.
     """
-    spec, terms = read_spec(name), TASKS[name]
-    model = Detector(spec, spec.num_classes).to(device).train()
+    classes, terms = TASKS[name]
+    model = Detector(read_spec(name), classes).to(device).train()
     images = torch.rand(BATCH, 3, TASK_SIZE, TASK_SIZE, device=device)
-    targets = make_task_targets(spec.num_classes, model.head.channels.widths.get("keypoints", 3) // 3)
+    targets = make_task_targets(classes, model.head.channels.widths.get("keypoints", 3) // 3)
     synchronise = torch.cuda.synchronize if device != "cpu" else lambda: None
 
     def timed(work: Callable[[], object]) -> float:
