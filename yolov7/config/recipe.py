@@ -60,6 +60,8 @@ class LossConfig:
         "constrained", "how far boxes of an auxiliary head reach out of their cell (paper, table 7): 0.5 cells, or 1")
     top_k: int = option(0, "number of best IoUs whose sum is an object's number of positives; 0: 10, or 20 with an "
                         "auxiliary head", low=0, most=MAX_COUNT)
+    task_cost: float = option(0.0, "weight of an object's mask or key points in the cost of simOTA, 0 = boxes and "
+                                   "classes alone", low=0, most=MAX_COUNT, omit_default=True)
     deduplicate_candidates: bool = option(False, "propose a cell and anchor once, however many objects do")
     class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; []: all 1", low=0)
     gains: dict[str, float] = field(default_factory=dict, metadata={

@@ -117,7 +117,7 @@ class TrainOptions(OutputFolder, RunConfig):
 
 
 def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int,
-            gains: Mapping[str, float] | None = None,
+            gains: Mapping[str, float | None] | None = None,
             start: Start = Start()) -> tuple[RunConfig, tuple[Decision, ...]]:  # noqa: B008  # frozen
     """Settle every flag that was not given, and say why each is as it is.
 
@@ -139,7 +139,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
                  (suggested.hyp or (spec.recipe if suggested.set else None), changed),
                  (rule.hyp, rule.reason), (spec.recipe, of_model))
     changes = options.set if options.hyp else (*suggested.set, *options.set)
-    recipe = override(_with_gains(read_recipe(hyp), gains or {}), changes)
+    recipe = _with_gains(read_recipe(hyp), gains or {}, changes)
     check_pipeline(recipe.augment.pipeline)
     _warn_of_idle_changes(options.set, recipe)
     sizes = settle("size", "--img-size", options.img_size, (suggested.img_size, of_data),
@@ -189,12 +189,20 @@ def _warn_of_idle_changes(changes: Sequence[str], recipe: Recipe) -> None:
                            "'augment.pipeline=[%s]'", change, step, ", ".join((*pipeline, step)))
 
 
-def _with_gains(recipe: Recipe, gains: Mapping[str, float]) -> Recipe:
-    """A task's gains, where the recipe does not say otherwise. Raises `InputError` for terms that are not there."""
+def _with_gains(recipe: Recipe, gains: Mapping[str, float | None], changes: Sequence[str]) -> Recipe:
+    """The recipe with its changes, and a task's gains where neither says otherwise.
+
+    A gain of None follows another one unless it is given. Raises `InputError` for terms that are not there.
+    """
     for name in recipe.loss.gains:
         if name not in gains:
             raise InputError(f"loss.gains: {unknown('term', name, gains)}")
-    return dataclasses.replace(recipe, loss=dataclasses.replace(recipe.loss, gains={**gains, **recipe.loss.gains}))
+    given = {*recipe.loss.gains, *(change.partition("=")[0].strip().removeprefix("loss.gains.") for change in changes)}
+    defaults = {name: gain or 0.0 for name, gain in gains.items()}  # every term has a key that can be changed
+    loss = dataclasses.replace(recipe.loss, gains={**defaults, **recipe.loss.gains})
+    changed = override(dataclasses.replace(recipe, loss=loss), changes)
+    kept = {name: gain for name, gain in changed.loss.gains.items() if name in given or gains[name] is not None}
+    return dataclasses.replace(changed, loss=dataclasses.replace(changed.loss, gains=kept))
 
 
 def stored_config(mapping: Any, where: str) -> RunConfig:
