@@ -67,7 +67,7 @@ def paint(seed: int, split: str, index: int) -> tuple[np.ndarray, list[tuple[int
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     height, width = SIZES[rng.integers(len(SIZES))]
-    canvas = _Canvas(_background(rng, height, width))
+    canvas = _Canvas(busy_background(rng, height, width))
     labels = np.concatenate([rng.permutation(len(CLASSES)) for _ in range(3)])[: rng.integers(7, 12)]
     placed = [label for label in labels.tolist() if _place(rng, canvas, label)]
     image = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -215,7 +215,7 @@ def _texture(rng: np.random.Generator, shape: _Shape) -> np.ndarray:
     return np.zeros_like(u)
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def busy_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A busy background without any of the classes: clouds of colour, blurred clutter, lines.
 
     Sizes in pixels of the image; uint8 ``[SUPER * H, SUPER * W, 3]``.
