@@ -116,7 +116,7 @@ class _Canvas:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels  # uint8 [H, W, 3]
-        self.figure_index = np.full(pixels.shape[:2], -1, np.int16)  # [H, W]
+        self.figure_index: np.ndarray = np.full(pixels.shape[:2], -1, np.int16)  # [H, W]
         self.sprites: list[_Sprite] = []  # of figures
         self.visible = np.zeros(0)  # pixels that can be seen of each
 
