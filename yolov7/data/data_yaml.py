@@ -55,7 +55,8 @@ class DataConfig:
     kpt_shape: tuple[int, ...] | None = None  # of the key points in label files: number, 2 or 3 values
     flip_idx: tuple[int, ...] | None = None  # which key point each becomes in a mirrored image
     kpt_names: tuple[str, ...] | None = None
-    generate: Literal["shapes"] | None = None  # built-in set, made on first use in `path` below the working directory
+    # built-in set, made on first use in `path` below the working directory
+    generate: Literal["shapes", "stick-figures"] | None = None
     settings: dict[str, RunSettings] = field(default_factory=dict)
 
 

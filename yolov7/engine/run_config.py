@@ -43,8 +43,8 @@ class RunConfig:
 
     cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny",
                       group="model and data")
-    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout",
-                       group="model and data")
+    data: str = option(None, "data set: a YAML file, a shipped name, or a folder in COCO layout; default: the built-in "
+                       "one of the model's task (shapes, for pose stick-figures)", group="model and data")
     weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch",
                           group="model and data")
     hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the data set's settings for the model, "
@@ -134,6 +134,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     settle = decisions.settle
     cfg = settle("model", "--cfg", options.cfg or None, (spec.name if start.weights else None, "of the weights"),
                  (spec.name, "the default"))
+    data = settle("data", "--data", options.data or None, (source.name, "built in, for the model's task"))
     changed = f"{of_data}, with {len(suggested.set)} changes" if suggested.set else of_data
     hyp = settle("recipe", "--hyp", options.hyp or None,
                  (suggested.hyp or (spec.recipe if suggested.set else None), changed),
@@ -155,7 +156,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
                     (PAPER_EPOCHS, PAPER))
     patience = settle("patience", "--patience", options.patience,
                       (rule.patience(epochs), "a third of the epochs, at least 10"), (0, f"{PAPER}: to the last epoch"))
-    decided = {"cfg": cfg, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
+    decided = {"cfg": cfg, "data": data, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
                "epochs": epochs, "batch_size": batch_size, "nominal_batch": nominal_batch, "patience": patience,
                "classes": _classes(options, source)}
     config = RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)

@@ -33,6 +33,7 @@ class Training:
     fields: tuple[Field, ...] = ()  # what collate stacks beside boxes and labels
     # arguments of the head for a split to be trained on, which the model's YAML does not give, such as key points
     adapt: Callable[[Mapping[str, Any], ImageSet], Mapping[str, Any]] | None = None
+    demo: str = "shapes"  # data set that is trained on where none is named
 
     def gains(self) -> dict[str, float | None]:
         """The gains of the task's own terms, which a recipe may change under ``loss.gains``.

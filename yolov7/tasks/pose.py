@@ -10,7 +10,7 @@ def _training() -> Training:
     from yolov7.evaluation.evaluate import box_evaluators
     from yolov7.loss.criterion import DETECTION_TERMS, assign_positives
 
-    return Training(DETECTION_TERMS, assign_positives, box_evaluators)
+    return Training(DETECTION_TERMS, assign_positives, box_evaluators, demo="stick-figures")
 
 
 POSE = register_task(Task("pose", PoseHead, _training))
