@@ -107,7 +107,8 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
                                   most=MAX_SIDE, group="model and data")
     classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)", group="detections")
     agnostic_nms: bool = option(False, "NMS across classes", group="detections")
-    save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised",
+    save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised; with masks a "
+                            "polygon instead of the box, with key points x y v of each behind it",
                             group="what is written")
     save_conf: bool = option(False, "add the score to the text files", group="what is written")
     save_json: bool = option(False, "also write detections.json: a list with one object a frame",
@@ -118,6 +119,8 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
     save_csv: bool = option(False, "also write detections.csv: one line a detection", group="what is written")
     save_crop: bool = option(False, "also write an image of every detection, in a folder a class",
                              group="what is written")
+    crop_masks: bool = option(False, "with --save-crop: PNG images that are transparent outside of the object's mask",
+                              group="what is written")
     round_boxes: bool = option(False, "boxes in whole pixels, as the reference implementation writes them",
                                group="what is written")
     nosave: bool = option(False, "write no images or videos", group="what is written")

@@ -13,13 +13,13 @@ from yolov7.inference.lettering import Colour
 from yolov7.keypoints import KeypointLayout, layout_of
 from yolov7.structures import Instances
 
-SHOWN_POINT = 0.5  # the score from which on a key point is drawn
+SHOWN_POINT = 0.5  # the score from which on a key point is seen
 LEFT, RIGHT, MIDDLE, BORDER = (0, 190, 255), (255, 130, 0), (90, 225, 60), (20, 20, 20)  # of the object's own sides
 MAX_SHARE = 0.02  # of the long side of an object, for the width of lines: small ones have thinner lines
 
 
 def draw_skeletons(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool = True) -> np.ndarray:
-    """Pose's `Overlay`: key points of a score of 0.5 or more, limbs between two of them, boxes and labels as of objects.
+    """Pose's `Overlay`: key points of a score of 0.5 or more, the limbs between them, boxes and labels.
 
     The left side of an object (by the names of its points) is blue, its right side orange. The best is in front.
     Instances without key points are drawn as bounding boxes.

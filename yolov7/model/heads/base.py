@@ -183,6 +183,7 @@ class Head(nn.Module):
 
     anchors: Tensor
     map_names: ClassVar[tuple[str, ...]] = ()  # keys of `make_maps`
+    has_masks: ClassVar[bool] = False  # whether its task finds a mask of each object: the column ``masks``
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
                  implicit: bool = True, auxiliary_channels: Sequence[int] = (),

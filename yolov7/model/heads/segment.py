@@ -34,6 +34,7 @@ class SegmentHead(Head):
     """
 
     map_names = ("prototypes",)
+    has_masks = True
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
                  implicit: bool = True, auxiliary_channels: Sequence[int] = (), masks: int = 32,
