@@ -13,25 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov7.masks import Masks
-
 Packed = tuple[bytes, torch.dtype, tuple[int, ...], torch.device]
-PackedMasks = tuple[Packed, Packed, tuple[int, int]]
-
-
-def pack_column(column: Tensor | Masks) -> Packed | PackedMasks:
-    """A column of instances: see `pack`."""
-    if isinstance(column, Masks):
-        return pack(column.bits), pack(column.windows), column.size
-    return pack(column)
-
-
-def unpack_column(packed: Packed | PackedMasks) -> Tensor | Masks:
-    """The column again: see `unpack`."""
-    if len(packed) == 3:  # bits, windows, size
-        bits, windows, size = packed
-        return Masks(unpack(bits), unpack(windows), size)
-    return unpack(packed)
 
 
 def pack(tensor: Tensor) -> Packed:
