@@ -29,7 +29,7 @@ def json_values(found: Instances) -> dict[str, list[Any]]:
     values: dict[str, list[Any]] = {}
     for name, column in found.extra.items():
         if isinstance(column, Masks):
-            values["segmentation" if name == "masks" else name] = [column.rle(row) for row in range(len(column))]
+            values["segmentation" if name == "masks" else name] = column.rles
         elif name == "keypoints":
             values[name] = [[[round(x, 2), round(y, 2), round(score, 5)] for x, y, score in points]
                             for points in column.tolist()]
@@ -42,8 +42,8 @@ def coco_values(found: Instances) -> list[dict[str, Any]]:
     """What COCO's results have beside the box of each detection: ``segmentation``, ``keypoints``."""
     rows: list[dict[str, Any]] = [{} for _ in range(len(found))]
     if isinstance(masks := found.extra.get("masks"), Masks):
-        for index, row in enumerate(rows):
-            row["segmentation"] = masks.rle(index)
+        for row, rle in zip(rows, masks.rles, strict=True):
+            row["segmentation"] = rle
     if "keypoints" in found.extra:
         for row, points in zip(rows, found.extra["keypoints"].flatten(1).tolist(), strict=True):
             row["keypoints"] = [round(value, 3) for value in points]
@@ -58,7 +58,7 @@ def table_columns(found: Instances) -> dict[str, list[float]]:
     table: dict[str, list[float]] = {}
     for name, column in found.extra.items():
         if isinstance(column, Masks):
-            table[f"{name}_area"] = areas_of(column)
+            table[f"{name}_area"] = column.area.tolist()
             continue
         width = math.prod(column.shape[1:])
         heads = [f"{name}_{index}" for index in range(width)]
@@ -73,11 +73,6 @@ def table_columns(found: Instances) -> dict[str, list[float]]:
 def rounded(value: Any) -> Any:
     """A number, or numbers in lists, to 5 decimals."""
     return [rounded(part) for part in value] if isinstance(value, list) else round(value, 5)
-
-
-def areas_of(masks: Masks) -> list[float]:
-    """The pixels of each mask."""
-    return [int(pixels.sum()) for _, pixels in masks.to("cpu")]
 
 
 # --- label files -----------------------------------------------------------------------------------------------

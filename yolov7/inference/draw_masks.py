@@ -27,7 +27,7 @@ def draw_masks(image: np.ndarray, found: Instances, names: Sequence[str], with_s
     if not isinstance(masks, Masks):
         return draw_instances(image, found, names, with_scores)
     masks = masks.to("cpu")
-    areas = np.array([pixels.sum() for _, pixels in masks], np.int64)
+    areas = masks.area.numpy()
     painted = _painted(image, masks, found.labels.tolist(), np.argsort(-areas, kind="stable"))
     boxes, scores, labels = (column.detach().cpu().numpy() for column in (found.boxes, found.scores, found.labels))
     painted = draw_boxes(painted, boxes[areas == 0], labels[areas == 0], ("",) * len(names))

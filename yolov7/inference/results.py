@@ -19,12 +19,11 @@ from yolov7.config.names import readable
 from yolov7.config.paths import check_path
 from yolov7.data.any_image import PathLike
 from yolov7.data.images import cv2, encode_image
-from yolov7.inference.column_forms import areas_of
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.draw_skeletons import SHOWN_POINT
 from yolov7.inference.writers import WRITABLE, json_record
 from yolov7.masks import Masks
-from yolov7.runtime.by_value import Packed, PackedMasks, pack, pack_column, unpack, unpack_column
+from yolov7.runtime.by_value import Packed, pack, unpack
 from yolov7.runtime.tables import aligned, import_pandas
 from yolov7.structures import Instances
 
@@ -53,7 +52,7 @@ class ImageResult(Instances):
         """Pickled by value: see `yolov7.runtime.by_value`."""
         tensors = {name: pack(column) for name, column in
                    (("boxes", self.boxes), ("scores", self.scores), ("labels", self.labels))}
-        extra = {name: pack_column(column) for name, column in self.extra.items()}
+        extra = {name: column if isinstance(column, Masks) else pack(column) for name, column in self.extra.items()}
         others = {name: getattr(self, name) for name in ("names", "facts", "image", "path", "draw", "frame", "seconds")}
         return _unpickled, (type(self), tensors, extra, others)
 
@@ -76,7 +75,7 @@ class ImageResult(Instances):
         """What stands behind the boxes of the table, in its first rows."""
         shown: dict[str, list[str]] = {}
         if isinstance(masks := self.extra.get("masks"), Masks):
-            shown["mask"] = [str(area) for area in areas_of(masks[:MAX_ROWS])]
+            shown["mask"] = [str(area) for area in masks[:MAX_ROWS].area.tolist()]
         if "keypoints" in self.extra:
             seen = self.extra["keypoints"][:MAX_ROWS, :, 2] >= SHOWN_POINT  # [N, K]
             shown["points"] = [f"{count}/{seen.shape[1]}" for count in seen.sum(1).tolist()]
@@ -127,14 +126,14 @@ class ImageResult(Instances):
         Raises `yolov7.InputError` for other models.
         """
         if "keypoints" not in self.extra:
-            raise _MissingColumnError("keypoints: this model finds none; accepted of a model of poses")
+            raise _MissingColumnError("keypoints: this model finds none; accepted of one of poses")
         points: Tensor = self.extra["keypoints"]
         return points
 
     def _masks(self, what: str) -> Masks:
         masks = self.extra.get("masks")
         if not isinstance(masks, Masks):
-            raise _MissingColumnError(f"{what}: this model finds no masks; accepted of a model of instance segmentation")
+            raise _MissingColumnError(f"{what}: this model finds no masks; accepted of one of instance segmentation")
         return masks
 
     def plot(self, path: PathLike | None = None) -> np.ndarray:
@@ -163,7 +162,7 @@ class ImageResult(Instances):
                                  columns=list(COLUMNS))
         return table.assign(**{
             f"{name}_area" if isinstance(column, Masks) else name:
-            areas_of(column) if isinstance(column, Masks) else list(column.numpy())
+            column.area.numpy() if isinstance(column, Masks) else list(column.numpy())
             for name, column in self.extra.items()})
 
     def to_supervision(self) -> supervision.Detections | supervision.KeyPoints:
@@ -196,10 +195,11 @@ class _MissingColumnError(InputError, AttributeError):
     """Also an `AttributeError`: ``hasattr(found, "masks")`` says whether a model finds masks."""
 
 
-def _unpickled(kind: type[ImageResult], tensors: dict[str, Packed], extra: dict[str, Packed | PackedMasks],
+def _unpickled(kind: type[ImageResult], tensors: dict[str, Packed], extra: dict[str, Packed | Masks],
                others: dict[str, Any]) -> ImageResult:
     fields = {name: unpack(packed) for name, packed in tensors.items()} | others
-    return kind(extra={name: unpack_column(packed) for name, packed in extra.items()}, **fields)
+    columns = {name: part if isinstance(part, Masks) else unpack(part) for name, part in extra.items()}
+    return kind(extra=columns, **fields)
 
 
 class Results(list[ImageResult]):
