@@ -156,6 +156,9 @@ class ExportOptions:
                               group="graph")
     max_det: int = option(100, "maximum number of detections in an image, of --head end2end", low=1, most=MAX_COUNT,
                           group="graph")
+    masks: Literal["low", "full", "none"] = option(
+        "low", "masks that --head end2end gives, of models of instance segmentation: probabilities at a quarter of the "
+        "network input (low), 0 and 1 at its size (full), or none", group="graph")
     fp16: bool = option(False, "weights in float16, inputs and outputs in float32 (not of weights and original)",
                         group="graph")
     with_preprocess: bool = option(False, "the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1",

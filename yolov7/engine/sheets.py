@@ -143,7 +143,8 @@ def _instances_of(targets: Targets, index: int, size: tuple[int, int], names: tu
         extra["masks"] = _masks_of_cells(list(extra["masks"].numpy() > 0), size)
     if "keypoints" in extra:
         extra["keypoints"] = _scored(extra["keypoints"])
-    return Instances(targets.boxes[index, :count], torch.ones(count), targets.labels[index, :count], names, extra, facts)
+    boxes, labels = targets.boxes[index, :count], targets.labels[index, :count]
+    return Instances(boxes, torch.ones(count), labels, names, extra, facts)
 
 
 def _scored(keypoints: torch.Tensor) -> torch.Tensor:

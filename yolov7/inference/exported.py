@@ -32,7 +32,7 @@ FORMAT, VERSION = "yolov7-exported", 1
 KEY = "yolov7"  # of the metadata
 INPUT = "RGB, the long side scaled to image_size, padded with grey 114 to multiples of stride"
 FIXED_INPUT = "RGB, scaled to fit into {height} x {width}, padded with grey 114 to exactly that"
-TASK_FACTS = ("block", "channels", "columns", "maps", "task_package", "arguments")
+TASK_FACTS = ("block", "channels", "columns", "maps", "masks", "task_package", "arguments")
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -71,6 +71,7 @@ class ExportFacts:
     channels: dict[str, int] = field(default_factory=dict)  # of the logits, in order
     columns: tuple[str, ...] = ()  # the task's outputs behind boxes and scores
     maps: tuple[str, ...] = ()  # behind those, one of each for an image
+    masks: Literal["", "low", "full"] = ""  # the last output of an end-to-end graph, made of those: docs/deployment.md
     task_package: str = ""  # that the head comes with
     arguments: dict[str, Any] = field(default_factory=dict)  # of the head in the model's YAML
 
@@ -112,6 +113,8 @@ def _check_facts(facts: ExportFacts, where: str) -> None:
     if facts.channels and facts.channels.get("classes") != len(facts.names):
         raise InputError(f"{where}, channels: found {shown(facts.channels)}; accepted: {len(facts.names)} classes, as "
                          "names has")
+    if facts.masks and facts.head != "end2end":
+        raise InputError(f"{where}, masks: found {facts.masks} with the head {facts.head}; accepted: none")
     if facts.head == "end2end" and facts.thresholds is None:  # a graph without its NMS still has them
         raise InputError(f"{where}: the key 'thresholds' is missing; accepted: those of the graph's NMS")
 
@@ -126,6 +129,7 @@ class ExportedNetwork:
     device = torch.device("cpu")
 
     opened: tuple[Path, str] | None = None  # file and precision, by which a copy in another process opens it again
+    gives_masks = False  # whether those that the graph makes are a column, too: a task makes its own
 
     def __init__(self, facts: ExportFacts, run: Run) -> None:
         self.facts, self.run, self._checked = facts, run, False
@@ -173,7 +177,8 @@ class ExportedNetwork:
         if self._checked:
             return
         own = {"decoded": 2, "raw": len(self.facts.strides), "end2end": 4}[self.facts.head]
-        if len(outputs) != own + len(self.facts.maps) + (self.facts.head != "raw") * len(self.facts.columns):
+        of_task = (*(self.facts.columns if self.facts.head != "raw" else ()), *self.facts.maps)
+        if len(outputs) != own + len(of_task) + bool(self.facts.masks):
             raise InputError(f"{self.facts.model}: the graph has {len(outputs)} outputs, not those of its metadata")
         place, expected = (0, self._decoder.channels.size) if self.facts.head == "raw" else (1, len(self.facts.names))
         if self.facts.head != "end2end" and tuple(outputs[place].shape[-1:]) != (expected,):
@@ -209,7 +214,9 @@ class ExportedNetwork:
         for index, count in enumerate(counts.flatten().tolist()):
             label = labels[index, :count].long()
             of_class = torch.zeros(count, len(self.info.names)).scatter_(1, label[:, None], scores[index, :count, None])
-            columns, maps = self._of_task(others, index)
+            columns, maps = self._of_task(others[:-1] if self.facts.masks else others, index)
+            if self.facts.masks and self.gives_masks:
+                columns["masks"] = others[-1][index]
             columns = {name: column[:count] for name, column in columns.items()}
             found.append(rows_above(boxes[index, :count], of_class, confidence, columns, maps))
         return found

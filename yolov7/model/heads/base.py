@@ -188,6 +188,7 @@ class Head(nn.Module):
     nominal_classes: ClassVar[int] = 80  # of the data set that models with this head are published for
     multiplies: ClassVar[bool] = True  # whether the multiplicative part of implicit knowledge takes part
     has_masks: ClassVar[bool] = False  # whether its task finds a mask of each object: the column ``masks``
+    mask_stride: int = 0  # pixels of the network input in a cell of `make_masks`
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
                  implicit: bool = True, auxiliary_channels: Sequence[int] = (),
@@ -226,6 +227,13 @@ class Head(nn.Module):
     def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Maps for the whole image by name, such as prototypes of masks: ``[B, ...]``."""
         return {}
+
+    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> Tensor:
+        """The masks of detections, for graphs that end with them: float32 ``[B, N, h, w]`` in 0..1, 0 outside a box.
+
+        ``boxes`` ``[B, N, 4]`` are pixels of the network input; of no use where `has_masks` is not set.
+        """
+        raise NotImplementedError(type(self).__name__)
 
     @torch.no_grad()
     def _add_bias_prior(self, conv: nn.Module, stride: int) -> None:

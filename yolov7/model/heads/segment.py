@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class SegmentHead(Head):
         self.implicit_multiply = nn.ParameterList(
             nn.Parameter(unused.clone(), requires_grad=False) for _ in self.implicit_multiply)
         self.prototypes = Prototypes(in_channels[0], prototype_width, masks)
+        self.mask_stride = self.strides[0] // 2
 
     def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Prototypes at half the stride of the finest level: ``[B, masks, h, w]``."""
@@ -65,3 +66,17 @@ class SegmentHead(Head):
         labels = super().labels(name)
         width = self.prototypes.last.conv.in_channels
         return [f"{label} of width {width}" for label in labels] if name == "coefficients" else labels
+
+    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities at the resolution of the prototypes; see `Head.make_masks`.
+
+        A cell belongs to a box from its left and upper corner on, up to but not at the right and lower one.
+        """
+        prototypes = maps["prototypes"].float()  # [B, m, h, w]
+        height, width = prototypes.shape[2:]
+        logits = columns["coefficients"].float() @ prototypes.flatten(2)  # [B, N, h * w]
+        left, top, right, bottom = (boxes / self.mask_stride)[..., None].unbind(2)  # each [B, N, 1]
+        x, y = (torch.arange(side, device=boxes.device, dtype=torch.float32) for side in (width, height))
+        across, down = (x >= left) & (x < right), (y >= top) & (y < bottom)  # [B, N, w], [B, N, h]
+        masks: Tensor = logits.sigmoid().view(*boxes.shape[:2], height, width) * (down[..., None] & across[..., None, :])
+        return masks
