@@ -18,7 +18,7 @@ from yolov7.data.images import load_image
 from yolov7.data.objects import Objects
 from yolov7.inference.draw import Overlay, draw_boxes, draw_instances, draw_labels
 from yolov7.inference.sheet import Group, Header, Panel, class_key, compose, encode_sheet, kept_image, resized
-from yolov7.masks import Masks, masks_from
+from yolov7.masks import Masks, masks_from, masks_of_rles
 from yolov7.structures import Batch, Instances, Targets
 
 IMAGES = 16
@@ -168,10 +168,10 @@ def _masks_of_cells(cells: Sequence[np.ndarray], size: tuple[int, int]) -> Masks
 def _masks_of_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> Masks:
     """Masks of closed lines ``[K, 2]`` in pixels, as COCO fills them: edges that are walked both ways leave none."""
     height, width = size
-    lines = [[line.astype(np.float64).reshape(-1).tolist()] for line in polygons]
-    whole = [coco_masks.decode(coco_masks.frPyObjects(line, height, width))[..., 0] > 0 if line[0]
-             else np.zeros(size, bool) for line in lines]
-    return _masks_of_cells(whole, size)
+    nothing = {"size": [height, width], "counts": [height * width]}
+    lines = [line.astype(np.float64).reshape(-1).tolist() for line in polygons]
+    return masks_of_rles([coco_masks.frPyObjects([line], height, width)[0] if line
+                          else coco_masks.frPyObjects(nothing, height, width) for line in lines], size)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
