@@ -26,7 +26,7 @@ def load_golden(form: str) -> Detector:
     """The model that the golden weights of ``<model>.<form>`` are found to be of, with these weights."""
     state = golden_state_dict(form, 1.0)
     with torch.random.fork_rng(devices=[]):
-        model = Detector(identify(state, "silu", form), {"yolov7-seg": 80, "yolov7-w6-pose": 1}[form.split(".")[0]])
+        model = Detector(identify(state, "silu", form), 1 if "pose" in form else 80)
     import_state_dict(model, state, form)
     return model.eval()
 

@@ -183,7 +183,8 @@ class ModelsOptions:
                                         group="scaling")
     img_size: int | None = option(None, "side of the network input; default: the model's nominal size", low=32,
                                   most=MAX_SIDE, group="model and data")
-    num_classes: int = option(80, "classes of the head", low=1, most=MAX_CLASSES, group="model and data")
+    num_classes: int | None = option(None, "classes of the head; default: 80, for key points 1", low=1,
+                                     most=MAX_CLASSES, group="model and data")
     deploy: bool = option(False, "the nodes of the deployed form", group="model and data")
     picture: str = option("", "also draw the graph: a PNG, PDF or SVG file", group="what is written")
     output: str = option("", "also write the model as YAML, scaled and written out", group="what is written")

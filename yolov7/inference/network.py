@@ -126,10 +126,11 @@ class _InFloat(nn.Module):
 
 
 def to_half(model: Detector, dtype: torch.dtype) -> None:
-    """Change a deployed model to half precision, but for the first convolution and the head."""
+    """Change a deployed model to half precision, but for the first convolution and what the head keeps in float32."""
     stem = next(name for name, block in model.nodes.items() if next(block.parameters(), None) is not None)
     for name, block in model.nodes.items():
         model.nodes[name] = _InFloat(block, dtype) if name == stem else block.to(dtype)
+    model.head.to_half(dtype)
 
 
 def compile_frozen(model: Detector, graphs: bool = False) -> Callable[[Tensor], HeadOutput]:

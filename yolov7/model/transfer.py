@@ -81,28 +81,25 @@ def as_conv(block: RepConv) -> Conv:
 
 def _copy_head(source: Head, head: Head, report: ImportReport) -> None:
     """Modules that are alike as a whole, and rows of the same channels."""
-    outputs = head.outputs()
-    given, left = source.state_dict(), set(outputs)
-    for name, tensors in _parts(head, outputs).items():
-        if all(key in given and given[key].shape == value.shape for key, value in tensors.items()):
+    given, fresh = _parts(source), set()
+    for name, tensors in _parts(head).items():
+        theirs = given.get(name, {})
+        if {key: value.shape for key, value in tensors.items()} == {key: value.shape for key, value in theirs.items()}:
             for key, value in tensors.items():
-                value.copy_(given[key])
+                value.copy_(theirs[key])
             report.copied += len(tensors)
         else:
-            missing = not any(key.partition(".")[0] == name for key in given)
-            report.leave_out(f"head.{name}", NOT_IN_FILE if missing else OTHER_CHANNELS)
-            left.discard(name)
-    for role in outputs:
-        if source.anchors.shape != head.anchors.shape:
-            report.leave_out(f"head.{role}", OTHER_ANCHORS)
-        elif role in left and outputs[role][0]:
+            report.leave_out(f"head.{name}", OTHER_CHANNELS if theirs else NOT_IN_FILE)
+            fresh.add(name)
+    for role, (convs, _) in head.outputs().items():
+        if convs and role not in fresh:
             _copy_rows(source, head, role, report)
 
 
-def _parts(head: Head, outputs: dict[str, tuple[list[nn.Conv2d], list[str]]]) -> dict[str, dict[str, Tensor]]:
+def _parts(head: Head) -> dict[str, dict[str, Tensor]]:
     """The tensors of a head by the name of its part, without those that go by rows."""
-    rows = {id(conv.weight) for convs, _ in outputs.values() for conv in convs}
-    rows |= {id(conv.bias) for convs, _ in outputs.values() for conv in convs}
+    convs = [conv for convs, _ in head.outputs().values() for conv in convs]
+    rows = {id(tensor) for conv in convs for tensor in (conv.weight, conv.bias)}
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in head.state_dict(keep_vars=True).items():
         name = key.partition(".")[0]
@@ -116,6 +113,9 @@ def _copy_rows(source: Head, head: Head, role: str, report: ImportReport) -> Non
     place = {name: row for row, name in enumerate(their_names)}
     pairs = [(row, place[name]) for row, name in enumerate(names) if name in place]
     alike = [one.weight.shape[1:] for one in convs] == [one.weight.shape[1:] for one in theirs]
+    if source.anchors.shape != head.anchors.shape:
+        report.leave_out(f"head.{role}", OTHER_ANCHORS)
+        return
     if not pairs or not alike:
         report.leave_out(f"head.{role}", OTHER_CHANNELS if theirs else NOT_IN_FILE)
         return

@@ -245,12 +245,14 @@ def initialize_from(model: Detector, path: str | Path, content: Content | None =
     if isinstance(content, ReferenceCheckpoint):
         if {head_of(content.state), type(model.head).__name__} == {"AnchorHead"}:
             return import_state_dict(model, checked_tensors(content.state, str(path)), str(path))
-        return transfer(_source_of_reference(content, path, model), model, str(path))
+        with torch.random.fork_rng(devices=[]):  # what is random in the run stays what it is without this
+            return transfer(_source_of_reference(content, path, model), model, str(path))
     if content["form"] == "fused":
         raise InputError(f"{path}: is re-parameterized and cannot be trained; accepted: best.pt or last.pt of a run")
     head = content["definition"].get("head")
     if {model.spec.head.block, head.get("block") if isinstance(head, dict) else None} != {"AnchorHead"}:
-        return transfer(_in_training_form(content, path), model, str(path))
+        with torch.random.fork_rng(devices=[]):
+            return transfer(_in_training_form(content, path), model, str(path))
     state, own = _state_of(content, path), model.state_dict()
     same_classes = len(content["names"]) == model.num_classes
     kept = {key: value for key, value in state.items() if same_classes or not depends_on_classes(key)}
@@ -278,8 +280,7 @@ def _source_of_reference(content: ReferenceCheckpoint, path: str | Path, model: 
         if head_of(state) != type(model.head).__name__:
             raise
         spec = model.spec
-    with torch.random.fork_rng(devices=[]):  # what is random in the run stays what it is without this
-        source = Detector(spec, count_classes(state, len(spec.head.anchors[0]), str(path)))
+    source = Detector(spec, count_classes(state, len(spec.head.anchors[0]), str(path)))
     report = import_state_dict(source, state, str(path))
     if any("auxiliary" in key for key in report.fresh.get(NOT_IN_FILE, ())):
         source.drop_auxiliary()

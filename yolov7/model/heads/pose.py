@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from yolov7.config.errors import shown
 from yolov7.keypoints import COCO_PERSON, KeypointLayout, complete_layout
 from yolov7.model.blocks import Conv
-from yolov7.model.heads.base import Anchors, Head, in_format_of, register_head
+from yolov7.model.heads.base import Head, in_format_of, register_head
 
 AXES = ("x", "y", "visibility")  # channels of a key point
 MAX_KEYPOINTS = 1000
@@ -47,15 +48,14 @@ class PoseHead(Head):
 
     nominal_classes = 1
 
-    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
-                 implicit: bool = True, auxiliary_channels: Sequence[int] = (), *,
-                 keypoints: tuple[str, ...] = COCO_PERSON.names, limbs: tuple[tuple[int, ...], ...] = (),
-                 sigmas: tuple[float, ...] = (), keypoint_depth: int = 5, keypoint_width: int | None = None) -> None:
+    def __init__(self, in_channels: Sequence[int], *detector: Any, keypoints: tuple[str, ...] = COCO_PERSON.names,
+                 limbs: tuple[tuple[int, ...], ...] = (), sigmas: tuple[float, ...] = (), keypoint_depth: int = 5,
+                 keypoint_width: int | None = None) -> None:
         layout = _checked_layout(keypoints, limbs, sigmas)
         if keypoint_width is not None and keypoint_width < 1:
             raise ValueError(f"keypoint_width {keypoint_width}; accepted: at least 1")
-        super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels,
-                         {"keypoints": 3 * len(keypoints)}, apart=("keypoints",))
+        super().__init__(in_channels, *detector, extra={"keypoints": 3 * len(keypoints)},  # type: ignore[misc]
+                         apart=("keypoints",))
         self.layout = layout
         self.channels = replace(self.channels, facts={"sigmas": layout.sigmas})
         outputs = self.num_anchors * 3 * len(keypoints)

@@ -124,8 +124,8 @@ def import_state_dict(model: Detector, state: Mapping[str, Tensor], where: str) 
     report = ImportReport()
     theirs = _reference_leaves(state, where)
     if head_of(state) != type(model.head).__name__:
-        raise InputError(f"{where}: weights of another model: they have a {head_of(state)}, {model.spec.name} has a "
-                         f"{type(model.head).__name__}")
+        raise InputError(f"{where}: weights of another model: of one with {head_of(state)}, while {model.spec.name} "
+                         f"has {type(model.head).__name__}")
     for (kind, left, tensors), (_, right, module) in _match(model, theirs, where):
         _copy_leaf(module, tensors, f"{where}: {kind} {left} -> {model.spec.name}, {kind} {right}", report)
     return report
