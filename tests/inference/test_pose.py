@@ -22,7 +22,8 @@ def test_golden_pose_post_native(name: str) -> None:
     boxes, points = (torch.from_numpy(golden[key]) for key in ("boxes", "key_points"))
     found = Instances(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes), dtype=torch.long),
                       extra={"keypoints": points.view(-1, 17, 3), "weight": torch.arange(len(boxes))})
-    native = finish_keypoints(found, {}, ImageMeta("", 0, tuple(case["native"]), (case["gain"],) * 2, tuple(case["pad"])))
+    meta = ImageMeta("", 0, tuple(case["native"]), (case["gain"],) * 2, tuple(case["pad"]))
+    native = finish_keypoints(found, {}, meta)
     np.testing.assert_allclose(native.boxes, golden["out_boxes"], atol=1e-4)
     np.testing.assert_allclose(native.extra["keypoints"].flatten(1), golden["out_key_points"], atol=1e-4)
     assert native.extra["weight"].tolist() == list(range(len(boxes)))
