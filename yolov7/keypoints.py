@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +38,24 @@ COCO_PERSON = KeypointLayout(
     tuple(value / 1000 for value in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)))
 
 
+def mirrored_order(names: Sequence[str]) -> tuple[int, ...]:
+    """Which point each becomes in a mirrored image, by names that have "left" and "right" in pairs; none without."""
+    other = {"left": "right", "right": "left"}
+    places = {name.lower(): index for index, name in enumerate(names)}
+    swapped = [re.sub("left|right", lambda side: other[side[0]], name) for name in places]
+    if swapped == list(places) or not places.keys() >= set(swapped):
+        return ()
+    return tuple(places[name] for name in swapped)
+
+
 def complete_layout(names: Sequence[str], limbs: Sequence[Sequence[int]] = (), flip: Sequence[int] = (),
                     sigmas: Sequence[float] = ()) -> KeypointLayout:
-    """The layout of these points; what is not given is COCO's where the names are, else none and `DEFAULT_SIGMA`."""
+    """The layout of these points; what is not given is COCO's where the names are.
+
+    Otherwise it is without limbs, mirrored as the names say (see `mirrored_order`), with `DEFAULT_SIGMA`.
+    """
     known = COCO_PERSON if tuple(names) == COCO_PERSON.names else KeypointLayout(
-        sigmas=(DEFAULT_SIGMA,) * len(names))
+        flip=mirrored_order(names), sigmas=(DEFAULT_SIGMA,) * len(names))
     return KeypointLayout(tuple(names), tuple((a, b) for a, b in limbs) or known.limbs, tuple(flip) or known.flip,
                           tuple(sigmas) or known.sigmas)
 
@@ -51,4 +65,4 @@ def layout_of(arguments: Mapping[str, Any], count: int) -> KeypointLayout:
     names = tuple(arguments.get("keypoints", ()))
     if not names:
         names = COCO_PERSON.names if count == len(COCO_PERSON) else tuple(f"point{i}" for i in range(count))
-    return complete_layout(names, arguments.get("limbs", ()), (), arguments.get("sigmas", ()))
+    return complete_layout(names, *(arguments.get(key, ()) for key in ("limbs", "flip", "sigmas")))
