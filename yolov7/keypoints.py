@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 DEFAULT_SIGMA = 0.05  # of points for which nobody has measured it, of the object's size
 
 
@@ -66,3 +68,26 @@ def layout_of(arguments: Mapping[str, Any], count: int) -> KeypointLayout:
     if not names:
         names = COCO_PERSON.names if count == len(COCO_PERSON) else tuple(f"point{i}" for i in range(count))
     return complete_layout(names, *(arguments.get(key, ()) for key in ("limbs", "flip", "sigmas")))
+
+
+def object_keypoint_similarity(found: np.ndarray, true: np.ndarray, boxes: np.ndarray, areas: np.ndarray,
+                               sigmas: Sequence[float]) -> np.ndarray:
+    """COCO's OKS of every detection with every object: ``[N, K, 3]`` and ``[M, K, 3]`` -> float64 ``[N, M]``.
+
+    The mean over the labelled points of ``exp(-distance^2 / (2 area (2 sigma)^2))``. Of an object without any, the
+    distances are those to its box xyxy ``[M, 4]``, made larger by its own size on every side. ``areas`` ``[M]`` are
+    square pixels.
+    """
+    if not len(found) or not len(true):
+        return np.zeros((len(found), len(true)))
+    points, corners = found[:, None, :, :2].astype(np.float64), boxes.astype(np.float64).reshape(-1, 2, 2)
+    sides = corners[:, 1] - corners[:, 0]
+    low, high = corners[:, None, 0] - sides[:, None], corners[:, None, 1] + sides[:, None]  # [M, 1, 2]
+    labelled = true[..., 2] > 0  # [M, K]
+    has_points = labelled.any(1)
+    offset = np.where(has_points[:, None, None], points - true[..., :2],
+                      np.maximum(low - points, 0) + np.maximum(points - high, 0))  # [N, M, K, 2]
+    spread = 2 * (areas[:, None] + np.spacing(1)) * (2 * np.asarray(sigmas)) ** 2  # [M, K]
+    counted = labelled | ~has_points[:, None]
+    similarity: np.ndarray = (np.exp(-np.square(offset).sum(-1) / spread) * counted).sum(-1) / counted.sum(-1)
+    return similarity

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from yolov7.data.images import cv2
-from yolov7.masks import Rle
+from yolov7.masks import Rle, masks_from, pixels_of_runs, runs_of_text
 
 Point = tuple[float, float]
 
@@ -76,6 +76,6 @@ def _rle_of_rings(rings: list[np.ndarray], depths: list[int], size: tuple[int, i
     for depth in sorted(set(depths)):
         level = [rings[index].astype(np.float64).ravel().tolist() for index, own in enumerate(depths) if own == depth]
         for painted in coco_mask.frPyObjects(level, *size):
-            whole[np.asarray(coco_mask.decode([painted]))[..., 0] > 0] = depth % 2 == 0
-    rle = coco_mask.encode(np.asfortranarray(whole.astype(np.uint8)))
-    return {"size": list(size), "counts": rle["counts"].decode("ascii")}
+            whole[pixels_of_runs(runs_of_text(painted["counts"]), size)] = depth % 2 == 0
+    height, width = size
+    return masks_from([(0, 0, width, height)], [whole], size).rle(0)

@@ -172,8 +172,9 @@ def usable_segmentation(segmentation: Any, size: Size) -> Any:
         runs = runs_of_text(counts) if isinstance(counts, (str, bytes)) else counts
     except ValueError:
         return None
-    whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
-    return segmentation if whole and sum(runs) == size[0] * size[1] else None
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        return None
+    return segmentation if sum(runs) == size[0] * size[1] else None
 
 
 def segmentation_rle(segmentation: Any, size: Size) -> Row:

@@ -92,8 +92,9 @@ class _Logits:
     def of(self, coefficients: Floats, window: Window) -> Floats:
         """``[h, w]`` of a window."""
         left, top, right, bottom = window
-        part: Floats = self.prototypes[:, top:bottom, left:right].reshape(len(self.prototypes), -1)
-        return (coefficients @ part).reshape(bottom - top, right - left)
+        part = self.prototypes[:, top:bottom, left:right].reshape(len(self.prototypes), -1)
+        summed: Floats = coefficients @ part
+        return summed.reshape(bottom - top, right - left)
 
 
 def _low(logits: _Logits, coefficients: Floats, box: Floats) -> tuple[Window, Pixels]:
