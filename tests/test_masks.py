@@ -53,7 +53,8 @@ def test_iou_equals_that_of_the_pixels(seed: int) -> None:
     first, second = (masks.dense().flatten(1).double() for masks in (one, other))
     shared = first @ second.T
     union = first.sum(1)[:, None] + second.sum(1) - shared
-    np.testing.assert_allclose(one.iou(other), torch.where(union > 0, shared / union.clamp(min=1), 0).numpy(), rtol=1e-12)
+    expected = torch.where(union > 0, shared / union.clamp(min=1), 0)
+    np.testing.assert_allclose(one.iou(other), expected.numpy(), rtol=1e-12)
     assert one.iou(other[torch.zeros(len(other), dtype=torch.bool)]).shape == (len(one), 0)
     assert rle_iou([], other.rles).shape == (0, len(other))
 

@@ -207,7 +207,10 @@ def rle_iou(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
 
 
 def outlines(pixels: np.ndarray, offset: tuple[int, int] = (0, 0)) -> list[tuple[Ring, list[Ring]]]:
-    """The parts of a mask bool ``[h, w]``, largest outer ring first: see `Masks.polygons`; moved by ``offset`` (x, y)."""
+    """The parts of a mask bool ``[h, w]``, the largest outer ring first: see `Masks.polygons`.
+
+    ``offset`` (x, y) is added to all points.
+    """
     import cv2  # is there already wherever a mask comes from
 
     if not pixels.any():
