@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 DEFAULT_SIGMA = 0.05  # of points for which nobody has measured it, of the object's size
 
@@ -37,11 +40,24 @@ COCO_PERSON = KeypointLayout(
     tuple(value / 1000 for value in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)))
 
 
+def mirrored_order(names: Sequence[str]) -> tuple[int, ...]:
+    """Which point each becomes in a mirrored image, by names that have "left" and "right" in pairs; none without."""
+    other = {"left": "right", "right": "left"}
+    places = {name.lower(): index for index, name in enumerate(names)}
+    swapped = [re.sub("left|right", lambda side: other[side[0]], name) for name in places]
+    if swapped == list(places) or not places.keys() >= set(swapped):
+        return ()
+    return tuple(places[name] for name in swapped)
+
+
 def complete_layout(names: Sequence[str], limbs: Sequence[Sequence[int]] = (), flip: Sequence[int] = (),
                     sigmas: Sequence[float] = ()) -> KeypointLayout:
-    """The layout of these points; what is not given is COCO's where the names are, else none and `DEFAULT_SIGMA`."""
+    """The layout of these points; what is not given is COCO's where the names are.
+
+    Otherwise it is without limbs, mirrored as the names say (see `mirrored_order`), with `DEFAULT_SIGMA`.
+    """
     known = COCO_PERSON if tuple(names) == COCO_PERSON.names else KeypointLayout(
-        sigmas=(DEFAULT_SIGMA,) * len(names))
+        flip=mirrored_order(names), sigmas=(DEFAULT_SIGMA,) * len(names))
     return KeypointLayout(tuple(names), tuple((a, b) for a, b in limbs) or known.limbs, tuple(flip) or known.flip,
                           tuple(sigmas) or known.sigmas)
 
@@ -51,4 +67,27 @@ def layout_of(arguments: Mapping[str, Any], count: int) -> KeypointLayout:
     names = tuple(arguments.get("keypoints", ()))
     if not names:
         names = COCO_PERSON.names if count == len(COCO_PERSON) else tuple(f"point{i}" for i in range(count))
-    return complete_layout(names, arguments.get("limbs", ()), (), arguments.get("sigmas", ()))
+    return complete_layout(names, *(arguments.get(key, ()) for key in ("limbs", "flip", "sigmas")))
+
+
+def object_keypoint_similarity(found: np.ndarray, true: np.ndarray, boxes: np.ndarray, areas: np.ndarray,
+                               sigmas: Sequence[float]) -> np.ndarray:
+    """COCO's OKS of every detection with every object: ``[N, K, 3]`` and ``[M, K, 3]`` -> float64 ``[N, M]``.
+
+    The mean over the labelled points of ``exp(-distance^2 / (2 area (2 sigma)^2))``. Of an object without any, the
+    distances are those to its box xyxy ``[M, 4]``, made larger by its own size on every side. ``areas`` ``[M]`` are
+    square pixels.
+    """
+    if not len(found) or not len(true):
+        return np.zeros((len(found), len(true)))
+    points, corners = found[:, None, :, :2].astype(np.float64), boxes.astype(np.float64).reshape(-1, 2, 2)
+    sides = corners[:, 1] - corners[:, 0]
+    low, high = corners[:, None, 0] - sides[:, None], corners[:, None, 1] + sides[:, None]  # [M, 1, 2]
+    labelled = true[..., 2] > 0  # [M, K]
+    has_points = labelled.any(1)
+    offset = np.where(has_points[:, None, None], points - true[..., :2],
+                      np.maximum(low - points, 0) + np.maximum(points - high, 0))  # [N, M, K, 2]
+    spread = 2 * (areas[:, None] + np.spacing(1)) * (2 * np.asarray(sigmas)) ** 2  # [M, K]
+    counted = labelled | ~has_points[:, None]
+    similarity: np.ndarray = (np.exp(-np.square(offset).sum(-1) / spread) * counted).sum(-1) / counted.sum(-1)
+    return similarity

@@ -260,7 +260,8 @@ class Trainer:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
             name = f"train_batch{self.state.epoch + 1}.jpg"
             title = f"{self.folder.name}, epoch {self.state.epoch + 1}: the first batch of training"
-            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title),
+            facts = self.train_set.keypoint_layout.arguments()
+            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title, facts),
                                "train/batch", self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from yolov7.inference.draw_skeletons import draw_skeletons
 from yolov7.model.heads.pose import PoseHead
 from yolov7.tasks.base import Task, Training, register_task
 
@@ -13,4 +14,4 @@ def _training() -> Training:
     return Training(DETECTION_TERMS, assign_positives, box_evaluators, demo="stick-figures")
 
 
-POSE = register_task(Task("pose", PoseHead, _training))
+POSE = register_task(Task("pose", PoseHead, _training, draw=draw_skeletons))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from yolov7.inference.draw_masks import draw_masks
 from yolov7.model.heads.segment import SegmentHead
 from yolov7.tasks.base import Task, Training, register_task
 
@@ -13,4 +14,4 @@ def _training() -> Training:
     return Training(DETECTION_TERMS, assign_positives, box_evaluators)
 
 
-SEGMENT = register_task(Task("segment", SegmentHead, _training))
+SEGMENT = register_task(Task("segment", SegmentHead, _training, draw=draw_masks))
