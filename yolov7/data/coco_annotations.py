@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolov7.config import InputError
-from yolov7.data.images import cv2
 from yolov7.data.objects import Ragged, no_objects
+from yolov7.data.outlines import outline_rings
+from yolov7.data.rasterize import joined
 from yolov7.data.scan import SOURCE, Entries, Finding, are_corners, tidy
 from yolov7.runtime.progress import Progress
 
@@ -172,6 +173,7 @@ _COUNT_CHARACTERS = frozenset(map(chr, range(48, 112)))  # the alphabet of compr
 _MAX_COUNT_CHARACTERS = 6  # for any number below 2 ** 29; longer ones shift bits out of pycocotools' integers
 _MAX_PIXELS = 1 << 28
 _MAX_PARTS, _MAX_PAIRS = 2000, 10_000_000  # of a polygon; of points of two parts
+_MAX_MASK_PARTS = 50  # of a run-length mask, whose parts and holes are joined where they are close
 _NO_POINTS = np.zeros((0, 2), np.float32)
 
 
@@ -234,18 +236,17 @@ def join_parts(polygons: list[np.ndarray]) -> np.ndarray:
 def polygon_of_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """The polygon around a run-length mask, counts compressed or not: float32 ``[K, 2]`` pixels, along pixel edges.
 
-    Holes are filled; a mask without pixels has no polygon. Raises `ShapeError` for one that is broken or not of the
-    image's ``size`` (height, width).
+    Filled (see `rasterize`) it is exactly the mask, with its parts and holes; a mask without pixels has no polygon.
+    Raises `ShapeError` for one that is broken or not of the image's ``size`` (height, width).
     """
     counts, height_width = (mask.get("counts"), mask.get("size")) if isinstance(mask, dict) else (None, None)
     if height_width != list(size):
         raise ShapeError(f"a run-length mask of the size {height_width!r}; accepted: [{size[0]}, {size[1]}]")
-    pixels = np.ascontiguousarray(_decode(counts, size))  # [H, W]
-    doubled = pixels.repeat(2, axis=0).repeat(2, axis=1)
-    contours = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    # doubled pixels 2x and 2x + 1 stand for the edges x and x + 1 of pixel x
-    parts = [((contour[:, 0] + 1) // 2).astype(np.float32) for contour in contours]
-    return join_parts(parts) if parts else _NO_POINTS
+    rings = outline_rings(_decode(counts, size))
+    if not rings:
+        return _NO_POINTS
+    few = len(rings) <= _MAX_MASK_PARTS and sum(map(len, rings)) ** 2 < _MAX_PAIRS
+    return join_parts(rings) if few else joined(rings)  # it makes no difference where bridges are
 
 
 def _decode(counts: Any, size: tuple[int, int]) -> np.ndarray:
