@@ -7,7 +7,6 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,11 +70,11 @@ class _Images(NamedTuple):
         self.usable[image] = False
         self.findings.append(Finding(image, True, f"{reason}; the image is skipped"))
 
-    def try_to(self, read: Callable[[tuple[int, int]], np.ndarray], image: int, row: Row, otherwise: str,
+    def try_to(self, read: Callable[[], np.ndarray], image: int, row: Row, otherwise: str,
                blank: np.ndarray) -> np.ndarray:
-        """What ``read`` makes of the image's height and width; after a `ShapeError` that is ``blank``."""
+        """What ``read`` gives; after a `ShapeError` that is ``blank``."""
         try:
-            return read(tuple(self.sizes[image].tolist()))
+            return read()
         except ShapeError as error:
             reason = f"{_where(row)}: {error}; the object {otherwise}"
             self.findings.append(Finding(image, False, reason, skipped=False, kept=True))
@@ -151,7 +150,7 @@ def _polygons(found: _Annotations, images: _Images) -> Ragged:
         if are_numbers(single) and len(single) >= 6 and len(single) % 2 == 0:
             numbers.extend(single)  # most are like this: no array is made of each
         elif images.usable[image] and segmentation:
-            read = partial(read_polygon, segmentation)
+            read = partial(read_polygon, segmentation, tuple(images.sizes[image].tolist()))
             numbers.frombytes(images.try_to(read, image, row, "is a box only", _NO_POINTS).tobytes())
         counts.append((len(numbers) - start) // 2)
     return Ragged(np.array(numbers).reshape(-1, 2), np.array(counts, np.int64))
@@ -165,7 +164,20 @@ def _keypoints(found: _Annotations, count: int, images: _Images) -> np.ndarray:
         if "keypoints" in row:
             read = partial(read_keypoints, row["keypoints"], count)
             keypoints[t] = images.try_to(read, image, row, "has none", keypoints[t])
+    limits = images.sizes[found.image_index][:, None, ::-1]  # [T, 1, 2] width, height
+    outside = ((keypoints[..., :2] < 0) | (keypoints[..., :2] > limits)).any(-1)  # [T, count]
+    for t in np.flatnonzero(outside.any(1)).tolist():
+        image = int(found.image_index[t])
+        height, width = images.sizes[image].tolist()
+        reason = f"{_where(found.rows[t])}: keypoints: {outside_text(int(outside[t].sum()), width, height)}"
+        images.findings.append(Finding(image, False, reason, skipped=False, kept=True))
+    keypoints[outside] = 0
     return keypoints
+
+
+def outside_text(count: int, width: int, height: int) -> str:
+    """What is said of so many labelled key points outside of their image."""
+    return f"labelled points outside the image of {width} x {height} px: {count}; they are left out"
 
 
 _NUMBERS = frozenset((int, float))
@@ -289,26 +301,10 @@ def _runs(text: str) -> list[int]:
 # --- key points ------------------------------------------------------------------------------------------------
 
 
-def keypoint_names(categories: list[dict[str, Any]], file: Path) -> tuple[str, ...]:
-    """The names of the key points that categories have; none where none has, or where they are not the same for all."""
-    lists = {category["name"]: category["keypoints"] for category in categories if category.get("keypoints")}
-    for name, found in lists.items():
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            raise InputError(f"{file}, category {name!r}: found the key points {found!r}; accepted: a list of names")
-    first, names = next(iter(lists.items()), ("", []))
-    for name, found in lists.items():
-        if found != names:
-            logger.warning("%s, categories: %r has the key points %s, but %r has %s: none are read", file, name,
-                           ", ".join(found), first, ", ".join(names))
-            return ()
-    return tuple(names)
+def read_keypoints(values: Any, count: int) -> np.ndarray:
+    """``x1, y1, v1, ...`` of one object: float32 ``[count, 3]``, zeros for points that are not labelled.
 
-
-def read_keypoints(values: Any, count: int, size: tuple[int, int]) -> np.ndarray:
-    """``x1, y1, v1, ...`` of one object in an image of this height and width: float32 ``[count, 3]``.
-
-    Points that are not labelled are zeros. Raises `ShapeError` for anything else than ``count`` points inside the
-    image with a visibility of 0, 1 or 2.
+    Raises `ShapeError` for anything else than ``count`` points with a visibility of 0, 1 or 2.
     """
     if not are_numbers(values) or len(values) != 3 * count:
         found = f"{len(values)} values" if isinstance(values, list) else repr(values)
@@ -317,6 +313,4 @@ def read_keypoints(values: Any, count: int, size: tuple[int, int]) -> np.ndarray
     if not np.isin(points[:, 2], (0, 1, 2)).all():
         raise ShapeError("keypoints: found a visibility other than 0, 1 and 2")
     points[points[:, 2] == 0] = 0
-    if (points[:, :2] < 0).any() or (points[:, :2] > size[::-1]).any():
-        raise ShapeError(f"keypoints: a labelled point outside the image of {size[1]} x {size[0]} px")
     return points.astype(np.float32)

@@ -22,7 +22,7 @@ def mask_field(ratio: int = RATIO) -> Field:
 
     Memory: 2 / ratio² bytes a pixel of the images, 1/24 of theirs at ratio 4, whatever the number of objects.
     """
-    return Field("masks", partial(_index_map, ratio=ratio), per_object=False, resize=resize_maps)
+    return Field("masks", partial(_index_map, ratio=ratio), per_object=False, resize=resize_maps, outlines=True)
 
 
 def separate_masks_field(ratio: int = RATIO) -> Field:
@@ -30,7 +30,7 @@ def separate_masks_field(ratio: int = RATIO) -> Field:
 
     Memory: G / ratio² bytes a pixel of the images; at ratio 4 as much as the images themselves from 48 objects on.
     """
-    return Field("masks", partial(_separate_maps, ratio=ratio), resize=resize_maps)
+    return Field("masks", partial(_separate_maps, ratio=ratio), resize=resize_maps, outlines=True)
 
 
 def known_masks_field() -> Field:

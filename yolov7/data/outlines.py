@@ -108,11 +108,12 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     """COCO's counts of a mask ``[H, W]``: runs of zeros and ones in turn, down the columns."""
     flat = np.concatenate(([0], mask.T.ravel(), [2]))
     edges = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(edges, prepend=0).tolist()
+    runs: list[int] = np.diff(edges, prepend=0).tolist()
+    return runs
 
 
 def compressed(runs: list[int]) -> str:
-    """Counts as COCO's text: 5 bits a character, lowest first, from the fourth on as differences to the last but one."""
+    """Counts as COCO's text: 5 bits a character, lowest first; from the fourth on differences to the last but one."""
     text = []
     for place, run in enumerate(runs):
         value = run - runs[place - 2] if place > 2 else run

@@ -113,6 +113,25 @@ def clip_outline(line: np.ndarray, low: Sequence[float] | np.ndarray, high: Sequ
     return joined(rings)
 
 
+def cut_off(whole: Ragged, clamped: Ragged, limits: np.ndarray, rows: np.ndarray, margin: float = 0.0) -> Ragged:
+    """These ``rows`` of outlines, cut off outside of 0 ... ``limits`` = (width, height), ``[2]`` or ``[N, 2]``.
+
+    ``clamped`` are the outlines with vertices moved to the border, which changes the edges in between: those that
+    leave it by more than a margin are cut off exactly. ``whole`` are the first of them as they were.
+    """
+    chosen, limits = clamped[rows], np.broadcast_to(limits, (len(clamped), 2))
+    bounds = np.repeat(limits[: len(whole)], whole.counts, axis=0)
+    beyond = np.flatnonzero(((whole.points < -margin) | (whole.points > bounds + margin)).any(1))
+    crossing = np.isin(rows, np.searchsorted(whole.offsets, beyond, side="right") - 1)
+    points: list[np.ndarray] = []
+    counts, done = chosen.counts.copy(), 0
+    for place in np.flatnonzero(crossing).tolist():
+        line = clip_outline(whole.of(rows[place]), (0, 0), limits[rows[place]]).astype(np.float32)
+        points += (chosen.points[done : chosen.offsets[place]], line)
+        counts[place], done = len(line), chosen.offsets[place + 1]
+    return Ragged(np.concatenate((*points, chosen.points[done:])), counts) if crossing.any() else chosen
+
+
 def _clip_side(rings: list[np.ndarray], axis: int, limit: float, sign: float) -> list[np.ndarray]:
     """What of rings lies on one side of a line parallel to an axis.
 
@@ -148,7 +167,7 @@ def _chains(ring: np.ndarray, inside: np.ndarray, axis: int, limit: float) -> li
 
 
 def _crossing(a: np.ndarray, b: np.ndarray, axis: int, limit: float) -> np.ndarray:
-    point = a + (b - a) * ((limit - a[axis]) / (b[axis] - a[axis]))
+    point: np.ndarray = a + (b - a) * ((limit - a[axis]) / (b[axis] - a[axis]))
     point[axis] = limit
     return point
 
@@ -173,7 +192,8 @@ def _rejoined(chains: list[np.ndarray], partner: dict[tuple[int, int], tuple[int
 def fill_outline(line: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The pixels of an outline in an image of this height and width: bool ``[H, W]``."""
     polygons = Ragged(line, np.array([len(line)]))
-    return separate_maps(polygons, size, 1)[0].astype(bool)
+    pixels: np.ndarray = separate_maps(polygons, size, 1)[0].astype(bool)
+    return pixels
 
 
 def rasterize(polygons: Ragged, size: tuple[int, int], ratio: int = RATIO) -> list[Cells | None]:
@@ -187,8 +207,8 @@ def rasterize(polygons: Ragged, size: tuple[int, int], ratio: int = RATIO) -> li
         return found
     limit, starts = np.array(size[::-1]), polygons.offsets[rows]
     low, high = (function.reduceat(polygons.points, starts) for function in (np.minimum, np.maximum))
-    seen = ((high > -1) & (low < limit)).all(1)
-    far = ((low < -_FAR * limit) | (high > (_FAR + 1) * limit)).any(1)
+    seen = np.all((high > -1) & (low < limit), axis=1)
+    far = np.any((low < -_FAR * limit) | (high > (_FAR + 1) * limit), axis=1)
     low, high = np.trunc(low.clip(-1, limit)).astype(int), np.trunc(high.clip(-1, limit)).astype(int)
     step = ratio if not (limit % ratio).any() else max(size)  # else on the full grid
     windows = np.concatenate((low.clip(0) // step * step, np.minimum((high // step + 1) * step, limit)), axis=1)
