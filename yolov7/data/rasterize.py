@@ -37,6 +37,7 @@ def rings_of(line: np.ndarray) -> list[np.ndarray]:
     """The closed rings ``[K, 2]`` of a closed line ``[K, 2]``: its edges, without those that are walked both ways.
 
     Filled even-odd they are the object. A line without such edges is its only ring; rings that vanish are left out.
+    Rings begin with their first points in the line, and stand in the order of these.
     """
     points: list[tuple[float, ...]] = list(map(tuple, line.tolist()))
     if len(set(points)) == len(points):
@@ -84,10 +85,10 @@ def _closed(paths: list[list[int]], points: list[tuple[float, ...]]) -> list[lis
         ring = others.pop()[:]
         while points[ring[-1]] != points[ring[0]]:
             ring += starting[points[ring[-1]]].pop()[1:]
-        ring = [a for a, b in zip(ring, ring[1:], strict=False) if points[a] != points[b]]
-        if len(ring) > 2:
-            rings.append(ring)
-    return rings
+        if len(ring) > 3:
+            start = ring.index(min(ring)) % (len(ring) - 1)  # the last point is the first again
+            rings.append((min(ring), ring[start:-1] + ring[:start]))
+    return [ring for _, ring in sorted(rings)]
 
 
 def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
@@ -95,7 +96,7 @@ def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
     if len(rings) < 2:
         return rings[0] if rings else np.zeros((0, 2))
     first = rings[0]
-    return np.concatenate((first, first[:1], *(np.concatenate((ring, ring[:1], first[:1])) for ring in rings[1:])))
+    return np.concatenate((first, *(np.concatenate((first[:1], ring, ring[:1])) for ring in rings[1:])))
 
 
 # --- clipping --------------------------------------------------------------------------------------------------
