@@ -127,8 +127,8 @@ def _checked_layout(names: Sequence[str], limbs: Sequence[Sequence[int]], flip: 
             raise ValueError(f"limbs: found {shown(list(limb))}; accepted: pairs of key points, counted from 0 to "
                              f"{count - 1}")
     if flip and (sorted(flip) != list(range(count)) or any(flip[flip[i]] != i for i in range(count))):
-        raise ValueError(f"flip {shown(list(flip))}; accepted: which of the {count} key points each becomes in a mirrored "
-                         "image, so that mirroring twice changes nothing")
+        raise ValueError(f"flip {shown(list(flip))}; accepted: which of the {count} key points each becomes in a "
+                         "mirrored image, so that mirroring twice changes nothing")
     if sigmas and (len(sigmas) != count or not all(math.isfinite(sigma) and sigma > 0 for sigma in sigmas)):
         raise ValueError(f"sigmas {shown(list(sigmas))}; accepted: a number above 0 for each of the {count} key points")
     return complete_layout(names, limbs, flip, sigmas)
