@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from yolov7.data.images import cv2
+from yolov7.inference.mask_assembly import finish_masks
 from yolov7.inference.nms import to_native
+from yolov7.inference.pose import finish_keypoints
 from yolov7.keypoints import KeypointLayout
-from yolov7.masks import masks_from
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.spec import parse_spec, read_spec
-from yolov7.structures import ImageMeta, Instances
 from yolov7.tasks import base
 from yolov7.tasks.pose import POSE
 from yolov7.tasks.segment import SEGMENT
@@ -59,35 +57,9 @@ def write_images(folder: Path, count: int = 2) -> Path:
 
 @contextmanager
 def finished_tasks() -> Iterator[None]:
-    """Detections with masks and key points in native pixels, also where the tasks do not make them yet."""
+    """Detections with masks and key points in native pixels, also where the tasks do not name what makes them."""
     with pytest.MonkeyPatch.context() as patch:
-        for task, finish in ((SEGMENT, finish_masks), (POSE, finish_points)):
+        for task, finish in ((SEGMENT, finish_masks), (POSE, finish_keypoints)):
             if task.finish is to_native:
                 patch.setitem(base.TASKS, task.head.__name__, replace(task, finish=finish))
         yield
-
-
-def finish_masks(found: Instances, maps: dict[str, Tensor], meta: ImageMeta) -> Instances:
-    """Coefficients and prototypes -> masks, cropped to the boxes, enlarged, then cut to the image."""
-    prototypes, (height, width) = maps["prototypes"].float().cpu(), meta.size
-    count, (rows, columns) = len(found), prototypes.shape[1:]
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    left, top, right, bottom = (found.boxes / 4)[..., None, None].unbind(1)
-    inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    low = (found.extra["coefficients"] @ prototypes.flatten(1)).sigmoid().view(count, rows, columns) * inside
-    parts = []
-    for part in low[:, None]:
-        whole = (F.interpolate(part[None], scale_factor=4, mode="bilinear")[0, 0] > 0.5).numpy().astype(np.uint8)
-        cut = whole[int(meta.pad[1]) : int(whole.shape[0] - meta.pad[1]),
-                    int(meta.pad[0]) : int(whole.shape[1] - meta.pad[0])]
-        parts.append(cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR).astype(bool))
-    masks = masks_from([(0, 0, width, height)] * count, parts, (height, width))
-    return replace(to_native(found, maps, meta), extra={"masks": masks})
-
-
-def finish_points(found: Instances, maps: dict[str, Tensor], meta: ImageMeta) -> Instances:
-    """Key points in pixels of the image, clipped to it."""
-    points = found.extra["keypoints"].clone()
-    points[..., :2] = (points[..., :2] - torch.tensor(meta.pad)) / torch.tensor(meta.gain)
-    points[..., :2] = points[..., :2].clamp(torch.zeros(2), torch.tensor([meta.size[1], meta.size[0]]).float())
-    return replace(to_native(found, maps, meta), extra={"keypoints": points})

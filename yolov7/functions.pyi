@@ -447,7 +447,7 @@ def models(
     width: float | None = None,
     hidden_width: float | None = None,
     img_size: int | None = None,
-    num_classes: int = 80,
+    num_classes: int | None = None,
     deploy: bool = False,
     picture: PathLike = "",
     output: PathLike = "",
@@ -463,7 +463,7 @@ def models(
       width: factor on its widths; default: (1 + depth) / 2
       hidden_width: factor on the widths inside its blocks; default: 1
       img_size: side of the network input; default: the model's nominal size
-      num_classes: classes of the head (default: 80)
+      num_classes: classes of the head; default: 80, for key points 1
       deploy: the nodes of the deployed form
       picture: also draw the graph: a PNG, PDF or SVG file
       output: also write the model as YAML, scaled and written out

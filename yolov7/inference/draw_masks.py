@@ -15,7 +15,6 @@ from yolov7.structures import Instances
 
 OPACITY = 0.45  # of what fills a mask
 _SHADES = (0.0, 0.4, -0.4)  # of the objects of a class in turn: how much of white, or of black, their filling has
-_FILLED, _LINE = 1, 2
 
 
 def draw_masks(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool = True) -> np.ndarray:
@@ -37,20 +36,21 @@ def draw_masks(image: np.ndarray, found: Instances, names: Sequence[str], with_s
 def _painted(image: np.ndarray, masks: Masks, labels: Sequence[int], order: np.ndarray) -> np.ndarray:
     """A copy of the image with masks, those that come later in ``order`` in front."""
     canvas: np.ndarray = np.ascontiguousarray(image).copy()
-    paint, kind = np.zeros_like(canvas), np.zeros(canvas.shape[:2], np.uint8)
+    codes = np.zeros(canvas.shape[:2], np.uint16)  # 1 + 2 i inside of mask i, 2 + 2 i on its edge
+    palette = np.zeros((1 + 2 * len(masks), 3), np.uint8)
     parts, line, seen = list(masks), line_width(canvas.shape), Counter[int]()
     for index in order.tolist():
         (left, top, right, bottom), pixels = parts[index]
-        window = slice(top, bottom), slice(left, right)
-        label, edge = labels[index], _edge(pixels, line)
-        paint[window][pixels] = _shaded(class_colour(label), _SHADES[seen[label] % len(_SHADES)])
-        paint[window][edge] = class_colour(label)
-        kind[window][pixels] = _FILLED
-        kind[window][edge] = _LINE
-        seen[label] += 1
+        window, colour = codes[top:bottom, left:right], class_colour(labels[index])
+        np.copyto(window, 1 + 2 * index, where=pixels)
+        np.copyto(window, 2 + 2 * index, where=_edge(pixels, line))
+        palette[1 + 2 * index] = _shaded(colour, _SHADES[seen[labels[index]] % len(_SHADES)])
+        palette[2 + 2 * index] = colour
+        seen[labels[index]] += 1
+    paint = palette[codes]
     blended = cv2.addWeighted(canvas, 1 - OPACITY, paint, OPACITY, 0)
-    canvas[kind == _FILLED] = blended[kind == _FILLED]
-    canvas[kind == _LINE] = paint[kind == _LINE]
+    cv2.copyTo(blended, (codes & 1).astype(np.uint8), canvas)
+    cv2.copyTo(paint, ((codes > 0) & (codes & 1 == 0)).view(np.uint8), canvas)
     return canvas
 
 
@@ -61,11 +61,10 @@ def _shaded(colour: Colour, share: float) -> Colour:
 
 
 def _edge(pixels: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of a mask within ``width`` of its edge."""
+    """The pixels of a mask within ``width`` of its edge, and of that of its window."""
     if not pixels.size:
         return pixels
-    side = 2 * width + 1
-    padded = np.pad(pixels, width).astype(np.uint8)
-    inner = cv2.erode(padded, np.ones((side, side), np.uint8))[width:-width, width:-width]
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    inner = cv2.erode(pixels.view(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     edge: np.ndarray = pixels & (inner == 0)
     return edge
