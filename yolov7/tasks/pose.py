@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yolov7.model.heads.pose import PoseHead
+from yolov7.model.heads.pose import PoseHead, PublishedPoseHead
 from yolov7.tasks.base import Task, Training, register_task
 
 
@@ -14,3 +14,4 @@ def _training() -> Training:
 
 
 POSE = register_task(Task("pose", PoseHead, _training))
+PUBLISHED_POSE = register_task(Task("pose", PublishedPoseHead, _training))
