@@ -31,6 +31,7 @@ class Training:
     assigner: Assigner
     evaluators: Callable[[ImageSet, bool], list[Evaluator]]  # of a split; complete, or what an epoch needs
     fields: tuple[Field, ...] = ()  # what collate stacks beside boxes and labels
+    finish: Finish | None = None  # of evaluations, where it is not the task's own
     # arguments of the head for a split to be trained on, which the model's YAML does not give, such as key points
     adapt: Callable[[Mapping[str, Any], ImageSet], Mapping[str, Any]] | None = None
     demo: str = "shapes"  # data set that is trained on where none is named

@@ -30,7 +30,8 @@ def _training_with(adapt: Any) -> Training:
     from yolov7.loss.criterion import assign_positives
     from yolov7.loss.keypoints import KEYPOINT_TERMS
 
-    return Training(KEYPOINT_TERMS, assign_positives, pose_evaluators, (keypoint_field(),), adapt, "stick-figures")
+    return Training(KEYPOINT_TERMS, assign_positives, pose_evaluators, (keypoint_field(),), adapt=adapt,
+                    demo="stick-figures")
 
 
 def _adapt(arguments: Mapping[str, Any], train_set: ImageSet) -> Mapping[str, Any]:

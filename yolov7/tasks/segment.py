@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolov7.config import InputError
 from yolov7.inference.draw_masks import draw_masks
-from yolov7.inference.mask_assembly import finish_masks
+from yolov7.inference.mask_assembly import finish_masks, mask_finish
 from yolov7.model.heads.segment import SegmentHead
 from yolov7.tasks.base import Task, Training, register_task
 
@@ -21,7 +21,8 @@ def _training() -> Training:
     from yolov7.loss.criterion import assign_positives
     from yolov7.loss.masks import MASK_TERMS
 
-    return Training(MASK_TERMS, assign_positives, segment_evaluators, (mask_field(), known_masks_field()), _adapt)
+    return Training(MASK_TERMS, assign_positives, segment_evaluators, (mask_field(), known_masks_field()),
+                    finish=mask_finish("fine"), adapt=_adapt)
 
 
 def _adapt(arguments: Mapping[str, Any], train_set: ImageSet) -> Mapping[str, Any]:
