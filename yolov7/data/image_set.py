@@ -13,6 +13,7 @@ import numpy as np
 from yolov7.config import InputError, atomic_write, unknown
 from yolov7.data.coco_content import FAULTS, read_annotations
 from yolov7.data.objects import Objects, starts_of
+from yolov7.data.outlines import segmentation_of
 from yolov7.keypoints import KeypointLayout, complete_layout
 
 logger = logging.getLogger(__name__)
@@ -90,12 +91,13 @@ class ImageSet:
         """Images without objects."""
         return int((np.diff(self.offsets) == 0).sum())
 
-    def ground_truth(self) -> dict[str, Any]:
+    def ground_truth(self, masks: bool = False) -> dict[str, Any]:
         """The objects as a COCO dict for scoring.
 
         A JSON file's own content where there is one: crowds, boxes of zero size and skipped images included,
         without the categories that are no class here.
-        Otherwise built from the objects, annotations numbered from 1.
+        Otherwise built from the objects, annotations numbered from 1: with key points where the set has some, and on
+        request with masks as polygons or run lengths (areas are those of the boxes).
         """
         if self.annotation_file is not None:
             content = read_annotations(Path(self.annotation_file))
@@ -103,8 +105,25 @@ class ImageSet:
             return self._of_classes(content)
         images = [{"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
                   for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)]
-        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.names, strict=True)]
-        return {"images": images, "annotations": self._annotations(), "categories": categories}
+        points = {"keypoints": list(self.keypoint_names)} if self.keypoint_names else {}
+        categories = [{"id": i, "name": name} | points for i, name in zip(self.category_ids, self.names, strict=True)]
+        annotations = self._annotations()
+        if self.keypoint_names:
+            self._add_keypoints(annotations)
+        if masks:
+            self._add_masks(annotations)
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _add_keypoints(self, annotations: list[dict[str, Any]]) -> None:
+        values = self.objects.keypoints.astype(np.float64).reshape(len(annotations), -1).tolist()
+        counts = (self.objects.keypoints[..., 2] > 0).sum(1).tolist()
+        for row, points, count in zip(annotations, values, counts, strict=True):
+            row |= {"keypoints": points, "num_keypoints": count}
+
+    def _add_masks(self, annotations: list[dict[str, Any]]) -> None:
+        for row, image, line in zip(annotations, self.image_index.tolist(), self.objects.polygons, strict=True):
+            height, width = self.sizes[image].tolist()
+            row["segmentation"] = segmentation_of(line, (height, width))[0] if len(line) else []
 
     def _of_classes(self, content: dict[str, Any]) -> dict[str, Any]:
         kept = frozenset(self.merged_ids or self.category_ids)
