@@ -321,7 +321,7 @@ def test_label_files_give_parts_holes_and_key_points() -> None:
     two, hole, box = label_set().ground_truth()["annotations"]
     assert sorted(map(sorted, two["segmentation"])) == sorted(sorted(r.ravel().tolist()) for r in
                                                               (ring(5, 5, 10), ring(40, 5, 20)))
-    pixels = coco_mask.decode([hole["segmentation"]])[..., 0]
+    pixels = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(hole["segmentation"], 80, 100)))
     assert pixels.sum() == 1600 - 400 and pixels[35, 15] and not pixels[45, 25]
     assert "segmentation" not in box and box["num_keypoints"] == two["num_keypoints"] == 0
     assert hole["keypoints"] == [20, 40, 2, 0, 0, 0, 48, 60, 1] and hole["num_keypoints"] == 2

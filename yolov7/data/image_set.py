@@ -13,7 +13,7 @@ import numpy as np
 from yolov7.config import InputError, atomic_write, unknown
 from yolov7.data.coco_content import FAULTS, read_annotations
 from yolov7.data.objects import Objects, starts_of
-from yolov7.data.segmentation import coco_segmentation
+from yolov7.data.outlines import segmentation_of
 from yolov7.keypoints import KeypointLayout, complete_layout
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ class ImageSet:
             return self._of_classes(content)
         images = [{"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
                   for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)]
-        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.names, strict=True)]
+        points = {"keypoints": list(self.keypoint_names)} if shapes and self.keypoint_names else {}
+        categories = [{"id": i, "name": name} | points for i, name in zip(self.category_ids, self.names, strict=True)]
         return {"images": images, "annotations": self._annotations(shapes), "categories": categories}
 
     def _of_classes(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class ImageSet:
         for image, polygon, keypoints in rows:
             shape: dict[str, Any] = {}
             if len(polygon):
-                shape["segmentation"] = coco_segmentation(polygon, tuple(sizes[image])) or []
+                shape["segmentation"] = segmentation_of(polygon, tuple(sizes[image]))[0]
             if has_keypoints:
                 shape |= {"keypoints": keypoints.astype(np.float64).ravel().tolist(),
                           "num_keypoints": int((keypoints[:, 2] > 0).sum())}

@@ -213,7 +213,7 @@ def rasterize(polygons: Ragged, size: tuple[int, int], ratio: int = RATIO) -> li
     low, high = np.trunc(low.clip(-1, limit)).astype(int), np.trunc(high.clip(-1, limit)).astype(int)
     step = ratio if not (limit % ratio).any() else max(size)  # else on the full grid
     windows = np.concatenate((low.clip(0) // step * step, np.minimum((high // step + 1) * step, limit)), axis=1)
-    repeated = _with_repeated_points(polygons)
+    repeated = has_repeated_points(polygons)
     for place, row in enumerate(rows.tolist()):
         if seen[place]:
             line = polygons.of(row)
@@ -223,7 +223,7 @@ def rasterize(polygons: Ragged, size: tuple[int, int], ratio: int = RATIO) -> li
     return found
 
 
-def _with_repeated_points(polygons: Ragged) -> np.ndarray:
+def has_repeated_points(polygons: Ragged) -> np.ndarray:
     """Which outlines may have a point twice, without which no edge is walked both ways: bool ``[N]``.
 
     A last point that is the first again is none.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolov7.data.segmentation import coco_segmentation
+from yolov7.data.outlines import segmentation_of
 from yolov7.evaluation.coco_scoring import KEYPOINTS, MASKS, segmentation_rle
 from yolov7.evaluation.comparison import Comparison, Similarity
 from yolov7.keypoints import object_keypoint_similarity
@@ -70,6 +70,6 @@ def true_rles(objects: Objects, size: tuple[int, int]) -> list[Rle]:
     rles = []
     for polygon, box in zip(objects.polygons, objects.boxes.astype(np.float64).tolist(), strict=True):
         left, top, right, bottom = box
-        segmentation = coco_segmentation(polygon, size) or [[left, top, right, top, right, bottom, left, bottom]]
-        rles.append(segmentation_rle(segmentation, size))
+        of_box = [[left, top, right, top, right, bottom, left, bottom]]
+        rles.append(segmentation_rle(segmentation_of(polygon, size)[0] if len(polygon) else of_box, size))
     return rles
