@@ -188,8 +188,11 @@ def paste_mirrored(image: np.ndarray, tiles: Sequence[Tile], side: int, drawn: W
     mask = np.zeros(drawn.size, np.uint8)
     for polygon in polygons:
         cv2.fillPoly(mask, [mirrored.points(polygon.astype(int)).round().astype(np.int32)], 1)
-    if mask.any():
-        cv2.copyTo(render(tiles, side, mirrored, read), mask, image)
+    x, y, width, height = cv2.boundingRect(mask)
+    if width:  # only what is pasted is rendered
+        window = replace(mirrored, matrix=_moved(-x, -y) @ mirrored.matrix, size=(height, width))
+        rows, columns = slice(y, y + height), slice(x, x + width)
+        cv2.copyTo(render(tiles, side, window, read), mask[rows, columns], image[rows, columns])
 
 
 # --- samples ---------------------------------------------------------------------------------------------------
