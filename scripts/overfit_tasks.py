@@ -166,7 +166,8 @@ class Learner:
         """All numbers of the evaluators that an epoch of a training has."""
         network = TorchNetwork(self.model, self.device, self.precision)
         evaluators = self.training.evaluators(self.image_set, False)
-        found = evaluate(network, self.loader, self.image_set, evaluators=evaluators, finish=self.task.finish)
+        found = evaluate(network, self.loader, self.image_set, evaluators=evaluators,
+                         finish=self.training.finish or self.task.finish)
         return found.metrics()
 
 
