@@ -24,7 +24,7 @@ PathLike = str | os.PathLike[str]
 def train(
     *,
     cfg: PathLike | None = None,
-    data: PathLike = "shapes",
+    data: PathLike | None = None,
     weights: PathLike = "",
     hyp: PathLike | None = None,
     epochs: int | None = None,
@@ -61,7 +61,8 @@ def train(
     The flags of ``yolov7 train``:
 
       cfg: model: a shipped name or a YAML file; default: that of weights, else yolov7-tiny
-      data: data set: a YAML file, a shipped name, or a folder in COCO layout (default: shapes)
+      data: data set: a YAML file, a shipped name, or a folder in COCO layout; default: the built-in one
+        of the model's task (shapes, for pose stick-figures)
       weights: initial weights, ours or the reference implementation's; '' trains from scratch
       hyp: recipe: a shipped name or a YAML file; default: the data set's settings for the model,
         finetune for few images with weights, else the one that the model names
@@ -111,7 +112,7 @@ def train(
 def train(
     *,
     cfg: PathLike | None = None,
-    data: PathLike = "shapes",
+    data: PathLike | None = None,
     weights: PathLike = "",
     hyp: PathLike | None = None,
     epochs: int | None = None,

@@ -27,7 +27,7 @@ class KeypointLayout:
     def arguments(self) -> dict[str, Any]:
         """The part that a model carries, as arguments of its head in the model's YAML."""
         return {"keypoints": list(self.names), "limbs": [list(limb) for limb in self.limbs],
-                "sigmas": list(self.sigmas)}
+                "flip": list(self.flip), "sigmas": list(self.sigmas)}
 
 
 _SIDES = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -83,8 +83,8 @@ def object_keypoint_similarity(found: np.ndarray, true: np.ndarray, boxes: np.nd
     points, corners = found[:, None, :, :2].astype(np.float64), boxes.astype(np.float64).reshape(-1, 2, 2)
     sides = corners[:, 1] - corners[:, 0]
     low, high = corners[:, None, 0] - sides[:, None], corners[:, None, 1] + sides[:, None]  # [M, 1, 2]
-    labelled = true[..., 2] > 0  # [M, K]
-    has_points = labelled.any(1)
+    labelled: np.ndarray = true[..., 2] > 0  # [M, K]
+    has_points: np.ndarray = np.any(labelled, axis=1)
     offset = np.where(has_points[:, None, None], points - true[..., :2],
                       np.maximum(low - points, 0) + np.maximum(points - high, 0))  # [N, M, K, 2]
     spread = 2 * (areas[:, None] + np.spacing(1)) * (2 * np.asarray(sigmas)) ** 2  # [M, K]

@@ -242,6 +242,8 @@ class ConvertOptions:
     seed: int = option(0, "with --from: seed of that choice", low=0, group="reading")
     boxes: bool = option(False, "write the boxes only; a polygon in a label file stands for its own box, which may "
                                 "differ from the object's", group="what is written")
+    polygons: bool = option(False, "write polygons, also where objects have key points: a row of a label file holds "
+                                   "one or the other", group="what is written")
     copy: bool = option(False, "copy the images; default: hard links where possible, else copies",
                         group="what is written")
     link: bool = option(False, "hard links only: an error where they are impossible", group="what is written")

@@ -49,9 +49,9 @@ class PoseHead(Head):
     nominal_classes = 1
 
     def __init__(self, in_channels: Sequence[int], *detector: Any, keypoints: tuple[str, ...] = COCO_PERSON.names,
-                 limbs: tuple[tuple[int, ...], ...] = (), sigmas: tuple[float, ...] = (), keypoint_depth: int = 5,
-                 keypoint_width: int | None = None) -> None:
-        layout = _checked_layout(keypoints, limbs, sigmas)
+                 limbs: tuple[tuple[int, ...], ...] = (), flip: tuple[int, ...] = (), sigmas: tuple[float, ...] = (),
+                 keypoint_depth: int = 5, keypoint_width: int | None = None) -> None:
+        layout = _checked_layout(keypoints, limbs, flip, sigmas)
         if keypoint_width is not None and keypoint_width < 1:
             raise ValueError(f"keypoint_width {keypoint_width}; accepted: at least 1")
         super().__init__(in_channels, *detector, extra={"keypoints": 3 * len(keypoints)},  # type: ignore[misc]
@@ -66,7 +66,7 @@ class PoseHead(Head):
     def decode_columns(logits: dict[str, Tensor], cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:
         """``keypoints``: x, y in pixels of the network input, without bound, and visibility 0..1: ``[..., K, 3]``."""
         flat = logits["keypoints"].float()
-        raw = flat.view(*flat.shape[:-1], -1, 3)
+        raw = flat.unflatten(-1, (flat.shape[-1] // 3, 3))  # also of zero rows
         points = (2 * raw[..., :2] - 0.5 + cells[..., None, :]) * stride
         return {"keypoints": torch.cat((points, raw[..., 2:].sigmoid()), dim=-1)}
 
@@ -114,7 +114,8 @@ class PublishedPoseHead(PoseHead):
         return found | {"convs": (found["convs"][0], every[:own]), "keypoint_paths": (self._path_ends(), every[own:])}
 
 
-def _checked_layout(names: Sequence[str], limbs: Sequence[Sequence[int]], sigmas: Sequence[float]) -> KeypointLayout:
+def _checked_layout(names: Sequence[str], limbs: Sequence[Sequence[int]], flip: Sequence[int],
+                    sigmas: Sequence[float]) -> KeypointLayout:
     """The layout that the arguments of a head state. Raises ``ValueError``."""
     count = len(names)
     readable = all(name.strip() and name.isprintable() for name in names)
@@ -125,6 +126,9 @@ def _checked_layout(names: Sequence[str], limbs: Sequence[Sequence[int]], sigmas
         if len(limb) != 2 or not all(0 <= end < count for end in limb):
             raise ValueError(f"limbs: found {shown(list(limb))}; accepted: pairs of key points, counted from 0 to "
                              f"{count - 1}")
+    if flip and (sorted(flip) != list(range(count)) or any(flip[flip[i]] != i for i in range(count))):
+        raise ValueError(f"flip {shown(list(flip))}; accepted: which of the {count} key points each becomes in a "
+                         "mirrored image, so that mirroring twice changes nothing")
     if sigmas and (len(sigmas) != count or not all(math.isfinite(sigma) and sigma > 0 for sigma in sigmas)):
         raise ValueError(f"sigmas {shown(list(sigmas))}; accepted: a number above 0 for each of the {count} key points")
-    return complete_layout(names, limbs, (), sigmas)
+    return complete_layout(names, limbs, flip, sigmas)

@@ -78,6 +78,6 @@ class SegmentHead(Head):
         left, top, right, bottom = (boxes / self.mask_stride)[..., None].unbind(2)  # each [B, N, 1]
         x, y = (torch.arange(side, device=boxes.device, dtype=torch.float32) for side in (width, height))
         across, down = (x >= left) & (x < right), (y >= top) & (y < bottom)  # [B, N, w], [B, N, h]
-        inside = down[..., None] & across[..., None, :]
+        inside = down[..., None] & across[..., None, :]  # [B, N, h, w]
         masks: Tensor = logits.sigmoid().view(*boxes.shape[:2], height, width) * inside
         return masks

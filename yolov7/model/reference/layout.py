@@ -31,6 +31,7 @@ _LEAF_KEYS = (  # (kind, pattern of the part of the key that belongs to the leaf
 _OUTPUTS = re.compile(r"(?:.*\.)?keypoint_paths\.\d+\.last")  # those of our layers that are "outputs" there
 # Parts of keys that no other head has -> our head; AnchorHead has none.
 HEADS = {".proto.": "SegmentHead", ".m_kpt.": "PublishedPoseHead"}
+EXPORTED = ("AnchorHead", *HEADS.values())  # our heads that it has, too
 REFUSED = {".attn_m.": "YOLOv7-mask"}  # networks that are not supported
 NOT_IN_FILE, OTHER_CLASSES = "the file does not have them", "the file is for another class count"
 _BRANCHES = {"identity": "rbr_identity", "dense": "rbr_dense", "point": "rbr_1x1"}
@@ -250,9 +251,9 @@ def export_state_dict(model: Detector) -> dict[str, Tensor]:
 
     Raises `InputError` for blocks that it does not have.
     """
-    if type(model.head).__name__ not in ("AnchorHead", *HEADS.values()):
+    if type(model.head).__name__ not in EXPORTED:
         raise InputError(f"{model.spec.name}.head: {type(model.head).__name__} is not in the reference implementation; "
-                         f"accepted: {', '.join(('AnchorHead', *HEADS.values()))}")
+                         f"accepted: {', '.join(EXPORTED)}")
     state: dict[str, Tensor] = {}
     place = 0
     inner: dict[str, str] = {}  # our name of a leaf -> prefix of its keys there
