@@ -21,7 +21,6 @@ from yolov7.exporting import parity
 from yolov7.exporting.graphs import MasksOf
 from yolov7.inference.exported import ExportFacts, open_onnx
 from yolov7.model import weights
-from yolov7.structures import Instances
 
 pytestmark = pytest.mark.usefixtures("forked_comparisons")
 
@@ -137,7 +136,7 @@ def test_forms_of_end_to_end_files(flags: tuple[str, ...], files: Path, tmp_path
     half = "--fp16" in flags
     for entry in comparison(tmp_path).values():
         assert len(entry["inputs"]) == (4 if "--dynamic" in flags else 2)
-        assert all(row["mask_iou"] >= (0.5 if half else 0.99) for row in entry["inputs"])
+        assert all(row["mask_iou"] >= (0.9 if half else 0.99) for row in entry["inputs"])
     names = [output.name for output in __import__("onnx").load(tmp_path / "SegmentHead.onnx").graph.output]
     assert names[-1] == ("prototypes" if "none" in flags else "masks")
 
@@ -178,17 +177,16 @@ def test_masks_that_differ_are_a_failure(files: Path) -> None:
 
 def test_small_masks_may_differ_by_two_pixels() -> None:
     difference = parity._MaskDifference()
-    found = Instances(torch.tensor([[0.0, 0, 8, 8]]), torch.ones(1), torch.zeros(1).long())
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[0, :2, :2] = True
     for count, passed in ((2, True), (3, False)):
         other = mask.clone()
         other[0, 5, :count] = True
-        difference.add(found, mask, found, other, parity.FULL)
+        difference.add(mask, other, parity.FULL)
         assert difference.passed is passed and difference.pixels == count
     assert difference.iou == pytest.approx(4 / 7)
     difference = parity._MaskDifference()
-    difference.add(found, mask, found, mask[:, :4], parity.FULL)
+    difference.add(mask, mask[:, :4], parity.FULL)
     assert not difference.passed and difference.iou == 0
 
 
