@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "yolov7"
 FLOORS = [  # rooms of one floor, in order
-    ["boxes", "structures", "config", "runtime"],
+    ["boxes", "masks", "keypoints", "structures", "config", "runtime"],
     ["model", "data"],
     ["loss", "inference", "evaluation", "exporting"],
     ["tasks"],

@@ -47,7 +47,8 @@ def test_all_of_it_is_shown_in_80_columns(capsys: CAPTURE, monkeypatch: pytest.M
         assert f" {name} {key.value} {key.meaning}" in one_line, name
     assert [title for title in SECTIONS if f"{title}:\n" in text] == SECTIONS
     assert max(map(len, text.splitlines())) <= 80
-    assert "perspective degrees=0, translate=0.1, scale=0.5, shear=0, perspective=0 mixup mixup=0.05" in one_line
+    assert "perspective degrees=0, translate=0.1, scale=0.5, scale_top=1.1, shear=0, perspective=0, max_aspect=20 " \
+           "mixup mixup=0.05, mixup_beta=8" in one_line
     assert "Left out, so that their keys do nothing: cutout, clahe," in text
 
 
@@ -62,7 +63,7 @@ def test_the_command_that_it_shows_runs(capsys: CAPTURE) -> None:
 
 def test_find(capsys: CAPTURE) -> None:
     text = shown(capsys, "--find", "Mosaic")
-    assert re.findall(r"^  (\w+)", text, re.M) == ["mosaic", "mixup", "copy_paste"]
+    assert re.findall(r"^  (\w+)", text, re.M) == ["mosaic", "nine_tiles", "mixup", "copy_paste"]
     assert "optimizer:" not in text and "steps of" not in text
     assert cli.main(["recipe", "--find", "moasic"]) == 2
     assert "--find 'moasic': no key has that word; did you mean 'mosaic'?" in capsys.readouterr().err

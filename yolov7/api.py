@@ -133,7 +133,7 @@ class Model:
 
     def _result(self, found: Instances, image: np.ndarray, path: str, frame: int = 0,
                 seconds: float | None = None) -> ImageResult:
-        return ImageResult(found.boxes, found.scores, found.labels, found.names, found.extra, image, path,
+        return ImageResult(found.boxes, found.scores, found.labels, found.names, found.extra, found.facts, image, path,
                            self.task.draw, frame, seconds)
 
     def _of_folder(self, folder: str, predictor: Predictor) -> Results:

@@ -24,7 +24,7 @@ PathLike = str | os.PathLike[str]
 def train(
     *,
     cfg: PathLike | None = None,
-    data: PathLike = "shapes",
+    data: PathLike | None = None,
     weights: PathLike = "",
     hyp: PathLike | None = None,
     epochs: int | None = None,
@@ -61,7 +61,8 @@ def train(
     The flags of ``yolov7 train``:
 
       cfg: model: a shipped name or a YAML file; default: that of weights, else yolov7-tiny
-      data: data set: a YAML file, a shipped name, or a folder in COCO layout (default: shapes)
+      data: data set: a YAML file, a shipped name, or a folder in COCO layout; default: the built-in one
+        of the model's task (shapes, for pose stick-figures)
       weights: initial weights, ours or the reference implementation's; '' trains from scratch
       hyp: recipe: a shipped name or a YAML file; default: the data set's settings for the model,
         finetune for few images with weights, else the one that the model names
@@ -111,7 +112,7 @@ def train(
 def train(
     *,
     cfg: PathLike | None = None,
-    data: PathLike = "shapes",
+    data: PathLike | None = None,
     weights: PathLike = "",
     hyp: PathLike | None = None,
     epochs: int | None = None,
@@ -333,6 +334,7 @@ def detect(
     save_coco: bool = False,
     save_csv: bool = False,
     save_crop: bool = False,
+    crop_masks: bool = False,
     round_boxes: bool = False,
     nosave: bool = False,
     view_img: bool = False,
@@ -366,13 +368,15 @@ def detect(
       img_size: long side of the network input; default: that of the weights
       classes: keep only these classes (numbers or names)
       agnostic_nms: NMS across classes
-      save_txt: also write one text file an image: class cx cy w h, normalised
+      save_txt: also write one text file an image: class cx cy w h, normalised; with masks a polygon
+        instead of the box, with key points x y v of each behind it
       save_conf: add the score to the text files
       save_json: also write detections.json: a list with one object a frame
       save_jsonl: also write detections.jsonl: the same, one line a frame as it comes
       save_coco: also write predictions.json: results as COCO has them
       save_csv: also write detections.csv: one line a detection
       save_crop: also write an image of every detection, in a folder a class
+      crop_masks: with save_crop: PNG images that are transparent outside of the object's mask
       round_boxes: boxes in whole pixels, as the reference implementation writes them
       nosave: write no images or videos
       view_img: show what is found in a window, where there is a screen (q ends the run)
@@ -398,6 +402,7 @@ def export(
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
     max_det: int = 100,
+    masks: Literal["low", "full", "none"] = "low",
     fp16: bool = False,
     with_preprocess: bool = False,
     source: PathLike = "",
@@ -421,6 +426,8 @@ def export(
       conf_thres: minimum score, of head end2end (default: 0.25)
       iou_thres: maximum IoU of two detections of one class, of head end2end (default: 0.45)
       max_det: maximum number of detections in an image, of head end2end (default: 100)
+      masks: masks that head end2end gives, of models of instance segmentation: probabilities at a
+        quarter of the network input (low), 0 and 1 at its size (full), or none (default: low)
       fp16: weights in float16, inputs and outputs in float32 (not of weights and original)
       with_preprocess: the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1
       source: images for the comparison with PyTorch; default: the data set's validation split
@@ -440,7 +447,7 @@ def models(
     width: float | None = None,
     hidden_width: float | None = None,
     img_size: int | None = None,
-    num_classes: int = 80,
+    num_classes: int | None = None,
     deploy: bool = False,
     picture: PathLike = "",
     output: PathLike = "",
@@ -456,7 +463,7 @@ def models(
       width: factor on its widths; default: (1 + depth) / 2
       hidden_width: factor on the widths inside its blocks; default: 1
       img_size: side of the network input; default: the model's nominal size
-      num_classes: classes of the head (default: 80)
+      num_classes: classes of the head; default: 80, for key points 1
       deploy: the nodes of the deployed form
       picture: also draw the graph: a PNG, PDF or SVG file
       output: also write the model as YAML, scaled and written out

@@ -21,10 +21,10 @@ zero rows, never ``None``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import torch
     from torch import Tensor
@@ -107,7 +107,8 @@ class Instances:
     scores: Tensor  # float32 [N] in 0..1
     labels: Tensor  # int64 [N]
     names: tuple[str, ...] = field(default=(), repr=False)  # class names, where the model has them
-    extra: dict[str, Tensor] = field(default_factory=dict)  # column -> [N, ...]
+    extra: dict[str, Any] = field(default_factory=dict)  # column -> a tensor [N, ...], or `Masks`, which act as one
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # arguments of the head in the model's YAML
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -115,7 +116,7 @@ class Instances:
     def __getitem__(self, rows: Tensor | slice) -> Instances:
         return self.map(lambda column: column[rows])
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Instances:
+    def map(self, change: Callable[[Any], Any]) -> Instances:
         """The same instances with every column changed."""
         extra = {name: change(column) for name, column in self.extra.items()}
         return replace(self, boxes=change(self.boxes), scores=change(self.scores), labels=change(self.labels),

@@ -18,9 +18,11 @@ from yolov7.config import InputError
 from yolov7.config.options import ConvertOptions
 from yolov7.data import convert as module
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.convert import convert, flat_names, polygon_area
+from yolov7.data.convert import convert, flat_names
 from yolov7.data.image_set import ImageSet
 from yolov7.data.label_rows import scan_labels
+from yolov7.data.outlines import compressed, polygon_area, run_lengths
+from yolov7.data.rasterize import fill_outline, rings_of
 
 Write = Callable[..., Path]
 CATEGORIES = [{"id": 7, "name": "Hund"}, {"id": 3, "name": "гриб, rot: 猫"}]
@@ -32,15 +34,26 @@ def to(kind: Any, data: Path, output: Path, **options: Any) -> Path:
 
 
 def objects(image_set: ImageSet) -> dict[str, list[tuple[Any, ...]]]:
-    """Class name, box and polygon of every object by the name of its image, in order of class and box."""
+    """Class name, box and points of the outline of every object by the name of its image, in order of class and box.
+
+    Where several parts are joined is not compared.
+    """
     found = {}
     for i, path in enumerate(image_set.paths):
         objects = image_set.objects_of(i)
         rows = zip(objects.boxes, objects.labels, objects.polygons, strict=True)
         found[Path(path).stem] = sorted(
-            ((image_set.names[label], box.tolist(), polygon.ravel().tolist()) for box, label, polygon in rows),
+            ((image_set.names[label], box.tolist(), points_of(polygon)) for box, label, polygon in rows),
             key=lambda row: (row[0], np.round(row[1], 2).tolist()))
     return found
+
+
+def points_of(polygon: np.ndarray) -> list[float]:
+    rings = rings_of(polygon)
+    if len(rings) < 2:
+        return polygon.ravel().tolist()
+    return [value for point in sorted(np.concatenate(rings).tolist(), key=lambda point: np.round(point, 2).tolist())
+            for value in point]
 
 
 def assert_same_objects(first: ImageSet, second: ImageSet) -> None:
@@ -218,12 +231,54 @@ def test_area_of_a_hole(turned: bool) -> None:
 NOSE = {"keypoints": [10.5, 20.25, 2, 0, 0, 0], "num_keypoints": 1}
 
 
-def test_label_files_have_no_keypoints(coco_folder: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    categories = [{"id": 3, "name": "cat", "keypoints": ["nose", "tail"]}]
-    folder = coco_folder([[{"bbox": [1, 2, 30, 40]} | NOSE]], categories=categories)
-    assert opened(folder).keypoint_names == ("nose", "tail")
-    assert opened(to("yolo", folder, tmp_path / "out")).keypoint_names == ()
-    assert "label files have no key points: they are left out" in caplog.text
+def test_keypoints_there_and_back(coco_folder: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = {"keypoints": ["nose", "left_ear", "right_ear"], "skeleton": [[1, 2], [1, 3]], "sigmas": [0.1, 0.2, 0.2]}
+    categories = [{"id": 3, "name": "cat"} | names, {"id": 7, "name": "dog"} | names]
+    points = [10.123456, 20.25, 2, 0, 0, 0, 31.5, 11.3, 1]
+    folder = coco_folder([[{"bbox": [1, 2, 30, 40], "keypoints": points, "segmentation": [TRIANGLE]},
+                           {"bbox": [5, 2, 30, 40], "category_id": 7, "keypoints": [0] * 9}]], categories=categories)
+    yaml = to("yolo", folder, tmp_path / "out")
+    assert "key points or a polygon: 1 polygons are left out (--polygons writes them instead)" in caplog.text
+    lines = (tmp_path / "out" / "labels" / "train" / "1.txt").read_text().splitlines()
+    assert [len(line.split()) for line in lines] == [5 + 9, 5]
+    back = to("coco", yaml, tmp_path / "back")
+    for found in (opened(yaml), opened(back)):
+        assert found.keypoint_layout == opened(folder).keypoint_layout
+        assert found.keypoint_flip == (0, 2, 1) and found.keypoint_sigmas == (0.1, 0.2, 0.2)
+        np.testing.assert_allclose(found.objects.keypoints, opened(folder).objects.keypoints, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found.objects.boxes, opened(folder).objects.boxes, rtol=0, atol=1e-4)
+    caplog.clear()
+    polygons = opened(to("yolo", folder, tmp_path / "polygons", polygons=True))
+    assert polygons.keypoint_names == () and polygons.objects.has_polygon.tolist() == [True, False]
+    assert "--polygons: key points are left out" in caplog.text
+    assert opened(to("yolo", folder, tmp_path / "boxes", boxes=True)).keypoint_names == ()
+
+
+# --- parts and holes -------------------------------------------------------------------------------------------
+
+
+def test_parts_and_holes_there_and_back(coco_folder: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mask = np.zeros((48, 64), bool)
+    mask[5:40, 6:30] = True
+    mask[10:20, 10:20] = False
+    mask[2:9, 40:50] = True
+    parts = [TRIANGLE, [2.5, 3.25, 8, 3, 5, 9.75]]
+    folder = coco_folder([[
+        {"bbox": [6, 2, 44, 38], "segmentation": {"size": [48, 64], "counts": compressed(run_lengths(mask))}},
+        {"bbox": [2.5, 3, 37.5, 27.125], "segmentation": parts}]])
+    yaml = to("yolo", folder, tmp_path / "yolo")
+    assert "polygons whose box" not in caplog.text
+    back = to("coco", yaml, tmp_path / "back")
+    content = json.loads((back / "annotations" / "instances_train.json").read_text())
+    holes, joined_parts = content["annotations"]
+    assert holes["segmentation"] == {"size": [48, 64], "counts": compressed(run_lengths(mask))}
+    assert holes["area"] == mask.sum()
+    np.testing.assert_allclose(sorted(map(sorted, joined_parts["segmentation"])), sorted(map(sorted, parts)), atol=1e-4)
+    for found in (opened(folder), opened(yaml), opened(back)):
+        np.testing.assert_array_equal(fill_outline(found.objects.polygons.of(0), (48, 64)), mask)
+        assert sorted(map(len, rings_of(found.objects.polygons.of(1)))) == [3, 3]
+    again = opened(to("coco", to("yolo", back, tmp_path / "again"), tmp_path / "twice"))
+    np.testing.assert_allclose(again.objects.polygons.points, opened(back).objects.polygons.points, atol=1e-4)
 
 
 def test_keypoints_in_the_json(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.convert import convert
 from yolov7.data.image_set import ImageSet, category_ids
 from yolov7.evaluation.coco import CocoBoxes, score_detections
+from yolov7.keypoints import COCO_PERSON
 from yolov7.structures import Instances
 
 Write = Callable[..., Path]
@@ -316,7 +317,6 @@ def pose(*rows: str) -> str:
     ("[2, 3]", "0 0.5 0.5 0.2 0.4 0.45 0.5 2 0 0 0", [[45, 25, 2], [0, 0, 0]]),
     ("[2, 2]", "0 0.5 0.5 0.2 0.4 0.45 0.5 -1 -1", [[45, 25, 2], [0, 0, 0]]),
     ("[2, 2]", "0 0.5 0.5 0.2 0.4 0.45 0.5 0 0", [[45, 25, 2], [0, 0, 0]]),
-    ("[2, 3]", "0 0.5 0.5 0.2 0.4 7 0.5 2 0.55 0.6 2", [[0, 0, 0], [55, 30, 2]]),
     ("[2, 3]", "0 0.5 0.5 0.2 0.4", [[0, 0, 0], [0, 0, 0]]),
 ])
 def test_key_points_that_the_yaml_announces(shape: str, row: str, expected: list[list[float]],
@@ -330,7 +330,39 @@ def test_key_points_that_the_yaml_announces(shape: str, row: str, expected: list
         assert found.keypoint_names == ("left", "right") and found.keypoint_flip == (1, 0) and not found.faults
 
 
+def test_key_points_that_are_left_out_are_listed(yolo_folder: Write) -> None:
+    yaml = yolo_folder(pose("0 0.5 0.5 0.2 0.4 7 0.5 2 0.55 0.6 2", "0 0.5 0.5 0.3 0.4 0.4 0.5 3 -7 0.6 0"))
+    yaml.write_text(f"{yaml.read_text()}kpt_shape: [2, 3]\n")
+    for _ in range(2):
+        found = open_split(open_data(str(yaml)), "train")
+        np.testing.assert_allclose(found.objects.keypoints, [[[0, 0, 0], [55, 30, 2]], [[0, 0, 0]] * 2], rtol=1e-5)
+        assert [str(fault).partition(": ")[2] for fault in found.faults] == [
+            "line 1: labelled key points outside the image: 1; they are left out",
+            "line 2: key points with a visibility other than 0, 1 and 2: 1; they are left out"]
+        assert all(fault.kept for fault in found.faults)
+
+
+def test_seventeen_points_without_a_name_are_a_person(yolo_folder: Write, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    row = pose(f"0 0.5 0.5 0.2 0.4 {'0.5 0.5 2 ' * 17}")
+    yaml = yolo_folder(row)
+    text = yaml.read_text()
+    yaml.write_text(f"{text}kpt_shape: [17, 3]\n")
+    assert open_split(open_data(str(yaml)), "train").keypoint_layout == COCO_PERSON
+    assert "its 17 key points have no names (kpt_names); taken are those of COCO's person: nose, left_" in caplog.text
+    for more in ("flip_idx: [1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]", "skeleton: [[1, 2]]",
+                 f"kpt_names: [{', '.join(f'p{i}' for i in range(17))}]"):
+        yaml.write_text(f"{text}kpt_shape: [17, 3]\n{more}\n")
+        assert open_split(open_data(str(yaml)), "train").keypoint_layout.names != COCO_PERSON.names
+
+
 @pytest.mark.parametrize(("keys", "message"), [
+    ("kpt_shape: [3, 3]\nflip_idx: [1, 2, 0]", "point 0 becomes 1, and that one becomes 2; accepted: pairs"),
+    ("kpt_shape: [3, 3]\nskeleton: [[1, 2, 3]]", "skeleton: found .*; accepted: pairs of key points"),
+    ("kpt_shape: [3, 3]\nskeleton: [[0, 3]]", "found the key point 3; accepted: 0 to 2, as there are 3"),
+    ("kpt_shape: [3, 3]\nskeleton: [[1, 4]]", "found the key point 4; accepted: 1 to 3, as there are 3"),
+    ("kpt_shape: [3, 3]\nsigmas: [1, 2]", "accepted: 3 numbers above 0"),
+    ("skeleton: [[1, 2]]\nkpt_sigmas: [1]", "skeleton and kpt_sigmas need kpt_shape"),
     ("kpt_shape: [2]", r"kpt_shape: found \[2\]; accepted"), ("kpt_shape: [0, 3]", "accepted: .number of key points"),
     ("kpt_shape: [2, 4]", "accepted"), ("kpt_shape: [2, 3]\nflip_idx: [0, 0]", "each number from 0 to 1 once"),
     ("flip_idx: [1, 0]", "need kpt_shape"), ("kpt_shape: [2, 3]\nkpt_names: [nose]", "found 1 names; accepted: 2"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_records import NO_POLYGON, ImageRecord, ObjectRecord, build_image_set
 
 from yolov7.config import InputError
 from yolov7.data.catalog import open_data, open_split
@@ -122,3 +123,20 @@ def test_bccd(bccd: Path) -> None:
     assert len(kept.objects) == sum(a["category_id"] in wanted and a["area"] > 0 for a in content["annotations"])
     mask = np.isin(val.objects.labels, class_indices(kept.names, val.names))
     np.testing.assert_array_equal(kept.objects.boxes, val.objects.boxes[mask])
+
+
+def test_ground_truth_of_label_files_has_masks_and_key_points() -> None:
+    square = np.array([(2, 2), (20, 2), (20, 20), (2, 20)], np.float32)
+    points = np.array([(3, 4, 2), (5, 6, 1), (0, 0, 0)], np.float32)
+    items = [ObjectRecord((2, 2, 20, 20), 0, square, points), ObjectRecord((1, 1, 9, 9), 0, NO_POLYGON)]
+    image_set = build_image_set([ImageRecord("a.jpg", 1, (48, 64), items)], ("cat",), (1,), [], annotation_file=None,
+                                split="val", keypoint_names=("nose", "left_eye", "right_eye"))
+    first, second = image_set.ground_truth()["annotations"]
+    assert first["keypoints"] == [3, 4, 2, 5, 6, 1, 0, 0, 0] and first["num_keypoints"] == 2
+    assert first["segmentation"] == [square.ravel().tolist()] and "segmentation" not in second
+    assert second["num_keypoints"] == 0
+    plain = image_set.ground_truth(shapes=False)
+    assert "segmentation" not in plain["annotations"][0]
+    assert plain["categories"] == [{"id": 1, "name": "cat"}]
+    named = image_set.ground_truth()["categories"]
+    assert named == [{"id": 1, "name": "cat", "keypoints": ["nose", "left_eye", "right_eye"]}]

@@ -11,8 +11,9 @@ import pytest
 
 from yolov7.config import InputError
 from yolov7.data import synthetic
+from yolov7.data.generated import STAMP
 from yolov7.data.images import load_image
-from yolov7.data.synthetic import CLASSES, STAMP, generate, paint
+from yolov7.data.synthetic import CLASSES, generate, paint
 
 TRAIN, VAL = 48, 12
 
@@ -151,6 +152,45 @@ def test_a_polygon_runs_along_the_edges_of_visible_pixels() -> None:
     assert np.concatenate(canvas.polygons(0)).max(axis=0).tolist() == [11, 10]
     assert canvas.visible.tolist() == [140, 540]
     assert not canvas.fits(rectangle(10, 8, 20, 28))
+
+
+def test_what_is_seen_through_a_ring_is_not_the_ring(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pycocotools.coco import COCO
+
+    coco = COCO(str(shapes / "annotations" / "train.json"))
+    capsys.readouterr()
+    rings = coco.loadAnns(coco.getAnnIds(catIds=[CLASSES.index("ring") + 1]))
+    full = np.pi / 4 * (1 - 0.58**2)  # of the box, where a ring is neither cut nor hidden
+    whole = [ring for ring in rings if abs(ring["area"] / np.prod(ring["bbox"][2:]) / full - 1) < 0.1]
+    assert len(whole) > len(rings) / 3
+    for ring in whole:
+        x, y, width, height = ring["bbox"]
+        mask = coco.annToMask(ring)
+        assert mask.sum() == pytest.approx(ring["area"], rel=0.1)
+        assert not mask[round(y + height / 2), round(x + width / 2)]
+
+
+def test_masks_are_the_visible_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pycocotools import mask as rle
+
+    canvases: list[synthetic._Canvas] = []
+
+    class Kept(synthetic._Canvas):
+        def __init__(self, pixels: np.ndarray) -> None:
+            super().__init__(pixels)
+            canvases.append(self)
+
+    monkeypatch.setattr(synthetic, "_Canvas", Kept)
+    ratios = []
+    for index in range(8):
+        image, objects = paint(0, "train", index)
+        height, width = image.shape[:2]
+        visible = canvases.pop().object_index.reshape(height, 2, width, 2)  # each pixel has four of the canvas
+        for number, (_, polygons) in enumerate(objects):
+            encoded = rle.merge(rle.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width))
+            mask, truth = rle.decode(encoded).astype(bool), (visible == number).sum((1, 3)) >= 2
+            ratios.append((mask & truth).sum() / (mask | truth).sum())
+    assert np.mean(ratios) > 0.96 and min(ratios) > 0.85
 
 
 def test_every_object_stays_at_least_half_visible() -> None:

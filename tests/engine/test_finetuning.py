@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 MINE = DataSource("mine", ("a", "b"))
 SHAPES = DataSource("shapes", ("a", "b"), settings=read_data_config(ROOT / "data" / "shapes.yaml").settings)
 FEW, MANY = (30, 60, 120, 205, 5_000), (MANY_IMAGES, 118_000)
-FLAGS = {"model": "--cfg", "recipe": "--hyp", "size": "--img-size", "batch size": "--batch-size",
+FLAGS = {"data": "--data", "model": "--cfg", "recipe": "--hyp", "size": "--img-size", "batch size": "--batch-size",
          "nominal batch": "--nominal-batch", "epochs": "--epochs", "patience": "--patience"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from yolov7.data.images import cv2, load_image
 from yolov7.engine import sheets
 from yolov7.engine.sheets import BEST, IMAGES, batch_sheet, prediction_sheet, write_image
 from yolov7.inference.draw import class_colour, draw_instances
+from yolov7.inference.draw_masks import draw_masks
+from yolov7.inference.draw_skeletons import LEFT, draw_skeletons
 from yolov7.inference.sheet import MAX_BYTES, Group, Header, Panel, compose
+from yolov7.masks import masks_from
 from yolov7.structures import Batch, ImageMeta, Instances, Targets
 
 NAMES = ("cat", "dog", "owl")
@@ -166,6 +170,84 @@ def test_a_training_batch(told: list[tuple[Header, list[Group]]]) -> None:
 def test_a_batch_without_names_or_images() -> None:
     assert batch_sheet(batch_of(2, metas=False), NAMES).shape[0] > 300
     assert batch_sheet(batch_of(0), NAMES).shape[0] < 150
+
+
+# --- masks and key points ----------------------------------------------------------------------------------------
+
+
+def test_true_masks_of_a_training_batch() -> None:
+    """From the map of rows + 1 at a quarter of the image, and from one map of each object."""
+    index_map = torch.zeros(1, 16, 24, dtype=torch.int32)
+    index_map[0, 3:13, 3:15] = 1
+    index_map[0, 5:8, 5:8] = 2
+    boxes = torch.tensor([[[12.0, 12, 60, 52], [20, 20, 32, 32], [0, 0, 0, 0]]])
+    targets = Targets(boxes, torch.tensor([[0, 1, 0]]), torch.tensor([[True, True, False]]), maps={"masks": index_map})
+    seen: list[Instances] = []
+
+    def draw(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool = True) -> np.ndarray:
+        seen.append(found)
+        return draw_masks(image, found, names, with_scores)
+
+    images = torch.full((1, 3, 64, 96), 90, dtype=torch.uint8)
+    sheet = batch_sheet(Batch(images, targets, ()), NAMES, draw)
+    (found,) = seen
+    assert len(found) == 2 and coloured(sheet, 0) and coloured(sheet, 1)
+    dense = found.extra["masks"].dense()
+    whole = index_map[0].repeat_interleave(4, 0).repeat_interleave(4, 1)
+    assert torch.equal(dense, torch.stack([whole == 1, whole == 2]))
+    apart = torch.stack([index_map == 1, index_map == 2, index_map == 3], dim=1).to(torch.uint8)
+    batch_sheet(Batch(images, replace(targets, maps={}, extra={"masks": apart}), ()), NAMES, draw)
+    assert torch.equal(seen[1].extra["masks"].dense(), dense)
+
+
+def test_true_key_points_of_a_training_batch() -> None:
+    """Those that are not labelled are not drawn, hidden ones are."""
+    points = torch.tensor([[[[20.0, 20, 2], [40, 20, 1], [60, 40, 0]]]])
+    targets = Targets(torch.tensor([[[10.0, 10, 70, 50]]]), torch.tensor([[0]]), torch.tensor([[True]]),
+                      extra={"keypoints": points})
+    seen: list[Instances] = []
+
+    def draw(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool = True) -> np.ndarray:
+        seen.append(found)
+        return draw_skeletons(image, found, names, with_scores)
+
+    batch = Batch(torch.full((1, 3, 64, 96), 90, dtype=torch.uint8), targets, ())
+    batch_sheet(batch, NAMES, draw, facts={"keypoints": ("left_a", "left_b", "right_a"), "limbs": ((0, 1), (1, 2))})
+    drawn = draw_skeletons(np.full((64, 96, 3), 90, np.uint8), seen[0], ("", "", ""))
+    assert seen[0].extra["keypoints"][0, :, 2].tolist() == [1, 1, 0]
+    for y, x in ((20, 20), (20, 30), (20, 40)):
+        assert np.abs(drawn[y, x].astype(int) - LEFT).max() < 40
+    assert (drawn[30:45, 55:65] == 90).all()
+
+
+def test_ground_truth_has_what_the_detections_have(tmp_path: Path) -> None:
+    """Masks of polygons, whose bridges are no part of them, and key points; boxes alone where there is nothing."""
+    ring = [(40, 30), (160, 30), (160, 110), (40, 110), (40, 30), (80, 50), (80, 90), (120, 90), (120, 50), (80, 50)]
+    path = str(tmp_path / "a.png")
+    cv2.imwrite(path, np.full((150, 200, 3), 60, np.uint8))
+    polygon = np.array(ring, np.float32)
+    keypoints = np.array([[50, 40, 2], [150, 100, 1], [0, 0, 0]], np.float32)
+    record = ImageRecord(path, 1, (150, 200), [ObjectRecord(BOX, 0, polygon, keypoints)])
+    data = build_image_set([record], NAMES, (1, 2, 3), (), annotation_file=None, split="val",
+                           keypoint_names=("left_x", "right_x", "z"))
+    seen: list[Instances] = []
+
+    def draw(image: np.ndarray, found: Instances, names: Sequence[str], with_scores: bool = True) -> np.ndarray:
+        seen.append(found)
+        return image
+
+    none = masks_from([], [], (150, 200))
+    prediction_sheet([(path, replace(detections(), extra={"masks": none, "keypoints": torch.zeros(0, 3, 3)}))], data,
+                     draw)
+    truth, predicted = seen
+    mask = truth.extra["masks"].dense()[0].numpy()
+    assert mask[32, 100] and mask[60, 60] and not mask[70, 100] and not mask[:29].any()
+    assert mask.sum() == pytest.approx(120 * 80 - 40 * 40, rel=0.03)
+    assert truth.extra["keypoints"][0].tolist() == [[50, 40, 1], [150, 100, 1], [0, 0, 0]]
+    assert tuple(truth.facts["keypoints"]) == ("left_x", "right_x", "z") and len(predicted) == 0
+    seen.clear()
+    prediction_sheet([(path, detections())], data, draw)
+    assert len(seen) == 1 and not seen[0].extra  # of the truth, boxes are drawn
 
 
 # --- files -----------------------------------------------------------------------------------------------------

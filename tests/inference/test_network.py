@@ -351,11 +351,11 @@ def test_half_precision_of_a_task() -> None:
 def test_boxes_alone_can_be_put_together() -> None:
     """Nobody knows how to mirror or to merge what a task adds."""
     task, plain = TorchNetwork(with_task(small()), CPU), TorchNetwork(small(), CPU)
-    with pytest.raises(InputError, match="--augment is for networks that predict boxes alone; TaskHead also predicts "
-                                         "angle, points, depth"):
+    with pytest.raises(InputError, match="--augment is for networks that predict boxes alone, key points or masks; "
+                                         "TaskHead also predicts angle, points, depth"):
         Augmented(task)
     for networks_of_two in ([task, plain], [plain, task]):
-        with pytest.raises(InputError, match="--weights: an ensemble is for networks that predict boxes alone; TaskHe"):
+        with pytest.raises(InputError, match="--weights: an ensemble is for networks that predict boxes alone, key p"):
             Ensemble(networks_of_two)
 
 

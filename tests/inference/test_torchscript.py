@@ -23,7 +23,7 @@ from yolov7.model.reparam import deployed
 from yolov7.model.spec import read_spec
 
 COMPAT = Path(__file__).parents[1] / "compat"
-FAMILIES = ("yolov7-tiny", "yolov7", "yolov3-spp", "r50-csp")
+FAMILIES = ("yolov7-tiny", "yolov7", "yolov3-spp", "r50-csp", "yolov7-tiny-seg", "yolov7-tiny-pose")
 
 
 @pytest.fixture(autouse=True)

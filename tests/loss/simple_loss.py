@@ -112,8 +112,10 @@ class SimpleCriterion:
             rows = [output.levels[index][level.places()].float() for index, level in enumerate(own)]
             boxes = [self.decode(row, level, index, level.corner(), self.strides[index], reach)
                      for index, (row, level) in enumerate(zip(rows, own, strict=True))]
-            cost, iou = matching_cost(torch.cat(rows), torch.cat(boxes), targets.boxes[image, objects],
+            logits = torch.cat(rows)
+            cost, iou = matching_cost(logits[:, : self.scores_end], torch.cat(boxes), targets.boxes[image, objects],
                                       targets.labels[image, objects])
+            cost = cost + self.task_cost(targets, image, objects, own, logits)
             matched = match(cost, iou, top_k).split([len(level.image) for level in own])
             for index, (level, gt_index) in enumerate(zip(own, matched, strict=True)):
                 taken = gt_index >= 0
@@ -123,6 +125,13 @@ class SimpleCriterion:
         return [Positives(*(torch.cat([getattr(part, name) for part in parts]) for name in Positives.__annotations__))
                 if parts else candidates[index].take(torch.zeros(0, dtype=torch.long))
                 for index, parts in enumerate(chosen)]
+
+    scores_end: int | None = None  # of the channels
+
+    def task_cost(self, targets: Targets, image: int, objects: Tensor, candidates: list[Positives],
+                  logits: Tensor) -> Tensor | float:
+        """What a task adds to the cost of objects ``[G]`` and candidates ``[N]``: ``[G, N]``."""
+        return 0.0
 
     def decode(self, rows: Tensor, entries: Positives, index: int, corner: Tensor | float, scale: float,
                reach: float) -> Tensor:

@@ -10,15 +10,16 @@ import pickle
 import sys
 import types
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden_numbers import golden_state_dict
-from torch import Tensor, nn
+from golden_numbers import golden_state_dict, read_manifest
+from their_modules import build_their_module, forget
+from torch import nn
 
 from yolov7.config import InputError
 from yolov7.model import weights
@@ -29,67 +30,10 @@ from yolov7.model.reparam import reparameterize
 from yolov7.model.spec import read_spec
 
 FORM = "yolov7-tiny.training"
-CLASSES = {"Model": "models.yolo", "IDetect": "models.yolo", "Conv": "models.common", "MP": "models.common",
-           "MaskHead": "models.common"}
-
-
-@pytest.fixture
-def their(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """Instances of classes of the reference implementation, which exist only while files are written."""
-    for module in {"models", *CLASSES.values()}:
-        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
-
-    def make(name: str) -> Any:
-        module = sys.modules[CLASSES[name]]
-        if not hasattr(module, name):
-            setattr(module, name, type(name, (nn.Module,), {"__module__": CLASSES[name]}))
-        return getattr(module, name)()
-
-    yield make
-
-
-def build_their_module(state: Mapping[str, Tensor], make: Callable[[str], Any], activation: type[nn.Module]) -> Any:
-    """A module tree with these tensors, of the classes that the reference implementation has there."""
-    root = make("Model")
-    root.names = [f"thing {i}" for i in range(80)]
-    for key, value in state.items():
-        *path, name = key.split(".")
-        module = root
-        for depth, part in enumerate(path):
-            if part not in module._modules:
-                module.add_module(part, _child(part, path[: depth + 1], make, activation))
-            module = module._modules[part]
-        if name in ("weight", "bias", "implicit"):
-            module.register_parameter(name, nn.Parameter(value.half()))
-        else:
-            module.register_buffer(name, value.half() if value.is_floating_point() else value)
-    return root
-
-
-def _child(part: str, path: list[str], make: Callable[[str], Any], activation: type[nn.Module]) -> nn.Module:
-    if path == ["model"]:
-        return nn.Sequential()
-    if part == "bn":
-        layer = nn.BatchNorm2d(1, eps=1e-3)
-        layer._parameters.clear()
-        layer._buffers.clear()
-        return layer
-    if part == "conv" or len(path) > 2:
-        return nn.Module() if part != "conv" else nn.Conv2d(1, 1, 1, bias=False)
-    module = make("IDetect" if part == "77" else "Conv")
-    module.act = activation()
-    return module
-
-
 def checkpoint(their: Callable[[str], Any], activation: type[nn.Module] = nn.LeakyReLU) -> dict[str, Any]:
     network = build_their_module(golden_state_dict(FORM, 1.0), their, activation)
     return {"model": network, "ema": None, "epoch": -1, "optimizer": None, "training_results": None,
             "best_fitness": np.array([0.5])}
-
-
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in {"models", *CLASSES.values()}:
-        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 def test_pickled_module(their: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,15 +212,11 @@ def test_a_network_inside_itself(their: Callable[[str], Any], tmp_path: Path) ->
 @pytest.mark.parametrize("form", ["yolov7.training", "yolov7.deploy", "yolov7-w6.training", "yolov7-w6.deploy",
                                   "yolor-p6.baseline", "yolov4-csp.baseline", "yolov3-spp.baseline"])
 def test_models_are_found_by_their_layers(form: str) -> None:
-    from golden_numbers import read_manifest
-
     state = {key: torch.empty(shape, device="meta") for key, shape in read_manifest(form)["parameters"]}
     assert layout.identify(state, "", form).name == form.partition(".")[0]
 
 
 def test_deploy_file_in_a_model_with_auxiliary_head() -> None:
-    from golden_numbers import read_manifest
-
     with torch.device("meta"):
         model = Detector(read_spec("yolov7-w6"))
     state = {key: torch.empty(shape, device="meta") for key, shape in read_manifest("yolov7-w6.deploy")["parameters"]}
@@ -309,15 +249,105 @@ def test_fused_models_load_as_such(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-@pytest.mark.parametrize(("layer", "name"), [("ISegment", "YOLOv7-seg"), ("IKeypoint", "YOLOv7-pose"),
-                                             ("IMerge", "YOLOv7-mask")])
+@pytest.mark.parametrize(("layer", "name"), [("yolo.IRSegment", r"YOLOv7-seg \(with a refine module\)"),
+                                             ("yolo.MT", "YOLOv7-mask"), ("common.Merge", "YOLOv7-mask")])
 def test_networks_of_other_branches_are_named(tmp_path: Path, layer: str, name: str) -> None:
     """With the ``getattr`` that files of the branch for segments have, of which nothing is looked up."""
     found = b"c__builtin__\ngetattr\nX\x01\x00\x00\x00aX\x01\x00\x00\x00b\x86R"
-    head = b"cmodels.yolo\n" + layer.encode() + b"\n)\x81}X\x04\x00\x00\x00prot" + found + b"sb"
+    module, _, kind = layer.rpartition(".")
+    head = f"cmodels.{module}\n{kind}\n".encode() + b")\x81}X\x04\x00\x00\x00prot" + found + b"sb"
     network = b"cmodels.yolo\nModel\n)\x81}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x000" + head + b"ssb"
     pickled = b"\x80\x02}X\x05\x00\x00\x00model" + network + b"s."
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         archive.writestr("a/data.pkl", pickled)
     with pytest.raises(InputError, match=f"is a {name} checkpoint, a network that is not yet supported"):
         weights.load_model(tmp_path / "w.pt")
+
+
+# --- networks with masks and key points ------------------------------------------------------------------------------
+
+
+def invented(form: str) -> dict[str, torch.Tensor]:
+    """Weights with the keys and shapes of a form, quickly made."""
+    state, manifest = {}, read_manifest(form)
+    random = torch.Generator().manual_seed(0)
+    for key, shape in manifest["parameters"]:
+        values = torch.randn(shape, generator=random).half().float()
+        state[key] = torch.tensor(7) if key.endswith("tracked") else values.abs() if key.endswith("var") else values
+    anchors, strides = torch.tensor(manifest["anchors"], dtype=torch.float32), torch.tensor(manifest["strides"])
+    for key, value in state.items():
+        if key.endswith((".anchors", ".anchor_grid")):
+            pixels = anchors if key.endswith("grid") else anchors / strides[:, None, None]
+            state[key] = pixels.reshape(value.shape)
+    return state
+
+
+BRANCHES = {"yolov7-seg.training": ("SegmentationModel", "ISegment"),
+            "yolov7-seg.plain-head": ("SegmentationModel", "Segment"),
+            "yolov7-w6-pose.training": ("Model", "IKeypoint")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", BRANCHES)
+def test_files_of_the_branches_there_and_back(form: str, their: Callable[[str], Any], tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """As their own code writes them: a head with another class's function, names by number, settings and a date."""
+    state, (root, kind) = invented(form), BRANCHES[form]
+    place = str(read_manifest(form)["head_index"])
+    network = build_their_module(state, their, nn.SiLU, (place, kind), root)
+    if root == "SegmentationModel":
+        detect = type(their("IDetect"))
+
+        def forward() -> None: ...
+
+        forward.__module__, forward.__qualname__ = "models.yolo", "IDetect.forward"
+        detect.forward = forward  # type: ignore[assignment]
+        network._modules["model"]._modules[place].detect = forward
+        network.names = dict(enumerate(network.names))
+    else:
+        network.names = ["person"]
+    path = tmp_path / "w.pt"
+    torch.save({"model": network, "ema": None, "epoch": -1, "opt": {"cfg": "x"}, "date": "2022-08-01"}, path)
+    del network
+    with zipfile.ZipFile(path) as archive:
+        pickled = archive.read("w/data.pkl")
+    assert (b"c__builtin__\ngetattr\n" in pickled) == (root == "SegmentationModel")
+    forget(monkeypatch)
+    looked_up, real = [], getattr
+    monkeypatch.setattr(builtins, "getattr", lambda *arguments: looked_up.append(arguments[1]) or real(*arguments))
+    content = read_reference(path)
+    monkeypatch.setattr(builtins, "getattr", real)
+    assert "forward" not in looked_up
+    assert list(content.state) == list(state)
+    loaded = weights.load_model(path)
+    assert loaded.model.spec.name == form.partition(".")[0]
+    assert loaded.names == (("person",) if kind == "IKeypoint" else tuple(f"thing {i}" for i in range(80)))
+    back = layout.export_state_dict(loaded.model)
+    assert list(back) == list(state)
+    for key, value in state.items():
+        assert torch.equal(back[key], value), key
+
+
+def test_another_head_is_named() -> None:
+    states = {form: {key: torch.empty(shape, device="meta") for key, shape in read_manifest(form)["parameters"]}
+              for form in (*BRANCHES, "yolov7.training")}
+    for name, form, found, expected in (
+        ("yolov7", "yolov7-seg.training", "SegmentHead", "AnchorHead"),
+        ("yolov7-w6", "yolov7-w6-pose.training", "PublishedPoseHead", "AnchorHead"),
+        ("yolov7-seg", "yolov7.training", "AnchorHead", "SegmentHead"),
+        ("yolov7-w6-pose-aux", "yolov7-w6-pose.training", "PublishedPoseHead", "PoseHead")):
+        with torch.device("meta"):
+            model = Detector(read_spec(name))
+        with pytest.raises(InputError, match=f"w.pt: weights of another model: of one with {found}, while {name} has "
+                                             f"{expected}"):
+            layout.import_state_dict(model, states[form], "w.pt")
+    with pytest.raises(InputError, match="w.pt: is a YOLOv7-mask checkpoint, a network that is not supported"):
+        layout.identify({"model.125.attn_m.0.weight": torch.zeros(1)}, "", "w.pt")
+
+
+def test_a_head_that_the_reference_implementation_does_not_have() -> None:
+    with torch.device("meta"):
+        model = Detector(read_spec("yolov7-tiny-pose"))
+    with pytest.raises(InputError, match="yolov7-tiny-pose.head: PoseHead is not in the reference implementation; "
+                                         "accepted: AnchorHead, SegmentHead, PublishedPoseHead"):
+        layout.export_state_dict(model)

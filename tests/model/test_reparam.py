@@ -11,7 +11,7 @@ from yolov7.config.recipe import OptimizerConfig
 from yolov7.engine.optim import make_optimizer
 from yolov7.model.blocks import RepConv
 from yolov7.model.detector import Detector
-from yolov7.model.reparam import _fuse_branches, reparameterize
+from yolov7.model.reparam import fuse_branches, reparameterize
 from yolov7.model.scaling import Scale
 from yolov7.model.spec import read_spec, scaled_spec
 
@@ -34,7 +34,7 @@ def test_repconv(channels: int, out: int, stride: int, groups: int, identity: bo
     block = randomize(RepConv(channels, out, stride, groups, identity)).double()
     assert isinstance(block, RepConv)
     x = torch.randn(2, channels, 9, 7, dtype=torch.float64)
-    fused = _fuse_branches(block).double()
+    fused = fuse_branches(block).double()
     torch.testing.assert_close(block.act(fused(x)), block(x), rtol=1e-5, atol=1e-6)
 
 

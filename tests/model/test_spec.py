@@ -96,8 +96,10 @@ def small(spec: ModelSpec) -> ModelSpec:
 def test_every_config(name: str) -> None:
     spec = read_spec(name)
     assert spec.name == name
-    assert spec.recipe == ("p6" if len(spec.head.inputs) == 4 else "tiny" if "tiny" in name else "p5")
-    assert spec.image_size == (1280 if spec.recipe == "p6" else 640)
+    if spec.head.block == "AnchorHead":
+        assert spec.recipe == ("p6" if len(spec.head.inputs) == 4 else "tiny" if "tiny" in name else "p5")
+    depth = len(spec.head.inputs)
+    assert spec.image_size == (640 if depth == 3 else 960 if "pose" in name else 1280)
     read_recipe(spec.recipe)
     assert CONFIGS[name].read_text().count("\n") < 80
     model = Detector(small(spec), 2)
@@ -107,9 +109,13 @@ def test_every_config(name: str) -> None:
     assert len(auxiliary) == len(spec.head.auxiliary)
     levels = [*output.levels, *auxiliary]
     for level, stride in zip(levels, model.head.strides * (1 + len(output.auxiliary)), strict=True):
-        assert level.shape == (2, 3, height // stride, width // stride, 7)
-    sum(level.square().mean() for level in levels).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+        assert level.shape == (2, 3, height // stride, width // stride, model.head.channels.size)
+    assert tuple(output.maps) == model.head.map_names
+    sum(value.square().mean() for value in (*levels, *output.maps.values())).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
+    frozen = [key for key, p in model.named_parameters() if not p.requires_grad]  # kept for the layout of its files
+    assert all(key.startswith("head.implicit_multiply.") for key in frozen)
+    assert len(frozen) == (depth if spec.head.block == "SegmentHead" else 0)
 
 
 def test_every_block_is_used_by_a_config() -> None:

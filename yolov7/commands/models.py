@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ORDER = ("paper", "baseline", "ablation")  # of the folders in cfg
+ORDER = ("paper", "tasks", "baseline", "ablation")  # of the folders in cfg
 IMAGES = (".png", ".pdf", ".svg")
 
 
@@ -38,7 +38,7 @@ def models(options: ModelsOptions) -> Table:
     return _show_one(spec, options)
 
 
-def _table_of_all(num_classes: int) -> Table:
+def _table_of_all(num_classes: int | None) -> Table:
     from yolov7.config import shipped_files
     from yolov7.model.spec import read_spec
     from yolov7.model.summary import model_cost, models_table
@@ -75,14 +75,15 @@ def _show_one(spec: ModelSpec, options: ModelsOptions) -> Table:
     import torch
 
     from yolov7.model.detector import Detector
-    from yolov7.model.summary import definition_text, draw_graph, node_costs, nodes_table
+    from yolov7.model.summary import definition_text, draw_graph, node_costs, nodes_table, nominal_classes
 
+    num_classes = options.num_classes or nominal_classes(spec)
     with torch.device("meta"):  # for its strides
-        stride = Detector(spec, options.num_classes).stride
+        stride = Detector(spec, num_classes).stride
     size = options.img_size or spec.image_size
     if size % stride:
         raise InputError(f"--img-size {size}: accepted: a multiple of {stride}")
-    costs = node_costs(spec, size, size, options.deploy, options.num_classes)
+    costs = node_costs(spec, size, size, options.deploy, num_classes)
     logger.info("%s, %s form, %d x %d", spec.name, "deployed" if options.deploy else "training", size, size)
     logger.info("%s", nodes_table(costs))
     if options.output:

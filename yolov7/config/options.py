@@ -107,7 +107,8 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
                                   most=MAX_SIDE, group="model and data")
     classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)", group="detections")
     agnostic_nms: bool = option(False, "NMS across classes", group="detections")
-    save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised",
+    save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised; with masks a "
+                            "polygon instead of the box, with key points x y v of each behind it",
                             group="what is written")
     save_conf: bool = option(False, "add the score to the text files", group="what is written")
     save_json: bool = option(False, "also write detections.json: a list with one object a frame",
@@ -118,6 +119,8 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
     save_csv: bool = option(False, "also write detections.csv: one line a detection", group="what is written")
     save_crop: bool = option(False, "also write an image of every detection, in a folder a class",
                              group="what is written")
+    crop_masks: bool = option(False, "with --save-crop: PNG images that are transparent outside of the object's mask",
+                              group="what is written")
     round_boxes: bool = option(False, "boxes in whole pixels, as the reference implementation writes them",
                                group="what is written")
     nosave: bool = option(False, "write no images or videos", group="what is written")
@@ -153,6 +156,9 @@ class ExportOptions:
                               group="graph")
     max_det: int = option(100, "maximum number of detections in an image, of --head end2end", low=1, most=MAX_COUNT,
                           group="graph")
+    masks: Literal["low", "full", "none"] = option(
+        "low", "masks that --head end2end gives, of models of instance segmentation: probabilities at a quarter of the "
+        "network input (low), 0 and 1 at its size (full), or none", group="graph")
     fp16: bool = option(False, "weights in float16, inputs and outputs in float32 (not of weights and original)",
                         group="graph")
     with_preprocess: bool = option(False, "the graph takes uint8 [B, H, W, 3], letterboxed, instead of floats in 0..1",
@@ -177,7 +183,8 @@ class ModelsOptions:
                                         group="scaling")
     img_size: int | None = option(None, "side of the network input; default: the model's nominal size", low=32,
                                   most=MAX_SIDE, group="model and data")
-    num_classes: int = option(80, "classes of the head", low=1, most=MAX_CLASSES, group="model and data")
+    num_classes: int | None = option(None, "classes of the head; default: 80, for key points 1", low=1,
+                                     most=MAX_CLASSES, group="model and data")
     deploy: bool = option(False, "the nodes of the deployed form", group="model and data")
     picture: str = option("", "also draw the graph: a PNG, PDF or SVG file", group="what is written")
     output: str = option("", "also write the model as YAML, scaled and written out", group="what is written")
@@ -235,6 +242,8 @@ class ConvertOptions:
     seed: int = option(0, "with --from: seed of that choice", low=0, group="reading")
     boxes: bool = option(False, "write the boxes only; a polygon in a label file stands for its own box, which may "
                                 "differ from the object's", group="what is written")
+    polygons: bool = option(False, "write polygons, also where objects have key points: a row of a label file holds "
+                                   "one or the other", group="what is written")
     copy: bool = option(False, "copy the images; default: hard links where possible, else copies",
                         group="what is written")
     link: bool = option(False, "hard links only: an error where they are impossible", group="what is written")

@@ -60,6 +60,8 @@ class LossConfig:
         "constrained", "how far boxes of an auxiliary head reach out of their cell (paper, table 7): 0.5 cells, or 1")
     top_k: int = option(0, "number of best IoUs whose sum is an object's number of positives; 0: 10, or 20 with an "
                         "auxiliary head", low=0, most=MAX_COUNT)
+    task_cost: float = option(0.0, "weight of an object's mask or key points in the cost of simOTA, 0 = boxes and "
+                                   "classes alone", low=0, most=MAX_COUNT, omit_default=True)
     deduplicate_candidates: bool = option(False, "propose a cell and anchor once, however many objects do")
     class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; []: all 1", low=0)
     gains: dict[str, float] = field(default_factory=dict, metadata={
@@ -75,13 +77,20 @@ class AugmentConfig:
     hsv_v: float = option(0.4, "value gain amplitude", low=0, high=1)
     degrees: float = option(0.0, "rotation, +- degrees", low=0, high=180)
     translate: float = option(0.2, "translation, +- fraction", low=0, high=1)
-    scale: float = option(0.9, "zoom, factor in 1 - scale ... 1.1 + scale", low=0, high=1)
+    scale: float = option(0.9, "zoom, factor in 1 - scale ... scale_top + scale", low=0, high=1)
+    scale_top: float = option(1.1, "see scale; 1.1 for boxes, 1 for masks and key points, as published", low=1, high=2,
+                              omit_default=True)
     shear: float = option(0.0, "shear, +- degrees", low=0, high=90)
     perspective: float = option(0.0, "perspective, +- fraction", low=0, high=0.01)
+    max_aspect: float = option(20.0, "ratio of sides from which on an object is dropped that was warped", low=1,
+                               most=MAX_COUNT, omit_default=True)
     flipud: float = option(0.0, "probability of a vertical flip", low=0, high=1)
     fliplr: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
-    mosaic: float = option(1.0, "probability of a mosaic (80% of four tiles, 20% of nine)", low=0, high=1)
+    mosaic: float = option(1.0, "probability of a mosaic of four or nine tiles", low=0, high=1)
+    nine_tiles: float = option(0.2, "share of the mosaics that have nine tiles", low=0, high=1, omit_default=True)
     mixup: float = option(0.15, "probability of mix-up, on mosaics only", low=0, high=1)
+    mixup_beta: float = option(8.0, "both parameters of the Beta distribution of an image's share in mix-up; larger "
+                                    "ones make the two shares more alike", low=0.01, most=MAX_COUNT, omit_default=True)
     copy_paste: float = option(0.0, "share of objects with a polygon pasted mirrored inside a mosaic", low=0, high=1)
     paste_in: float = option(0.15, "probability of pasting objects with a polygon from other images", low=0, high=1)
     cutout: float = option(0.0, "probability of 31 painted rectangles", low=0, high=1)
@@ -100,7 +109,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A hyper-parameter file: ``data/hyp.scratch.{tiny,p5,p6,custom}.yaml``, ``data/hyp.finetune.yaml``."""
+    """A hyper-parameter file: ``data/hyp.*.yaml``."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -43,7 +43,7 @@ class DataSource:
 def open_data(name: str) -> DataSource:
     """Open a data set: the path of a YAML file, a shipped name, or a folder in COCO layout.
 
-    The built-in set is generated when it is opened for the first time.
+    A built-in set is generated when it is opened for the first time.
     """
     path = Path(check_path(name, "--data"))
     shipped = _shipped_data()
@@ -109,9 +109,10 @@ def _open_yaml(file: Path) -> DataSource:
 
 def _open_config(config: DataConfig, file: Path, bases: tuple[Path, ...]) -> DataSource:
     if config.generate:
-        from yolov7.data.synthetic import generate
+        from yolov7.data import stick_figures, synthetic
 
-        generate(bases[0])
+        made_by = {"shapes": synthetic.generate, "stick-figures": stick_figures.generate}
+        made_by[config.generate](bases[0])
     keypoints = keypoints_of(config, str(file))
     splits = {name: SplitSource(name, entry, str(file), bases, config.download, keypoints)
               for name in SPLITS if (entry := getattr(config, name)) is not None}

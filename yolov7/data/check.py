@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,9 @@ from yolov7.data.formats import format_of
 from yolov7.data.image_set import SHOWN_FAULTS, Fault, ImageSet
 from yolov7.data.images import load_image
 from yolov7.data.scan import map_chunks
+from yolov7.data.shape_facts import ShapeFacts, shape_facts
 from yolov7.data.yolo_txt import label_paths
+from yolov7.keypoints import KeypointLayout
 from yolov7.runtime.tables import aligned
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class SplitFacts:
     objects: int = 0
     crowds: int = 0
     polygons: int = 0
-    keypoints: int = 0  # objects with key points
+    shapes: ShapeFacts = field(default_factory=ShapeFacts)
     per_class: tuple[int, ...] = ()  # objects, in the order of the data set's classes
     sizes: tuple[tuple[int, int], ...] = ()  # width, height of the images by area: smallest, median, largest
     faults: tuple[Fault, ...] = ()
@@ -65,6 +67,7 @@ class DataFacts:
     names: tuple[str, ...] = ()
     names_in: str = ""  # the file that they were read from
     keypoint_names: tuple[str, ...] = ()
+    mirror_known: bool = False  # of the key points
     splits: tuple[SplitFacts, ...] = ()
     notes: tuple[str, ...] = ()  # what the readers decided
     error: str = ""
@@ -99,12 +102,13 @@ class DataFacts:
         if self.names:
             lines += [f"classes: {len(self.names)}, named in {self.names_in}"]
         if self.keypoint_names:
-            lines += [f"key points: {len(self.keypoint_names)}: {', '.join(self.keypoint_names)}"]
+            mirror = "" if self.mirror_known else "; which of them change places in a mirrored image is not known"
+            lines += [f"key points: {len(self.keypoint_names)}: {', '.join(self.keypoint_names)}{mirror}"]
         lines += [f"note: {note}" for note in self.notes]
         usable = [facts for facts in self.splits if not facts.error]
         lines += ["", *_table_of_splits(usable), "", *_table_of_classes(self.names, usable)] if usable else []
         for facts in self.splits:
-            lines += _places(facts) + _faults(facts, every)
+            lines += _places(facts, every) + _faults(facts, every)
         lines += _shared(self.shared, every)
         lines += [f"\ncannot be used: {error}" for error in self.errors]
         return "\n".join(lines)
@@ -121,8 +125,8 @@ def check_data(data: str, decode: bool = True) -> DataFacts:
         except InputError as error:
             return DataFacts(data, notes=tuple(notes), error=str(error))
         pairs = [_check_split(source, split, decode) for split in source.splits]
-    keypoints = next((found.keypoint_names for _, found in pairs if found is not None), ())
-    return DataFacts(data, source.file, source.names, source.names_file or source.file, keypoints,
+    layout = next((found.keypoint_layout for _, found in pairs if found is not None), KeypointLayout())
+    return DataFacts(data, source.file, source.names, source.names_file or source.file, layout.names, bool(layout.flip),
                      tuple(facts for facts, _ in pairs), tuple(dict.fromkeys(notes)))
 
 
@@ -167,7 +171,7 @@ def _check_split(source: DataSource, split: str, decode: bool) -> tuple[SplitFac
         split, kind, images_in=_folders(image_set.paths), labels_in=_labels_in(image_set),
         images=len(image_set) - len(damaged), background=image_set.background_count, objects=len(objects),
         crowds=int(image_set.objects.crowd.sum()), polygons=int(objects.has_polygon.sum()),
-        keypoints=int((objects.keypoints[..., 2] > 0).any(1).sum()) if objects.keypoints.size else 0,
+        shapes=shape_facts(image_set),
         per_class=tuple(np.bincount(objects.labels, minlength=len(source.names)).tolist()),
         sizes=tuple((int(sizes[i, 1]), int(sizes[i, 0])) for i in (0, len(sizes) // 2, -1)),
         faults=(*image_set.faults, *damaged), digests=digests), image_set
@@ -218,7 +222,7 @@ def _table_of_splits(splits: Sequence[SplitFacts]) -> list[str]:
                "smallest", "median", "largest")
     return _table([columns, *((
         facts.split, facts.format, facts.images, facts.background, facts.objects, facts.crowds, facts.polygons,
-        facts.keypoints, *(f"{width}x{height}" for width, height in facts.sizes)) for facts in splits)])
+        facts.shapes.with_keypoints, *(f"{width}x{height}" for width, height in facts.sizes)) for facts in splits)])
 
 
 def _table_of_classes(names: Sequence[str], splits: Sequence[SplitFacts]) -> list[str]:
@@ -226,13 +230,13 @@ def _table_of_classes(names: Sequence[str], splits: Sequence[SplitFacts]) -> lis
     return _table([("class", *(facts.split for facts in splits)), *rows])
 
 
-def _places(facts: SplitFacts) -> list[str]:
+def _places(facts: SplitFacts, every: bool) -> list[str]:
     if facts.error:
         return []
     some = partial(_some, shown=_SHOWN_FOLDERS)
     repeated = [f"  {facts.repeated} images are the same as another one of this split"] if facts.repeated else []
     return ["", f"{facts.split}:", f"  images in {some(facts.images_in)}", f"  labels in {some(facts.labels_in)}",
-            *repeated]
+            *(f"  {line}" for line in facts.shapes.lines()), *_listed(facts.shapes.far_off, every), *repeated]
 
 
 def _some(texts: Sequence[str], shown: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import posixpath
@@ -15,10 +16,11 @@ from urllib.parse import unquote
 import numpy as np
 
 from yolov7.config import InputError
-from yolov7.data.coco_annotations import keypoint_names, read_objects
+from yolov7.data.coco_annotations import read_objects
 from yolov7.data.coco_content import FAULTS, grouping_categories, read_annotations
-from yolov7.data.formats import Entry, Format, SplitSource, ways_of_writing
+from yolov7.data.formats import Entry, Format, Keypoints, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet
+from yolov7.data.keypoint_facts import announced, keypoints_of_categories
 from yolov7.data.label_cache import Cached, check_labels, read_changed
 from yolov7.data.scan import (
     Entries,
@@ -81,7 +83,9 @@ class CocoJson(Format):
         ids = [table.ids[row] for row in np.flatnonzero(entries.usable).tolist()]
         return image_set_of(
             entries, images, ids, str(file), str(file), names=table.names, category_ids=table.category_ids,
-            keypoint_names=table.keypoint_names, annotation_file=str(file), split=source.split)
+            keypoint_names=table.keypoint_names, keypoint_flip=table.keypoint_flip,
+            keypoint_limbs=table.keypoint_limbs, keypoint_sigmas=table.keypoint_sigmas, annotation_file=str(file),
+            split=source.split)
 
 
 def _annotation_file(source: SplitSource) -> Path:
@@ -135,6 +139,9 @@ class _Table(NamedTuple):
     category_ids: tuple[int, ...]
     names: tuple[str, ...]
     keypoint_names: tuple[str, ...]
+    keypoint_flip: tuple[int, ...]
+    keypoint_limbs: tuple[tuple[int, int], ...]
+    keypoint_sigmas: tuple[float, ...]
     headings: tuple[str, ...]
 
 
@@ -143,12 +150,12 @@ def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
 
     Neither the file nor an image is opened that has not changed since it was read for the cache.
     """
-    cache, described = source.cache([file]), {"reader": "coco json"}
+    cache, described = source.cache([file]), _described(source.keypoints)
     stamp = fingerprints([str(file)])[0].tolist()
     cached = cache.load(described)
     known = _known_table(cached, stamp)  # what an unchanged file would say
     content = {} if known else read_annotations(file)
-    table = known or _read_table(content, file)
+    table = known or _read_table(content, file, source)
     folder = _image_folder(source, file, table.files)
     images = _image_paths(folder, table.files, file)
     stats = fingerprints(images)
@@ -165,6 +172,12 @@ def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
     del extra["files"]
     cache.store(Cached(described, table.files, stats, entries, extra))
     return table, images, entries
+
+
+def _described(keypoints: Keypoints | None) -> dict[str, Any]:
+    """What of the data set's YAML decides what is read."""
+    said = {} if keypoints is None else {"keypoints": json.loads(json.dumps(keypoints))}  # as the cache writes it
+    return {"reader": "coco json", **said}
 
 
 def _objects(content: dict[str, Any], file: Path, table: _Table, headers: Entries) -> Entries:
@@ -191,11 +204,12 @@ def _same_headers(headers: Entries, entries: Entries) -> bool:
     return np.array_equal(headers.sizes, entries.sizes) and headers.findings == _headers_of(entries).findings
 
 
-def _read_table(content: dict[str, Any], file: Path) -> _Table:
+def _read_table(content: dict[str, Any], file: Path, source: SplitSource) -> _Table:
     category_ids, names = read_categories(content, file)
     images = content["images"]
     files, ids = [image["file_name"] for image in images], tuple(image["id"] for image in images)
-    return _Table(files, ids, category_ids, names, keypoint_names(content["categories"], file),
+    keypoints = announced(keypoints_of_categories(content["categories"], file), source.keypoints, file, source.data)
+    return _Table(files, ids, category_ids, names, keypoints.names, keypoints.flip, keypoints.limbs, keypoints.sigmas,
                   tuple(grouping_categories(content)))
 
 
@@ -204,13 +218,16 @@ def _known_table(cached: Cached | None, stamp: list[int]) -> _Table | None:
     try:
         if cached is None or cached.extra["json"] != stamp or stamp[0] < 0:
             return None
-        table = _Table(list(cached.keys), *(tuple(cached.extra[name]) for name in _Table._fields[1:]))
+        columns = {name: tuple(cached.extra[name]) for name in _Table._fields[1:]}
+        columns["keypoint_limbs"] = tuple((int(a), int(b)) for a, b in columns["keypoint_limbs"])
+        table = _Table(list(cached.keys), **columns)
         fits = len(table.ids) == len(table.files) and len(table.names) == len(table.category_ids)
         check_labels(cached.entries.objects.labels, len(table.names))
     except (KeyError, TypeError, ValueError):
         return None
     fits &= all(isinstance(text, str) for text in (*table.names, *table.keypoint_names, *table.headings))
-    fits &= all(isinstance(i, (int, str)) for i in (*table.ids, *table.category_ids))
+    fits &= all(isinstance(i, (int, str)) for i in (*table.ids, *table.category_ids, *table.keypoint_flip))
+    fits &= all(isinstance(i, float) for i in table.keypoint_sigmas)
     return table if fits and cached.entries.objects.keypoints.shape[1] == len(table.keypoint_names) else None
 
 

@@ -7,14 +7,14 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from yolov7.config import InputError
-from yolov7.data.images import cv2
 from yolov7.data.objects import Ragged, no_objects
+from yolov7.data.outlines import outline_rings
+from yolov7.data.rasterize import joined
 from yolov7.data.scan import SOURCE, Entries, Finding, are_corners, tidy
 from yolov7.runtime.progress import Progress
 
@@ -70,11 +70,11 @@ class _Images(NamedTuple):
         self.usable[image] = False
         self.findings.append(Finding(image, True, f"{reason}; the image is skipped"))
 
-    def try_to(self, read: Callable[[tuple[int, int]], np.ndarray], image: int, row: Row, otherwise: str,
+    def try_to(self, read: Callable[[], np.ndarray], image: int, row: Row, otherwise: str,
                blank: np.ndarray) -> np.ndarray:
-        """What ``read`` makes of the image's height and width; after a `ShapeError` that is ``blank``."""
+        """What ``read`` gives; after a `ShapeError` that is ``blank``."""
         try:
-            return read(tuple(self.sizes[image].tolist()))
+            return read()
         except ShapeError as error:
             reason = f"{_where(row)}: {error}; the object {otherwise}"
             self.findings.append(Finding(image, False, reason, skipped=False, kept=True))
@@ -150,7 +150,7 @@ def _polygons(found: _Annotations, images: _Images) -> Ragged:
         if are_numbers(single) and len(single) >= 6 and len(single) % 2 == 0:
             numbers.extend(single)  # most are like this: no array is made of each
         elif images.usable[image] and segmentation:
-            read = partial(read_polygon, segmentation)
+            read = partial(read_polygon, segmentation, tuple(images.sizes[image].tolist()))
             numbers.frombytes(images.try_to(read, image, row, "is a box only", _NO_POINTS).tobytes())
         counts.append((len(numbers) - start) // 2)
     return Ragged(np.array(numbers).reshape(-1, 2), np.array(counts, np.int64))
@@ -164,7 +164,20 @@ def _keypoints(found: _Annotations, count: int, images: _Images) -> np.ndarray:
         if "keypoints" in row:
             read = partial(read_keypoints, row["keypoints"], count)
             keypoints[t] = images.try_to(read, image, row, "has none", keypoints[t])
+    limits = images.sizes[found.image_index][:, None, ::-1]  # [T, 1, 2] width, height
+    outside = ((keypoints[..., :2] < 0) | (keypoints[..., :2] > limits)).any(-1)  # [T, count]
+    for t in np.flatnonzero(outside.any(1)).tolist():
+        image = int(found.image_index[t])
+        height, width = images.sizes[image].tolist()
+        reason = f"{_where(found.rows[t])}: keypoints: {outside_text(int(outside[t].sum()), width, height)}"
+        images.findings.append(Finding(image, False, reason, skipped=False, kept=True))
+    keypoints[outside] = 0
     return keypoints
+
+
+def outside_text(count: int, width: int, height: int) -> str:
+    """What is said of so many labelled key points outside of their image."""
+    return f"labelled points outside the image of {width} x {height} px: {count}; they are left out"
 
 
 _NUMBERS = frozenset((int, float))
@@ -172,6 +185,7 @@ _COUNT_CHARACTERS = frozenset(map(chr, range(48, 112)))  # the alphabet of compr
 _MAX_COUNT_CHARACTERS = 6  # for any number below 2 ** 29; longer ones shift bits out of pycocotools' integers
 _MAX_PIXELS = 1 << 28
 _MAX_PARTS, _MAX_PAIRS = 2000, 10_000_000  # of a polygon; of points of two parts
+_MAX_MASK_PARTS = 50  # of a run-length mask, whose parts and holes are joined where they are close
 _NO_POINTS = np.zeros((0, 2), np.float32)
 
 
@@ -234,18 +248,17 @@ def join_parts(polygons: list[np.ndarray]) -> np.ndarray:
 def polygon_of_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """The polygon around a run-length mask, counts compressed or not: float32 ``[K, 2]`` pixels, along pixel edges.
 
-    Holes are filled; a mask without pixels has no polygon. Raises `ShapeError` for one that is broken or not of the
-    image's ``size`` (height, width).
+    Filled (see `rasterize`) it is exactly the mask, with its parts and holes; a mask without pixels has no polygon.
+    Raises `ShapeError` for one that is broken or not of the image's ``size`` (height, width).
     """
     counts, height_width = (mask.get("counts"), mask.get("size")) if isinstance(mask, dict) else (None, None)
     if height_width != list(size):
         raise ShapeError(f"a run-length mask of the size {height_width!r}; accepted: [{size[0]}, {size[1]}]")
-    pixels = np.ascontiguousarray(_decode(counts, size))  # [H, W]
-    doubled = pixels.repeat(2, axis=0).repeat(2, axis=1)
-    contours = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    # doubled pixels 2x and 2x + 1 stand for the edges x and x + 1 of pixel x
-    parts = [((contour[:, 0] + 1) // 2).astype(np.float32) for contour in contours]
-    return join_parts(parts) if parts else _NO_POINTS
+    rings = outline_rings(_decode(counts, size))
+    if not rings:
+        return _NO_POINTS
+    few = len(rings) <= _MAX_MASK_PARTS and sum(map(len, rings)) ** 2 < _MAX_PAIRS
+    return join_parts(rings) if few else joined(rings)  # it makes no difference where bridges are
 
 
 def _decode(counts: Any, size: tuple[int, int]) -> np.ndarray:
@@ -288,26 +301,10 @@ def _runs(text: str) -> list[int]:
 # --- key points ------------------------------------------------------------------------------------------------
 
 
-def keypoint_names(categories: list[dict[str, Any]], file: Path) -> tuple[str, ...]:
-    """The names of the key points that categories have; none where none has, or where they are not the same for all."""
-    lists = {category["name"]: category["keypoints"] for category in categories if category.get("keypoints")}
-    for name, found in lists.items():
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            raise InputError(f"{file}, category {name!r}: found the key points {found!r}; accepted: a list of names")
-    first, names = next(iter(lists.items()), ("", []))
-    for name, found in lists.items():
-        if found != names:
-            logger.warning("%s, categories: %r has the key points %s, but %r has %s: none are read", file, name,
-                           ", ".join(found), first, ", ".join(names))
-            return ()
-    return tuple(names)
+def read_keypoints(values: Any, count: int) -> np.ndarray:
+    """``x1, y1, v1, ...`` of one object: float32 ``[count, 3]``, zeros for points that are not labelled.
 
-
-def read_keypoints(values: Any, count: int, size: tuple[int, int]) -> np.ndarray:
-    """``x1, y1, v1, ...`` of one object in an image of this height and width: float32 ``[count, 3]``.
-
-    Points that are not labelled are zeros. Raises `ShapeError` for anything else than ``count`` points inside the
-    image with a visibility of 0, 1 or 2.
+    Raises `ShapeError` for anything else than ``count`` points with a visibility of 0, 1 or 2.
     """
     if not are_numbers(values) or len(values) != 3 * count:
         found = f"{len(values)} values" if isinstance(values, list) else repr(values)
@@ -316,6 +313,4 @@ def read_keypoints(values: Any, count: int, size: tuple[int, int]) -> np.ndarray
     if not np.isin(points[:, 2], (0, 1, 2)).all():
         raise ShapeError("keypoints: found a visibility other than 0, 1 and 2")
     points[points[:, 2] == 0] = 0
-    if (points[:, :2] < 0).any() or (points[:, :2] > size[::-1]).any():
-        raise ShapeError(f"keypoints: a labelled point outside the image of {size[1]} x {size[0]} px")
     return points.astype(np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property, partial
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import PAD_COLOUR, cv2
 from yolov7.data.objects import Objects, Sample, concatenate
-from yolov7.data.transforms import MAX_COVERED, intersection_over_area, mixup
+from yolov7.data.rasterize import cut_off
+from yolov7.data.transforms import MAX_COVERED, hide_keypoints, intersection_over_area, mirrored_order, mixup
 from yolov7.structures import ImageMeta
 
 GEOMETRY = ("mosaic", "copy_paste", "perspective")  # steps of a pipeline, drawn together before any image is read
@@ -33,9 +34,9 @@ class Mosaic:
     point: tuple[int, int]  # x, y: where four tiles meet; of nine tiles, the corner of the window that is kept
 
 
-def draw_mosaic(index: int, num_images: int, size: int, rng: np.random.Generator) -> Mosaic:
-    """Draw a mosaic of four tiles (80%) or nine around an image; the others may repeat."""
-    if rng.random() < 0.8:
+def draw_mosaic(index: int, num_images: int, size: int, rng: np.random.Generator, nine_tiles: float = 0.2) -> Mosaic:
+    """Draw a mosaic of four tiles, or with a probability of nine, around an image; the others may repeat."""
+    if rng.random() < 1 - nine_tiles:
         others = rng.integers(num_images, size=3).tolist()
         x, y = rng.uniform(0.5 * size, 1.5 * size, 2).astype(int).tolist()
     else:
@@ -148,12 +149,12 @@ def _moved(x: int, y: int) -> np.ndarray:
 # --- copy-paste ------------------------------------------------------------------------------------------------
 
 
-def draw_mirrored(objects: Objects, share: float, side: int,
-                  rng: np.random.Generator) -> tuple[Objects, list[np.ndarray]]:
+def draw_mirrored(objects: Objects, share: float, side: int, rng: np.random.Generator,
+                  keypoint_order: tuple[int, ...] = ()) -> tuple[Objects, list[np.ndarray]]:
     """Mirror a share of the objects with a polygon on a canvas where they cover no object by 30% or more.
 
-    (docs/reference.md, Copy-paste.) Returns all objects, the mirrored ones last, and the polygons ``[k, 2]`` that were
-    mirrored.
+    (docs/reference.md, Copy-paste.) Returns all objects, the mirrored ones last with their key points in
+    ``keypoint_order``, and the polygons ``[k, 2]`` that were mirrored. Key points that they cover are hidden.
     """
     candidates = np.flatnonzero(objects.has_polygon)
     count = round(share * len(candidates))
@@ -169,7 +170,13 @@ def draw_mirrored(objects: Objects, share: float, side: int,
     if not chosen:
         return objects, []
     pasted = mirrored[np.array(chosen)]
-    pasted = objects.like(pasted.boxes, pasted.labels, polygons=pasted.polygons)
+    keypoints = pasted.keypoints[:, list(keypoint_order)] if keypoint_order else pasted.keypoints
+    if keypoints.size:
+        covered = np.zeros((side, side), np.uint8)
+        for polygon in pasted.polygons:
+            cv2.fillPoly(covered, [polygon.astype(np.int32)], 1)
+        objects = hide_keypoints(objects, covered.astype(bool), (0, 0))
+    pasted = objects.like(pasted.boxes, pasted.labels, polygons=pasted.polygons, keypoints=keypoints)
     return concatenate((objects, pasted)), [objects.polygons.of(index) for index in chosen]
 
 
@@ -181,8 +188,11 @@ def paste_mirrored(image: np.ndarray, tiles: Sequence[Tile], side: int, drawn: W
     mask = np.zeros(drawn.size, np.uint8)
     for polygon in polygons:
         cv2.fillPoly(mask, [mirrored.points(polygon.astype(int)).round().astype(np.int32)], 1)
-    if mask.any():
-        cv2.copyTo(render(tiles, side, mirrored, read), mask, image)
+    x, y, width, height = cv2.boundingRect(mask)
+    if width:  # only what is pasted is rendered
+        window = replace(mirrored, matrix=_moved(-x, -y) @ mirrored.matrix, size=(height, width))
+        rows, columns = slice(y, y + height), slice(x, x + width)
+        cv2.copyTo(render(tiles, side, window, read), mask[rows, columns], image[rows, columns])
 
 
 # --- samples ---------------------------------------------------------------------------------------------------
@@ -196,6 +206,12 @@ class Composer:
     reader: ImageReader
     config: AugmentConfig
     batch_shapes: np.ndarray | None = None  # int [I, 2] height, width of rectangular batches: no mosaics then
+    exact_outlines: bool = False  # polygons are cut off at the border of a mosaic; else only their vertices are
+
+    @cached_property
+    def mirrored_order(self) -> tuple[int, ...]:
+        """Where each key point's value comes from in a mirrored image, by the data set or by their names."""
+        return self.image_set.keypoint_layout.flip or mirrored_order(self.image_set.keypoint_names)
 
     def __call__(self, index: int, rng: np.random.Generator, mosaics: bool = True) -> Sample:
         """Draw and make a sample around an image."""
@@ -207,23 +223,26 @@ class Composer:
         """Four or nine images, of which this is the first."""
         size = self.reader.size
         side = 2 * size
-        drawn = draw_mosaic(index, len(self.image_set), size, rng)
+        drawn = draw_mosaic(index, len(self.image_set), size, rng, self.config.nine_tiles)
         shapes = [self.reader.shape(i) for i in drawn.indices]
         corners = tile_corners(shapes, drawn, size)
         tiles = [Tile(*tile) for tile in zip(drawn.indices, shapes, corners, strict=True)]
         parts = [self.image_set.objects_of(i) for i in drawn.indices]
         tile_index = np.repeat(np.arange(len(parts)), [len(part) for part in parts])  # of each object
         ratios = self.reader.ratio(list(drawn.indices))
-        objects = concatenate(parts).placed(ratios[tile_index], np.array(corners)[tile_index])
-        objects = objects.clipped(np.array((side, side)))
+        placed = concatenate(parts).placed(ratios[tile_index], np.array(corners)[tile_index])
+        objects = placed.clipped(np.array((side, side)))
         share = self.config.copy_paste if "copy_paste" in self.config.pipeline else 0.0
-        objects, mirrored = draw_mirrored(objects, share, side, rng)
+        objects, mirrored = draw_mirrored(objects, share, side, rng, self.mirrored_order)
         warp = self._draw_warp((side, side), -size // 2, rng)
         read = cache(self.reader.read)  # an image may be in several tiles, and mirrored too
         image = render(tiles, side, warp, read)
         if mirrored:
             paste_mirrored(image, tiles, side, warp, read, mirrored)
-        return Sample(image, warp_objects(objects, warp), replace(self._meta(index), mosaic=True))
+        exact = partial(cut_off, placed.polygons, objects.polygons, np.array((side, side)))
+        objects = warp_objects(objects, warp, max_aspect=self.config.max_aspect,
+                               outlines=exact if self.exact_outlines else None)
+        return Sample(image, objects, replace(self._meta(index), mosaic=True))
 
     def single(self, index: int, rng: np.random.Generator) -> Sample:
         """One image, letterboxed."""
@@ -236,11 +255,13 @@ class Composer:
         tile = Tile(index, (height, width), (spare[0] // 2, spare[1] // 2))
         image = render([tile], max(shape), warp, self.reader.read)
         # moved as boxes, as the reference implementation does
-        return Sample(image, warp_objects(objects, warp, by_polygon=False), self._meta(index))
+        objects = warp_objects(objects, warp, by_polygon=False, max_aspect=self.config.max_aspect)
+        return Sample(image, objects, self._meta(index))
 
     def mixed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The sample, blended with a mosaic around another image."""
-        return mixup(sample, self.mosaic(int(rng.integers(len(self.image_set))), rng), rng)
+        partner = self.mosaic(int(rng.integers(len(self.image_set))), rng)
+        return mixup(sample, partner, rng, self.config.mixup_beta)
 
     def _draw_warp(self, shape: tuple[int, int], border: int, rng: np.random.Generator) -> Warp:
         if "perspective" in self.config.pipeline:

@@ -1,7 +1,9 @@
 """Data sets from COCO JSON to YOLO txt and back, and from other tools' formats to both: `yolov7 data convert`.
 
 What the formats cannot both hold: label files have no crowds (``iscrowd=1`` annotations are not used for training), no
-category ids (classes count from 0) and no image ids (they are the file names); a polygon there has no box but its own.
+category ids (classes count from 0) and no image ids (they are the file names); a polygon there has no box but its own,
+and an object with key points has no polygon. Parts and holes are one closed line there; in COCO JSON parts are
+polygons of their own, and a mask with holes is run lengths.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.foreign.read import open_foreign
 from yolov7.data.formats import format_of
 from yolov7.data.image_set import ImageSet, report_faults
-from yolov7.data.images import IMAGE_SUFFIXES, cv2
+from yolov7.data.images import IMAGE_SUFFIXES
+from yolov7.data.outlines import COCO_DECIMALS, INSET, segmentation_of
 from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,6 @@ EXACT = 1e-4  # pixels, within which boxes and polygons survive there and back
 # 1.5e-5 px, eight would make it 1.5e-4. Rounding to float32 on reading then returns the number that was written
 # wherever its neighbours are further away than that.
 DECIMALS = 9
-COCO_DECIMALS = 6  # of pixels: x + width is off by at most 1e-6
 MIN_WIDTH = 0.01  # pixels; a polygon narrower than this could be read back as nothing
 
 
@@ -48,6 +50,7 @@ class _Tally:
     copied: int = 0
     moved: int = 0  # objects whose box becomes that of their polygon
     furthest: float = 0.0  # pixels, by which it moves at most
+    shapeless: int = 0  # objects whose polygon is left out for their key points
 
 
 def convert(options: ConvertOptions) -> Path:
@@ -64,7 +67,7 @@ def convert(options: ConvertOptions) -> Path:
         source, splits = _open_source(options)
         _check_output(output, options.output)
         image_sets = [open_split(source, split, crowds=True) for split in splits]
-    names, splits = image_sets[0].names, tuple(image_set.split for image_set in image_sets)
+    splits = tuple(image_set.split for image_set in image_sets)
     tally = _Tally(crowds=sum(int(image_set.objects.crowd.sum()) for image_set in image_sets))
     if options.to == "yolo":
         image_sets = [image_set.only(~image_set.objects.crowd) for image_set in image_sets]
@@ -73,7 +76,7 @@ def convert(options: ConvertOptions) -> Path:
             write = _write_yolo if options.to == "yolo" else _write_coco
             write(image_set, temporary, options, tally)
         if options.to == "yolo":
-            _write_yaml(names, splits, temporary / "data.yaml")
+            _write_yaml(image_sets[0], splits, temporary / "data.yaml", _writes_keypoints(image_sets[0], options))
     for image_set in image_sets:
         report_faults(image_set, Path(options.output))
     written = Path(options.output, "data.yaml" if options.to == "yolo" else "")
@@ -185,33 +188,62 @@ def _write_yolo(image_set: ImageSet, folder: Path, options: ConvertOptions, tall
         (labels / name).with_suffix(".txt").write_text(text, encoding="utf-8")
 
 
+def _writes_keypoints(image_set: ImageSet, options: ConvertOptions) -> bool:
+    return bool(image_set.keypoint_names) and not options.boxes and not options.polygons
+
+
 def _rows(image_set: ImageSet, index: int, options: ConvertOptions, tally: _Tally) -> list[str]:
-    """The lines of one label file: polygons where there are some, else boxes.
+    """The lines of one label file: boxes with key points, polygons where there are some, else boxes.
 
     A polygon that would be read as nothing, or as the same object as an earlier one, is written as its box.
     """
     height, width = image_set.sizes[index].tolist()
     objects = image_set.objects_of(index)
+    if _writes_keypoints(image_set, options):
+        tally.shapeless += int(objects.has_polygon.sum())
+        return [_line(label, [*_centred(box, width, height), *_placed(points, width, height)])
+                for box, label, points in zip(objects.boxes, objects.labels, objects.keypoints, strict=True)]
     rows, seen = [], set()
     for box, label, polygon in zip(objects.boxes, objects.labels, objects.polygons, strict=True):
         around = np.concatenate((polygon.min(0), polygon.max(0))) if len(polygon) else box
         usable = (around[2:] - around[:2]).min() >= MIN_WIDTH and (label, *around.tolist()) not in seen
         if options.boxes or not len(polygon) or not usable:
-            x1, y1, x2, y2 = map(float, box)
-            values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-            around = box
+            values, around = _centred(box, width, height), box
         else:
             values = (polygon.astype(np.float64) / (width, height)).ravel().tolist()
-        moved = float(np.abs(around - box).max())
+        distance = np.abs(around - box)
+        distance[np.abs(distance - INSET) < EXACT] = 0  # the outline of a mask runs inside of it
+        moved = float(distance.max())
         tally.moved += moved > EXACT
         tally.furthest = max(tally.furthest, moved)
         seen.add((label, *around.tolist()))
-        rows.append(" ".join([str(label), *(f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".") for value in values)]))
+        rows.append(_line(label, values))
     return rows
 
 
-def _write_yaml(names: tuple[str, ...], splits: Sequence[str], file: Path) -> None:
-    content = {split: f"images/{split}" for split in splits} | {"nc": len(names), "names": list(names)}
+def _line(label: int, values: Sequence[float]) -> str:
+    return " ".join([str(label), *(f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".") for value in values)])
+
+
+def _centred(box: np.ndarray, width: int, height: int) -> list[float]:
+    x1, y1, x2, y2 = map(float, box)
+    return [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+
+
+def _placed(points: np.ndarray, width: int, height: int) -> list[float]:
+    """Key points ``[K, 3]`` as they stand behind a box; nothing where none is labelled."""
+    placed: list[float] = (points.astype(np.float64) / (width, height, 1)).ravel().tolist()
+    return placed if points[:, 2].any() else []
+
+
+def _write_yaml(image_set: ImageSet, splits: Sequence[str], file: Path, with_keypoints: bool) -> None:
+    names = image_set.names
+    content: dict[str, Any] = {split: f"images/{split}" for split in splits} | {"nc": len(names), "names": list(names)}
+    if with_keypoints:
+        facts = {"flip_idx": list(image_set.keypoint_flip), "skeleton": _skeleton(image_set),
+                 "kpt_sigmas": list(image_set.keypoint_sigmas)}
+        content |= {"kpt_shape": [len(image_set.keypoint_names), 3], "kpt_names": list(image_set.keypoint_names),
+                    **{key: value for key, value in facts.items() if value}}
     file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -224,7 +256,6 @@ def _write_coco(image_set: ImageSet, folder: Path, options: ConvertOptions, tall
     ids = image_set.image_ids
     if not all(isinstance(image_id, int) for image_id in ids):
         ids = tuple(range(1, len(ids) + 1))
-    keypoint_names = {"keypoints": list(image_set.keypoint_names)} if image_set.keypoint_names else {}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, name in _placed_images(image_set, folder, options, tally):
@@ -235,58 +266,38 @@ def _write_coco(image_set: ImageSet, folder: Path, options: ConvertOptions, tall
                                                       objects.keypoints, objects.crowd, strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": ids[index],
                           "category_id": image_set.category_ids[label]}
-            shape = _shape(box, polygon[:0] if options.boxes or crowd else polygon) | {"iscrowd": int(crowd)}
+            shape = _shape(box, polygon[:0] if options.boxes or crowd else polygon, (height, width))
+            shape["iscrowd"] = int(crowd)
             annotations.append(annotation | shape | _keypoints(points))
-    categories = [{"id": i, "name": name} | keypoint_names
+    categories = [{"id": i, "name": name} | _facts_of_keypoints(image_set)
                   for i, name in zip(image_set.category_ids, image_set.names, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _shape(box: np.ndarray, polygon: np.ndarray) -> dict[str, Any]:
+def _facts_of_keypoints(image_set: ImageSet) -> dict[str, Any]:
+    """COCO's keys of a category with key points, and beside them what COCO has no key for."""
+    if not image_set.keypoint_names:
+        return {}
+    more = {"flip_idx": list(image_set.keypoint_flip), "sigmas": list(image_set.keypoint_sigmas)}
+    return {"keypoints": list(image_set.keypoint_names), "skeleton": _skeleton(image_set),
+            **{key: value for key, value in more.items() if value}}
+
+
+def _skeleton(image_set: ImageSet) -> list[list[int]]:
+    """Limbs as COCO counts them, from 1."""
+    return [[a + 1, b + 1] for a, b in image_set.keypoint_limbs]
+
+
+def _shape(box: np.ndarray, polygon: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
     """COCO's keys of one object; the area is that of the polygon, else that of the box."""
     x1, y1, x2, y2 = map(float, box)
     shape: dict[str, Any] = {"bbox": [round(v, COCO_DECIMALS) for v in (x1, y1, x2 - x1, y2 - y1)],
                              "area": round((x2 - x1) * (y2 - y1), COCO_DECIMALS), "segmentation": [], "iscrowd": 0}
     if len(polygon):
-        shape["area"] = round(polygon_area(polygon), COCO_DECIMALS)
-        shape["segmentation"] = [[round(v, COCO_DECIMALS) for v in polygon.ravel().tolist()]]
+        shape["segmentation"], area = segmentation_of(polygon, size)
+        shape["area"] = round(area, COCO_DECIMALS)
     return shape
-
-
-def polygon_area(polygon: np.ndarray) -> float:
-    """The area in a polygon ``[K, 2]``, which may be several parts and holes that are joined there and back.
-
-    The parts turn either way, so the formula for one polygon would subtract some: each is taken out where it returns
-    to its first point. A part that lies within an odd number of others is a hole.
-    """
-    loops: list[np.ndarray] = []
-    path: list[Any] = []
-    place: dict[Any, int] = {}  # of the points of the path
-    for point in map(tuple, [*polygon.tolist(), polygon[0].tolist()]):
-        if point in place:
-            start = place[point]
-            loops.append(np.array(path[start:], np.float32))
-            for passed in path[start + 1 :]:
-                del place[passed]
-            del path[start + 1 :]
-        else:
-            place[point] = len(path)
-            path.append(point)
-    loops = [loop for loop in loops if len(loop) > 2]
-    depths = [sum(_contains(other, loop) for other in loops if other is not loop) for loop in loops]
-    signs = (-1.0 if depth % 2 else 1.0 for depth in depths)
-    return sum(sign * _loop_area(loop) for sign, loop in zip(signs, loops, strict=True))
-
-
-def _loop_area(points: np.ndarray) -> float:
-    x, y = (points.astype(np.float64) - points[0]).T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
-def _contains(outer: np.ndarray, inner: np.ndarray) -> bool:
-    sides = [cv2.pointPolygonTest(outer, point, False) for point in inner.tolist()]  # 1 inside, 0 on the edge
-    return min(sides) >= 0 and max(sides) > 0
 
 
 def _keypoints(points: np.ndarray) -> dict[str, Any]:
@@ -306,8 +317,11 @@ def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, option
             "polygons whose box is not their object's: %d (off by more than %g px, by %.4g px at most); in label files "
             "the polygon's box counts; --boxes keeps the objects' boxes and leaves the polygons out",
             tally.moved, EXACT, tally.furthest)
-    if options.to == "yolo" and any(image_set.keypoint_names for image_set in image_sets):
-        logger.warning("label files have no key points: they are left out")
+    if options.to == "yolo" and options.polygons and any(image_set.keypoint_names for image_set in image_sets):
+        logger.warning("--polygons: key points are left out; a row of a label file holds a polygon or key points")
+    if tally.shapeless:
+        logger.warning("a row of a label file holds key points or a polygon: %d polygons are left out (--polygons "
+                       "writes them instead)", tally.shapeless)
     if options.to == "yolo" and tally.crowds:
         logger.warning("label files have no crowds: %d are left out; detections of them will count as wrong",
                        tally.crowds)

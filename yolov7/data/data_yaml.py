@@ -16,6 +16,7 @@ from yolov7.config.names import check_names, readable_names
 from yolov7.config.options import MAX_CLASSES, MAX_COUNT, MAX_SIDE
 from yolov7.config.paths import check_path
 from yolov7.data.formats import Entry, Keypoints
+from yolov7.data.keypoint_facts import check_flip, check_sigmas, limbs_of, person_if_unsaid, with_known_flip
 from yolov7.data.text import decode_text
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ _MAX_NAMES_FILE = 10_000_000  # bytes
 _MEANT = {"validation": "val", "evaluation": "val", "training": "train", "testing": "test", "num_classes": "nc",
           "class_names": "names", "classes": "names", "root": "path", "dataset_path": "path"}
 _RESEMBLES = 0.75  # of difflib: a key that is this like one of ours is a slip, not another tool's
+_BESIDE_KPT_SHAPE = ("flip_idx", "kpt_names", "skeleton", "kpt_sigmas")
 _LIST = "accepted: a list of class names (names: [cat, dog]), or their numbers with them (names: {0: cat, 1: dog})"
 
 
@@ -55,7 +57,10 @@ class DataConfig:
     kpt_shape: tuple[int, ...] | None = None  # of the key points in label files: number, 2 or 3 values
     flip_idx: tuple[int, ...] | None = None  # which key point each becomes in a mirrored image
     kpt_names: tuple[str, ...] | None = None
-    generate: Literal["shapes"] | None = None  # built-in set, made on first use in `path` below the working directory
+    skeleton: tuple[tuple[int, ...], ...] | None = None  # pairs of key points that are drawn as lines, from 1 as COCO
+    kpt_sigmas: tuple[float, ...] | None = None  # of OKS; also called sigmas
+    # built-in set, made on first use in `path` below the working directory
+    generate: Literal["shapes", "stick-figures"] | None = None
     settings: dict[str, RunSettings] = field(default_factory=dict)
 
 
@@ -89,22 +94,25 @@ def read_data_config(path: str | Path) -> DataConfig:
 
 
 def keypoints_of(config: DataConfig, where: str) -> Keypoints | None:
-    """What ``kpt_shape``, ``flip_idx`` and ``kpt_names`` say, if there is the first. Raises `InputError`."""
+    """What ``kpt_shape`` and the keys beside it say, if there is the first. Raises `InputError`."""
     if config.kpt_shape is None:
-        if config.flip_idx or config.kpt_names:
-            raise InputError(f"{where}: flip_idx and kpt_names need kpt_shape: [number of key points, 2 or 3]")
+        if given := [key for key in _BESIDE_KPT_SHAPE if getattr(config, key)]:
+            raise InputError(f"{where}: {' and '.join(given)} need kpt_shape: [number of key points, 2 or 3]")
         return None
     shape, flip = config.kpt_shape, config.flip_idx or ()
     if len(shape) != 2 or not 1 <= shape[0] <= MAX_KEYPOINTS or shape[1] not in (2, 3):
         raise InputError(f"{where}, kpt_shape: found {shown(list(shape))}; accepted: [number of key points (1 to "
                          f"{MAX_KEYPOINTS}), 2 (x y) or 3 (x y visibility)]")
-    if flip and sorted(flip) != list(range(shape[0])):
-        raise InputError(f"{where}, flip_idx: found {shown(list(flip))}; accepted: each number from 0 to "
-                         f"{shape[0] - 1} once")
     names = config.kpt_names or tuple(map(str, range(shape[0])))
     if len(names) != shape[0]:
         raise InputError(f"{where}, kpt_names: found {len(names)} names; accepted: {shape[0]}, as kpt_shape says")
-    return Keypoints(names, shape[1], flip)
+    check_flip(flip, names, f"{where}, flip_idx")
+    check_sigmas(config.kpt_sigmas or (), shape[0], f"{where}, kpt_sigmas")
+    limbs = limbs_of(config.skeleton, shape[0], f"{where}, skeleton")
+    found = Keypoints(names, shape[1], flip, limbs, config.kpt_sigmas or (), bool(config.kpt_names))
+    if not config.kpt_names and (person := person_if_unsaid(found, where)):
+        return person
+    return with_known_flip(found)
 
 
 def _paths(entry: Entry | None) -> Iterable[str]:
@@ -112,7 +120,7 @@ def _paths(entry: Entry | None) -> Iterable[str]:
 
 
 def _without_foreign_keys(content: dict[Any, Any], where: str) -> dict[str, Any]:
-    own = {item.name for item in fields(DataConfig)}
+    own = {"sigmas", *(item.name for item in fields(DataConfig))}
     foreign = [key for key in content if key not in own]
     for key in foreign:
         if (meant := _MEANT.get(str(key).lower())) and meant not in content:
@@ -121,7 +129,10 @@ def _without_foreign_keys(content: dict[Any, Any], where: str) -> dict[str, Any]
             raise InputError(f"{where}: {unknown('key', key, sorted(own))}")
     if foreign:
         logger.info("%s: keys of other tools, which are not read: %s", where, ", ".join(map(str, foreign)))
-    return {key: value for key, value in content.items() if key in own}
+    kept = {key: value for key, value in content.items() if key in own}
+    if "sigmas" in kept:
+        kept.setdefault("kpt_sigmas", kept.pop("sigmas"))
+    return kept
 
 
 def _names(found: Any, file: str | Path) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -78,12 +79,20 @@ class TrainingDataset(Dataset[Sample]):
         """Samples so far that were replaced, because an image could not be read."""
         return int(self._replaced)
 
+    def keep_outlines(self) -> None:
+        """From now on cut polygons off exactly where a mosaic ends, as masks need it; boxes stay as they are."""
+        self.composer = replace(self.composer, exact_outlines=True)
+
     def _warn_of_inactive_steps(self) -> None:
         for key in ("paste_in", "copy_paste"):
             share = getattr(self.augment, key)
             if share and key in self.augment.pipeline and not len(self.pool.images):
                 logger.warning("augment.%s is %g, but no object has a segmentation polygon, so %s is inactive (as with "
                                "--set augment.%s=0)", key, share, key.replace("_", "-"), key)
+        order, mirrored = self.composer.mirrored_order, "fliplr" in self.augment.pipeline and self.augment.fliplr
+        if len(order) > 1 and list(order) == sorted(order) and mirrored:
+            logger.warning("key points keep their places in mirrored images: neither flip_idx nor names with left and "
+                           "right say which ones change places (as with augment.fliplr=0 none is mirrored)")
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
         """An augmented sample; another one takes its place where an image cannot be read."""

@@ -25,11 +25,14 @@ Entry = dict[str, str] | str | tuple[str, ...]  # what a data-set YAML says of a
 
 
 class Keypoints(NamedTuple):
-    """What a data set says of the key points in its label files."""
+    """What a data set says of the key points of its objects."""
 
     names: tuple[str, ...] = ()
-    values: int = 3  # of each in a row: 2 (x y) or 3 (x y visibility)
+    values: int = 3  # of each in a row of a label file: 2 (x y) or 3 (x y visibility)
     flip: tuple[int, ...] = ()  # which one each becomes in a mirrored image; none: not known
+    limbs: tuple[tuple[int, int], ...] = ()  # pairs that are drawn as lines; none: not known
+    sigmas: tuple[float, ...] = ()  # of OKS; none: not known
+    named: bool = True  # the names are the data set's own, not made up for it
 
     @property
     def columns(self) -> int:
@@ -46,7 +49,7 @@ class SplitSource:
     data: str  # the data set's YAML or folder, for messages
     bases: tuple[Path, ...]  # folders that relative paths are tried in
     download: str | None = None  # where the images are to be had, for messages
-    keypoints: Keypoints | None = None  # of label files
+    keypoints: Keypoints | None = None  # that the YAML announces
 
     @property
     def where(self) -> str:

@@ -7,16 +7,16 @@ implementation's 1000 points along it, without their error (docs/reference.md, R
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from yolov7.config.recipe import AugmentConfig
-from yolov7.data.objects import Objects
+from yolov7.data.objects import Objects, Ragged
 
 EPSILON = 1e-16  # of areas, against division by zero
 MIN_SIDE = 2.0  # pixels, of an object after warping
-MAX_ASPECT = 20.0
 MIN_VISIBLE_BOX, MIN_VISIBLE_POLYGON = 0.10, 0.01  # area after warping over area before
 
 
@@ -64,7 +64,7 @@ class RandomPerspective:
         centre[:2, 2] = -width / 2, -height / 2
         perspective[2, :2] = rng.uniform(-config.perspective, config.perspective, 2)
         angle = math.radians(rng.uniform(-config.degrees, config.degrees))
-        zoom = rng.uniform(1 - config.scale, 1.1 + config.scale)  # 1.1: the paper's recipes were tuned with it
+        zoom = rng.uniform(1 - config.scale, config.scale_top + config.scale)
         cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
         rotation = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])  # counter-clockwise on the screen
         shear[0, 1], shear[1, 0] = np.tan(np.radians(rng.uniform(-config.shear, config.shear, 2)))
@@ -80,11 +80,13 @@ def crop(height: int, width: int, border: int) -> Warp:
     return Warp(matrix, 1.0, (height + 2 * border, width + 2 * border))
 
 
-def warp_objects(objects: Objects, drawn: Warp, by_polygon: bool = True) -> Objects:
-    """Move objects; those that are hardly visible afterwards are dropped.
+def warp_objects(objects: Objects, drawn: Warp, by_polygon: bool = True, max_aspect: float = 20.0,
+                 outlines: Callable[[np.ndarray], Ragged] | None = None) -> Objects:
+    """Move objects; those that are hardly visible afterwards, or of an aspect of ``max_aspect``, are dropped.
 
     Where an object has a polygon, its box becomes that of the polygon's visible part, unless not ``by_polygon``: then
-    all are moved as boxes, and polygons go with them.
+    all are moved as boxes, and polygons go with them. ``outlines`` gives the polygons of some rows, which take the
+    place of their polygons, but for the boxes.
     """
     moved = objects.moved(drawn)
     min_visible = np.full(len(objects), MIN_VISIBLE_BOX)
@@ -93,8 +95,12 @@ def warp_objects(objects: Objects, drawn: Warp, by_polygon: bool = True) -> Obje
         moved.boxes[has_polygon] = polygon_boxes(moved.polygons.points, objects.polygons.counts[has_polygon],
                                                  drawn.size)
         min_visible[has_polygon] = MIN_VISIBLE_POLYGON
-    kept = still_visible(objects.boxes * drawn.zoom, moved.boxes, min_visible)
-    return (moved if kept.all() else moved[kept]).typed()
+    kept = still_visible(objects.boxes * drawn.zoom, moved.boxes, min_visible, max_aspect)
+    moved = moved if kept.all() else moved[kept]
+    if outlines is not None:
+        lines = outlines(np.flatnonzero(kept))
+        moved = replace(moved, polygons=Ragged(drawn.points(lines.points), lines.counts))
+    return moved.typed()
 
 
 def polygon_boxes(points: np.ndarray, counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -124,10 +130,11 @@ def polygon_boxes(points: np.ndarray, counts: np.ndarray, size: tuple[int, int])
     return np.where(np.isfinite(lowest[:, :1]), boxes, 0)
 
 
-def still_visible(before: np.ndarray, after: np.ndarray, min_visible: np.ndarray) -> np.ndarray:
+def still_visible(before: np.ndarray, after: np.ndarray, min_visible: np.ndarray,
+                  max_aspect: float = 20.0) -> np.ndarray:
     """Mask of the objects worth keeping: ``[N, 4]``, ``[N, 4]``, least share of the area ``[N]`` -> ``[N]``."""
     size = after[:, 2:] - after[:, :2]
     share = size.prod(1) / ((before[:, 2:] - before[:, :2]).prod(1) + EPSILON)
     aspect = size.max(1) / (size.min(1) + EPSILON)
-    kept: np.ndarray = (size > MIN_SIDE).all(1) & (share > min_visible) & (aspect < MAX_ASPECT)
+    kept: np.ndarray = (size > MIN_SIDE).all(1) & (share > min_visible) & (aspect < max_aspect)
     return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 from yolov7.config import InputError, atomic_write, unknown
 from yolov7.data.coco_content import FAULTS, read_annotations
 from yolov7.data.objects import Objects, starts_of
+from yolov7.data.outlines import segmentation_of
+from yolov7.keypoints import KeypointLayout, complete_layout
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class ImageSet:
     category_ids: tuple[int, ...]
     keypoint_names: tuple[str, ...] = ()  # of the key points of an object; none where no class has some
     keypoint_flip: tuple[int, ...] = ()  # which one each becomes in a mirrored image; none: not known
+    keypoint_limbs: tuple[tuple[int, int], ...] = ()  # pairs that are drawn as lines; none: not known
+    keypoint_sigmas: tuple[float, ...] = ()  # of OKS; none: not known
     faults: tuple[Fault, ...] = ()
     annotation_file: str | None = None  # the COCO JSON that this was read from
     split: str = ""
@@ -61,6 +65,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def keypoint_layout(self) -> KeypointLayout:
+        """What the key points of an object are, COCO's where the names are COCO's."""
+        return complete_layout(self.keypoint_names, self.keypoint_limbs, self.keypoint_flip, self.keypoint_sigmas)
 
     def objects_of(self, index: int) -> Objects:
         """The objects of one image: views."""
@@ -82,12 +91,13 @@ class ImageSet:
         """Images without objects."""
         return int((np.diff(self.offsets) == 0).sum())
 
-    def ground_truth(self) -> dict[str, Any]:
+    def ground_truth(self, shapes: bool = True) -> dict[str, Any]:
         """The objects as a COCO dict for scoring.
 
         A JSON file's own content where there is one: crowds, boxes of zero size and skipped images included,
         without the categories that are no class here.
-        Otherwise built from the objects, annotations numbered from 1.
+        Otherwise built from the objects, annotations numbered from 1; with ``shapes`` their polygons and key points,
+        too.
         """
         if self.annotation_file is not None:
             content = read_annotations(Path(self.annotation_file))
@@ -95,8 +105,9 @@ class ImageSet:
             return self._of_classes(content)
         images = [{"id": image_id, "file_name": Path(path).name, "height": int(size[0]), "width": int(size[1])}
                   for image_id, path, size in zip(self.image_ids, self.paths, self.sizes, strict=True)]
-        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.names, strict=True)]
-        return {"images": images, "annotations": self._annotations(), "categories": categories}
+        points = {"keypoints": list(self.keypoint_names)} if shapes and self.keypoint_names else {}
+        categories = [{"id": i, "name": name} | points for i, name in zip(self.category_ids, self.names, strict=True)]
+        return {"images": images, "annotations": self._annotations(shapes), "categories": categories}
 
     def _of_classes(self, content: dict[str, Any]) -> dict[str, Any]:
         kept = frozenset(self.merged_ids or self.category_ids)
@@ -107,14 +118,30 @@ class ImageSet:
             categories = [{"id": self.category_ids[0], "name": self.names[0]}]
         return content | {"annotations": annotations, "categories": categories}
 
-    def _annotations(self) -> list[dict[str, Any]]:
+    def _annotations(self, shapes: bool) -> list[dict[str, Any]]:
         corners = self.objects.boxes.astype(np.float64)
         boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1)  # x, y, width, height
         rows = zip(self.image_index.tolist(), self.objects.labels.tolist(), boxes.tolist(),
                    self.objects.areas.tolist(), self.objects.crowd.tolist(), strict=True)
-        return [{"id": number, "image_id": self.image_ids[image], "category_id": self.category_ids[label],
-                 "bbox": box, "area": area, "iscrowd": int(crowd)}
-                for number, (image, label, box, area, crowd) in enumerate(rows, 1)]
+        annotations = [{"id": number, "image_id": self.image_ids[image], "category_id": self.category_ids[label],
+                        "bbox": box, "area": area, "iscrowd": int(crowd)}
+                       for number, (image, label, box, area, crowd) in enumerate(rows, 1)]
+        return [{**row, **shape} for row, shape in zip(annotations, self._shapes(), strict=True)] if shapes \
+            else annotations
+
+    def _shapes(self) -> Iterator[dict[str, Any]]:
+        """``segmentation`` of the objects with a polygon; ``keypoints`` and their number where objects have some."""
+        objects, sizes = self.objects, self.sizes.tolist()
+        has_keypoints = objects.keypoints.shape[1] > 0
+        rows = zip(self.image_index.tolist(), objects.polygons, objects.keypoints, strict=True)
+        for image, polygon, keypoints in rows:
+            shape: dict[str, Any] = {}
+            if len(polygon):
+                shape["segmentation"] = segmentation_of(polygon, tuple(sizes[image]))[0]
+            if has_keypoints:
+                shape |= {"keypoints": keypoints.astype(np.float64).ravel().tolist(),
+                          "num_keypoints": int((keypoints[:, 2] > 0).sum())}
+            yield shape
 
 
 # --- reporting -------------------------------------------------------------------------------------------------

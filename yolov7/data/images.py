@@ -46,9 +46,13 @@ _START_OF_SCAN = 0xDA
 
 
 def encode_image(image: np.ndarray, suffix: str, quality: int = 95) -> bytes:
-    """An image uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names; ``quality`` is JPEG's."""
+    """An image uint8 ``[H, W, 3]`` RGB as a file of the format that the suffix names; ``quality`` is JPEG's.
+
+    Of PNG also ``[H, W, 4]`` RGBA.
+    """
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix.lower() in (".jpg", ".jpeg") else []
-    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
+    swapped = cv2.cvtColor(image, cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    ok, data = cv2.imencode(suffix, swapped, settings)
     assert ok, suffix
     return data.tobytes()
 

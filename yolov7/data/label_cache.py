@@ -26,7 +26,7 @@ CACHE_VARIABLE = "YOLOV7_CACHE_DIR"
 BESIDE_THE_DATA = ".yolov7-cache"
 FORMAT = "yolov7 labels"
 VERSION = 2  # of the file's arrays: to be raised with every change of the columns of `Objects`
-RULES = 4  # to be raised with every change of what is read from the same files, of what is dropped, of the messages
+RULES = 5  # to be raised with every change of what is read from the same files, of what is dropped, of the messages
 _ARRAYS = {"sizes": Column("<i4", (2,)), "usable": Column("|b1"), "offsets": Column("<i8")}  # of the images
 
 

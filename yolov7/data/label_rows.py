@@ -73,6 +73,8 @@ def scan_labels(images: Sequence[str], label_files: Sequence[str], num_classes: 
             "corners (class x1 y1 x2 y2); accepted: centre and size (class cx cy w h)")
     objects = _objects(rows, good, sizes, keypoints)
     lines = rows.lines[good]
+    if keypoints is not None:
+        findings += _left_out_points(rows, good, keypoints)
     counts = np.bincount(rows.files[good], minlength=len(sizes))
     return tidy(objects, counts, sizes, usable, findings, lambda t: f"line {lines[t]}")
 
@@ -185,22 +187,49 @@ def _corners(boxes: np.ndarray, width_height: np.ndarray) -> np.ndarray:
 
 def _keypoints(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width_height: np.ndarray,
                keypoints: Keypoints) -> np.ndarray:
-    """float32 ``[R, K, 3]``: zeros where a row has none, or a point is not labelled or outside of the image.
+    """float32 ``[R, K, 3]``: zeros where a row has none, or a point is not labelled or outside of the image."""
+    found = np.zeros((len(starts), len(keypoints.names), 3))
+    rows, place, visibility = _points(values, starts, lengths, keypoints)
+    found[rows, :, :2] = place.clip(0, 1) * width_height[rows][:, None]
+    found[rows, :, 2] = visibility
+    found[rows] *= (_is_inside(place) & np.isin(visibility, (1, 2)))[..., None]
+    return found.astype(np.float32)
+
+
+def _points(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray,
+            keypoints: Keypoints) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows have key points, ``[R']``, their places as they are written, ``[R', K, 2]``, visibility ``[R', K]``.
 
     Without a column of visibility a point is visible, unless it is at 0, 0 or negative, as tools write missing ones.
     """
-    found = np.zeros((len(starts), len(keypoints.names), 3))
     rows = np.flatnonzero(lengths > _BOX)
     columns = starts[rows][:, None] + np.arange(_BOX, _BOX + keypoints.columns)
     points = values[columns].reshape(len(rows), len(keypoints.names), keypoints.values)
     place = points[..., :2]
     missing = (place < 0).any(-1) | (place == 0).all(-1)
-    visibility = points[..., 2] if keypoints.values == 3 else np.where(missing, 0, 2)
-    inside = ((place >= -TOLERANCE) & (place <= 1 + TOLERANCE)).all(-1) & np.isin(visibility, (1, 2))
-    found[rows, :, :2] = place.clip(0, 1) * width_height[rows][:, None]
-    found[rows, :, 2] = visibility
-    found[rows] *= inside[..., None]
-    return found.astype(np.float32)
+    return rows, place, points[..., 2] if keypoints.values == 3 else np.where(missing, 0, 2)
+
+
+def _is_inside(place: np.ndarray) -> np.ndarray:
+    inside: np.ndarray = np.all((place >= -TOLERANCE) & (place <= 1 + TOLERANCE), axis=-1)
+    return inside
+
+
+def _left_out_points(rows: _Rows, good: np.ndarray, keypoints: Keypoints) -> list[Finding]:
+    """Labelled points outside of the image, and those whose visibility says nothing."""
+    chosen = np.flatnonzero(good)
+    starts = starts_of(rows.lengths)[:-1][chosen]
+    having, place, visibility = _points(rows.values, starts, rows.lengths[chosen], keypoints)
+    odd: np.ndarray = ~np.isin(visibility, (0, 1, 2))
+    outside: np.ndarray = ~_is_inside(place) & (visibility > 0) & ~odd
+    found = []
+    for t in np.flatnonzero((outside | odd).any(1)).tolist():
+        row = int(chosen[having[t]])
+        reasons = [f"labelled key points outside the image: {outside[t].sum()}"] if outside[t].any() else []
+        reasons += [f"key points with a visibility other than 0, 1 and 2: {odd[t].sum()}"] if odd[t].any() else []
+        reason = f"line {rows.lines[row]}: {', '.join(reasons)}; they are left out"
+        found.append(Finding(int(rows.files[row]), False, reason, skipped=False, kept=True))
+    return found
 
 
 # --- one row -----------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Field:
     per_object: bool = True
     # how [B, ...] changes when the images of a batch are resized by factors (x, y); None: not at all
     resize: Callable[[Tensor, tuple[float, float]], Tensor] | None = None
+    outlines: bool = False  # it needs polygons whose edges are right up to the borders of a mosaic
 
 
 def collate(samples: Sequence[Sample], fields: Sequence[Field] = ()) -> Batch:
@@ -190,6 +191,8 @@ def _no_images() -> Batch:
 def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int,
                     fields: Sequence[Field] = ()) -> BatchLoader:
     """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller."""
+    if any(item.outlines for item in fields):
+        dataset.keep_outlines()
     return _loader(dataset, sampler, min(workers, sampler.batch_size), fields)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.data.objects import Objects, Ragged, Sample, concatenate
-from yolov7.data.transforms import MAX_COVERED, draw_window, intersection_over_area
+from yolov7.data.transforms import MAX_COVERED, draw_window, hide_keypoints, intersection_over_area
 
 PASTE_SIZES = (0.75,) * 2 + (0.5,) * 4 + (0.25,) * 4 + (0.125,) * 4 + (0.0625,) * 6  # of the image's sides
 POOL_IMAGES = 64  # whose objects are pasted during an epoch
@@ -27,6 +27,7 @@ class CutOut(NamedTuple):
     mask: np.ndarray  # bool [h, w]
     polygon: np.ndarray  # float32 [K, 2] pixels of `patch`
     label: int
+    keypoints: np.ndarray | None = None  # float32 [K, 3] pixels of `patch`
 
 
 class CutOutPool:
@@ -92,7 +93,9 @@ def _cut_out(image: np.ndarray, objects: Objects, row: int) -> CutOut | None:
     mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
     cv2.fillPoly(mask, [polygon.astype(np.int32)], 1)
     patch = image[y1:y2, x1:x2].copy()  # a view would keep the whole image in memory
-    return CutOut(patch, mask.astype(bool), polygon, int(objects.labels[row]))
+    crop = objects[row : row + 1].placed(np.ones(2), -np.array((x1, y1)))
+    keypoints = crop.clipped(np.array((x2 - x1, y2 - y1))).keypoints[0]
+    return CutOut(patch, mask.astype(bool), polygon, int(objects.labels[row]), keypoints)
 
 
 def paste_in(sample: Sample, cut_outs: Sequence[CutOut | None] | CutOuts, rng: np.random.Generator) -> Sample:
@@ -124,7 +127,8 @@ def _fit(item: CutOut, height: int, width: int) -> CutOut | None:
     if mask.sum() <= 20:  # the reference implementation counts more than 60 values of three channels
         return None
     scale = np.array((shape[0] / item.patch.shape[1], shape[1] / item.patch.shape[0]), np.float32)
-    return CutOut(cv2.resize(item.patch, shape), mask, item.polygon * scale, item.label)
+    keypoints = None if item.keypoints is None else item.keypoints * (*scale.tolist(), 1)
+    return CutOut(cv2.resize(item.patch, shape), mask, item.polygon * scale, item.label, keypoints)
 
 
 def _paste(sample: Sample, item: CutOut, x: int, y: int) -> Sample:
@@ -132,7 +136,11 @@ def _paste(sample: Sample, item: CutOut, x: int, y: int) -> Sample:
     height, width = item.mask.shape
     sample.image[y : y + height, x : x + width][item.mask] = item.patch[item.mask]
     polygon = (item.polygon + np.array((x, y), np.float32)).astype(np.float32)
-    pasted = sample.objects.like(
-        np.array([(x, y, x + width, y + height)], np.float32), np.array([item.label]),
-        polygons=Ragged(polygon, np.array([len(polygon)])))
-    return replace(sample, objects=concatenate((sample.objects, pasted)))
+    columns: dict[str, Any] = {"polygons": Ragged(polygon, np.array([len(polygon)]))}
+    if item.keypoints is not None and item.keypoints.size:
+        moved = item.keypoints + np.array((x, y, 0))
+        columns["keypoints"] = np.where(item.keypoints[:, 2:] > 0, moved, 0).astype(np.float32)[None]
+    objects = hide_keypoints(sample.objects, item.mask, (x, y))
+    box = np.array([(x, y, x + width, y + height)], np.float32)
+    pasted = objects.like(box, np.array([item.label]), **columns)
+    return replace(sample, objects=concatenate((objects, pasted)))

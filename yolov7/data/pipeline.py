@@ -17,16 +17,15 @@ from yolov7.data.transforms import (
     cutout,
     flip,
     hsv_jitter,
-    mirrored_order,
     recoloured,
     sometimes,
 )
 
 KEYS = {  # of a recipe: what each step follows
-    "mosaic": ("mosaic",), "copy_paste": ("copy_paste",),
-    "perspective": ("degrees", "translate", "scale", "shear", "perspective"),
-    "mixup": ("mixup",), "hsv": ("hsv_h", "hsv_s", "hsv_v"), "paste_in": ("paste_in",), "cutout": ("cutout",),
-    "flipud": ("flipud",), "fliplr": ("fliplr",), **{name: (name,) for name in COLOUR_CHANGES}}
+    "mosaic": ("mosaic", "nine_tiles"), "copy_paste": ("copy_paste",),
+    "perspective": ("degrees", "translate", "scale", "scale_top", "shear", "perspective", "max_aspect"),
+    "mixup": ("mixup", "mixup_beta"), "hsv": ("hsv_h", "hsv_s", "hsv_v"), "paste_in": ("paste_in",),
+    "cutout": ("cutout",), "flipud": ("flipud",), "fliplr": ("fliplr",), **{name: (name,) for name in COLOUR_CHANGES}}
 STEPS = tuple(name for name in KEYS if name not in GEOMETRY)
 
 
@@ -52,7 +51,7 @@ def idle_step(pipeline: tuple[str, ...], key: str) -> str:
 def make_steps(config: AugmentConfig, composer: Composer, pool: CutOutPool, epoch: int) -> list[Change]:
     """The steps behind the geometry, as they are in this epoch."""
     amplitudes = config.hsv_h, config.hsv_s, config.hsv_v
-    order = mirrored_order(composer.image_set.keypoint_names)
+    order = composer.mirrored_order
     mixup = sometimes(config.mixup, composer.mixed)
     steps: dict[str, Change] = {
         "mixup": lambda sample, rng: mixup(sample, rng) if sample.meta.mosaic else sample,

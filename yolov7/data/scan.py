@@ -25,6 +25,7 @@ from yolov7.config import InputError
 from yolov7.data.image_set import Fault, ImageSet
 from yolov7.data.images import ImageError, check_image
 from yolov7.data.objects import Objects, concatenate, elements_of, no_objects, starts_of
+from yolov7.data.rasterize import cut_off
 from yolov7.runtime.device import available_cores, may_start_processes
 from yolov7.runtime.progress import Progress
 
@@ -34,6 +35,7 @@ PARALLEL_FROM = 1000  # files; fewer are read sooner than processes start
 SOURCE = "\0"  # stands in a reason for the file that the image is named by: caches are kept when a folder moves
 UNREADABLE = "cannot be read"  # begins the reasons that may go away without a change of the file
 _MANY, _LEAVING, _MARGIN = 8, 0.1, 1.01  # objects that agree; the part of them that leaves; by how much
+_OVERSHOOT = 1.0  # pixels by which a polygon leaves its image where moving its vertices to the border will do
 _MIN_SIDE = 1e-3  # pixels; float32 does not tell narrower boxes from nothing
 
 
@@ -142,6 +144,9 @@ def tidy(objects: Objects, counts: np.ndarray, sizes: np.ndarray, usable: np.nda
         found.append(Finding(int(image_index[t]), False, f"{where(t)}: {reason}; the object is dropped", skipped=False))
     offsets = starts_of(np.bincount(image_index[kept], minlength=len(sizes)))
     chosen = clipped[kept]
+    if np.abs(objects.polygons.points - clipped.polygons.points).max(initial=0) > _OVERSHOOT:
+        polygons = cut_off(objects.polygons, clipped.polygons, limits, np.flatnonzero(kept), _OVERSHOOT)
+        chosen = replace(chosen, polygons=polygons)
     return Entries(np.asarray(sizes, np.int32), usable, offsets, chosen if exact else chosen.typed(),
                    tuple(sorted(found, key=lambda finding: finding.entry)))
 

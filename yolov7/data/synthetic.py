@@ -2,18 +2,14 @@
 
 Images are painted at twice their size and shrunk, so that edges are smooth and polygons are known to half a pixel.
 An image is a function of (seed, split, index) alone. Boxes and polygons follow what is visible: the part inside the
-image and not behind another object. An object that would hide another one too much is not painted, so that
-nothing visible is ever without a box.
+image and not behind another object; what is seen through a hole is not the object's. An object that would hide another
+one too much is not painted, so that nothing visible is ever without a box.
 """
 
 from __future__ import annotations
 
 import colorsys
-import json
-import logging
 import math
-import shutil
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,21 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from yolov7.config import InputError, atomic_path, atomic_write
+from yolov7.data.generated import SPLITS, Generator, Painted, edges_of_mask, outline
 from yolov7.data.images import cv2
-from yolov7.runtime.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 CLASSES = ("circle", "square", "triangle", "star", "cross", "ring")
 HUES = (0.0, 0.6, 0.15, 0.85, 0.5, 0.33)  # of each class: red, blue, yellow, magenta, cyan, green
-SPLITS = ("train", "val")
 SIZES = ((240, 320), (320, 320), (320, 240), (256, 320))  # height, width in pixels
 MIN_INSIDE = 0.6  # of an object's area, inside the image
 MIN_VISIBLE = 0.7  # of an object's area, inside the image and not hidden
 MIN_CONTRAST = 110.0  # Euclidean RGB distance between an object's colours and the mean of what it covers
-VERSION = 6  # of the images: a set of another version is generated anew
-STAMP = "generated.json"
+VERSION = 7  # of images and annotations: a set of another version is generated anew
 SUPER = 2  # painted at SUPER times the size
 
 
@@ -43,82 +34,27 @@ SUPER = 2  # painted at SUPER times the size
 
 
 def generate(folder: Path, train: int = 256, val: int = 64, seed: int = 0) -> None:
-    """Write the data set in COCO layout, or return at once where it stands complete.
+    """Write the data set in COCO layout, or return at once where it stands complete (see `Generator.write`).
 
-    ``annotations/{train,val}.json`` and ``images/{train,val}/*.jpg`` (long side 320 pixels). Everything is built in a
-    temporary sibling folder, which takes its name at the end. A set with other parameters, of another version or
-    with missing images is replaced; a folder that holds anything else is an `InputError`.
+    The long side of its images is 320 pixels.
     """
-    folder = Path(folder)
-    counts = {"train": train, "val": val}
-    stamp = {"generator": __name__, "version": VERSION, "seed": seed, **counts}
-    if _is_complete(folder, stamp):
-        return
-    if not _read_stamp(folder) and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists and is not a generated data set; accepted: a new or empty folder")
-    logger.info("generating %d images in %s", train + val, folder)
-    try:
-        _remove_leftovers(folder)
-        with atomic_path(folder) as temporary:
-            temporary.mkdir(parents=True)
-            for split in SPLITS:
-                _write_split(temporary, split, counts[split], seed)
-            atomic_write(temporary / STAMP, json.dumps(stamp))
-            if _is_complete(folder, stamp):  # another process was faster
-                shutil.rmtree(temporary)
-    except OSError as error:
-        raise InputError(f"{folder}: the data set cannot be written: {error.strerror or error}") from None
-
-
-def _read_stamp(folder: Path) -> dict[str, Any]:
-    try:
-        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stamp if isinstance(stamp, dict) and stamp.get("generator") == __name__ else {}
-
-
-def _is_complete(folder: Path, stamp: dict[str, Any]) -> bool:
-    images = {split: list((folder / "images" / split).glob("*.jpg")) for split in SPLITS}
-    return _read_stamp(folder) == stamp and all(
-        len(images[split]) == stamp[split] and (folder / "annotations" / f"{split}.json").is_file() for split in SPLITS)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left behind; an hour is far more than a living one needs."""
-    for path in folder.parent.glob(f".{folder.name}.*"):
-        if path.suffix in (".tmp", ".old") and time.time() - path.stat().st_mtime > 3600:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_split(folder: Path, split: str, count: int, seed: int) -> None:
-    target = folder / "images" / split
-    target.mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for index in Progress(range(count), f"shapes, {split}", unit="images"):
-        image, objects = paint(seed, split, index)
-        name = f"{index + 1:06d}.jpg"
-        encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-        (target / name).write_bytes(encoded.tobytes())
-        images.append({"id": index + 1, "file_name": name, "height": image.shape[0], "width": image.shape[1]})
-        for label, polygons in objects:
-            annotations.append(_annotation(len(annotations) + 1, index + 1, label, polygons))
     categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, start=1)]
-    info = {"description": f"generated shapes, {split}", "version": str(VERSION), "seed": seed}
-    content = {"info": info, "licenses": [], "images": images, "categories": categories, "annotations": annotations}
-    (folder / "annotations").mkdir(exist_ok=True)
-    atomic_write(folder / "annotations" / f"{split}.json", json.dumps(content))
+    Generator(__name__, "shapes", VERSION, categories, _annotated).write(
+        Path(folder), {"train": train, "val": val}, seed)
 
 
-def _annotation(identifier: int, image_id: int, label: int, polygons: list[np.ndarray]) -> dict[str, Any]:
+def _annotated(seed: int, split: str, index: int) -> Painted:
+    image, objects = paint(seed, split, index)
+    return image, [_annotation(label, polygons) for label, polygons in objects]
+
+
+def _annotation(label: int, polygons: list[np.ndarray]) -> dict[str, Any]:
     points = np.concatenate(polygons)  # [K, 2]
     low, high = points.min(axis=0), points.max(axis=0)
     return {
-        "id": identifier, "image_id": image_id, "category_id": label + 1,
-        "bbox": [*low.tolist(), *(high - low).tolist()],
+        "category_id": label + 1, "bbox": [*low.tolist(), *(high - low).tolist()],
         "segmentation": [polygon.ravel().tolist() for polygon in polygons],
-        "area": float(sum(cv2.contourArea(polygon) for polygon in polygons)), "iscrowd": 0}
+        "area": float(sum(cv2.contourArea(polygon) for polygon in polygons))}
 
 
 # --- one image -----------------------------------------------------------------------------------------------
@@ -127,11 +63,11 @@ def _annotation(identifier: int, image_id: int, label: int, polygons: list[np.nd
 def paint(seed: int, split: str, index: int) -> tuple[np.ndarray, list[tuple[int, list[np.ndarray]]]]:
     """One image: uint8 ``[H, W, 3]`` RGB, and its objects as (label, polygons of the visible parts).
 
-    Polygons are float32 ``[K, 2]`` pixels, multiples of one half. A ring's polygon is its outer edge.
+    Polygons are float32 ``[K, 2]`` pixels, multiples of one half; holes are joined to them by a line there and back.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     height, width = SIZES[rng.integers(len(SIZES))]
-    canvas = _Canvas(_background(rng, height, width))
+    canvas = _Canvas(busy_background(rng, height, width))
     labels = np.concatenate([rng.permutation(len(CLASSES)) for _ in range(3)])[: rng.integers(7, 12)]
     placed = [label for label in labels.tolist() if _place(rng, canvas, label)]
     image = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -205,13 +141,11 @@ class _Canvas:
     def polygons(self, index: int) -> list[np.ndarray]:
         """Polygons of the visible parts of an object, along the edges of its pixels, in pixels of the image."""
         rows, columns = self.shapes[index].window
-        mask = (self.object_index[rows, columns] == index).astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-        contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-        # doubled pixels 2x and 2x + 1 stand for the edges x and x + 1 of canvas pixel x
-        corner = (columns.start, rows.start)
-        parts = [((c[:, 0] + 1) // 2 + corner).astype(np.float32) / SUPER for c in contours]
-        areas = [cv2.contourArea(part) for part in parts]
-        return [part for part, area in zip(parts, areas, strict=True) if area >= max(4.0, 0.03 * max(areas))]
+        corner = np.array((columns.start, rows.start), np.float32)
+        parts = [[(edge + corner) / SUPER for edge in edges]
+                 for edges in edges_of_mask(self.object_index[rows, columns] == index)]
+        areas = [cv2.contourArea(edges[0]) for edges in parts]  # with what is in the holes
+        return [outline(edges) for edges, area in zip(parts, areas, strict=True) if area >= max(4.0, 0.03 * max(areas))]
 
 
 def _place(rng: np.random.Generator, canvas: _Canvas, label: int) -> bool:
@@ -281,7 +215,7 @@ def _texture(rng: np.random.Generator, shape: _Shape) -> np.ndarray:
     return np.zeros_like(u)
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def busy_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A busy background without any of the classes: clouds of colour, blurred clutter, lines.
 
     Sizes in pixels of the image; uint8 ``[SUPER * H, SUPER * W, 3]``.

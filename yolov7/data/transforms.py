@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from yolov7.data.images import cv2, letterbox
-from yolov7.data.objects import Sample, concatenate
+from yolov7.data.objects import Objects, Sample, concatenate
 
 CUTOUT_SIZES = (0.5,) + (0.25,) * 2 + (0.125,) * 4 + (0.0625,) * 8 + (0.03125,) * 16  # of the image's sides
 MAX_COVERED = 0.30  # share of an object's area that something pasted may cover
@@ -100,12 +100,12 @@ def _scale(plane: np.ndarray, gain: float) -> None:
 # --- more ------------------------------------------------------------------------------------------------------
 
 
-def mixup(sample: Sample, partner: Sample, rng: np.random.Generator) -> Sample:
-    """Blend two images of one size by a share from Beta(8, 8), rounded down; all objects count.
+def mixup(sample: Sample, partner: Sample, rng: np.random.Generator, beta: float = 8.0) -> Sample:
+    """Blend two images of one size by a share from Beta(``beta``, ``beta``), rounded down; all objects count.
 
     (docs/reference.md, Mix-up)
     """
-    share = float(rng.beta(8.0, 8.0))
+    share = float(rng.beta(beta, beta))
     image = cv2.addWeighted(sample.image, share, partner.image, 1 - share, ROUND_DOWN)
     return replace(sample, image=image, objects=concatenate((sample.objects, partner.objects)))
 
@@ -113,7 +113,8 @@ def mixup(sample: Sample, partner: Sample, rng: np.random.Generator) -> Sample:
 def cutout(sample: Sample, rng: np.random.Generator) -> Sample:
     """Paint 31 random rectangles in random colours over the image (docs/reference.md, Cutout).
 
-    Objects that one of more than 3% of the sides covers by 60% are removed.
+    Objects that one of more than 3% of the sides covers by 60% are removed; the masks of others stay whole, their key
+    points under a rectangle are hidden.
     """
     image, objects = sample.image.copy(), sample.objects
     for size in CUTOUT_SIZES:
@@ -122,7 +123,23 @@ def cutout(sample: Sample, rng: np.random.Generator) -> Sample:
         image[y1:y2, x1:x2] = rng.integers(64, 191, 3, endpoint=True)
         if size > 0.03:
             objects = objects[intersection_over_area(window, objects.boxes) < 0.60]
+        objects = hide_keypoints(objects, np.ones((y2 - y1, x2 - x1), bool), (x1, y1))
     return replace(sample, image=image, objects=objects)
+
+
+def hide_keypoints(objects: Objects, covered: np.ndarray, corner: tuple[int, int]) -> Objects:
+    """Visible key points under something that was painted become occluded ones.
+
+    ``covered`` bool ``[h, w]`` are its pixels from ``corner`` (x, y) on.
+    """
+    if not objects.keypoints.size or not covered.size:
+        return objects
+    keypoints, (height, width) = objects.keypoints.copy(), covered.shape
+    x, y = np.moveaxis(np.floor(keypoints[..., :2] - corner).astype(int), -1, 0)
+    within = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    hidden = within & covered[y.clip(0, height - 1), x.clip(0, width - 1)]
+    keypoints[..., 2] = np.where(hidden, np.minimum(keypoints[..., 2], 1), keypoints[..., 2])
+    return replace(objects, keypoints=keypoints)
 
 
 def draw_window(height: int, width: int, size: float, rng: np.random.Generator) -> np.ndarray:

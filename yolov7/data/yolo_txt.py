@@ -75,7 +75,8 @@ class YoloTxt(Format):
         keypoints = source.keypoints or Keypoints()
         return image_set_of(entries, images, [ids[row] for row in np.flatnonzero(entries.usable).tolist()],
                             label_files, source.where, names=names, category_ids=category_ids(names),
-                            keypoint_names=keypoints.names, keypoint_flip=keypoints.flip, split=source.split,
+                            keypoint_names=keypoints.names, keypoint_flip=keypoints.flip,
+                            keypoint_limbs=keypoints.limbs, keypoint_sigmas=keypoints.sigmas, split=source.split,
                             unlabelled="" if any(map(os.path.exists, label_files)) else _looked_for(images[0]))
 
 

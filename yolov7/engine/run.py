@@ -106,15 +106,18 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     content = weights.read(options.weights) if options.weights else None
     spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or content is None else weights.spec_of(
         options.weights, content)
-    with processes.main_first(), explained(options.data):
-        source = open_data(options.data)
+    training = find_task(spec.head.block).training()
+    data = options.data or training.demo
+    with processes.main_first(), explained(data):
+        source = open_data(data)
     torch.manual_seed(options.seed)
+    splits = _open_splits(source, dataclasses.replace(options, data=data), processes)
+    if training.adapt and (arguments := training.adapt(spec.head.arguments, splits[0])):
+        spec = spec.with_head_arguments(arguments)
     model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
-    splits = _open_splits(source, options, processes)
     start = Start(len(splits[0]), content is not None, None if content is None else weights.stored_size(content))
-    gains = find_task(spec.head.block).training().gains()
-    config, decisions = resolve(options, spec, source, model.stride, gains, start)
-    config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
+    config, decisions = resolve(options, spec, source, model.stride, training.gains(), start)
+    config = dataclasses.replace(config, data=data, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     check_processes(config, processes, device)
     if config.weights:

@@ -43,8 +43,8 @@ class RunConfig:
 
     cfg: str = option(None, "model: a shipped name or a YAML file; default: that of --weights, else yolov7-tiny",
                       group="model and data")
-    data: str = option("shapes", "data set: a YAML file, a shipped name, or a folder in COCO layout",
-                       group="model and data")
+    data: str = option(None, "data set: a YAML file, a shipped name, or a folder in COCO layout; default: the built-in "
+                       "one of the model's task (shapes, for pose stick-figures)", group="model and data")
     weights: str = option("", "initial weights, ours or the reference implementation's; '' trains from scratch",
                           group="model and data")
     hyp: str = option(None, "recipe: a shipped name or a YAML file; default: the data set's settings for the model, "
@@ -117,7 +117,7 @@ class TrainOptions(OutputFolder, RunConfig):
 
 
 def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: int,
-            gains: Mapping[str, float] | None = None,
+            gains: Mapping[str, float | None] | None = None,
             start: Start = Start()) -> tuple[RunConfig, tuple[Decision, ...]]:  # noqa: B008  # frozen
     """Settle every flag that was not given, and say why each is as it is.
 
@@ -134,12 +134,13 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     settle = decisions.settle
     cfg = settle("model", "--cfg", options.cfg or None, (spec.name if start.weights else None, "of the weights"),
                  (spec.name, "the default"))
+    data = settle("data", "--data", options.data or None, (source.name, "built in, for the model's task"))
     changed = f"{of_data}, with {len(suggested.set)} changes" if suggested.set else of_data
     hyp = settle("recipe", "--hyp", options.hyp or None,
                  (suggested.hyp or (spec.recipe if suggested.set else None), changed),
                  (rule.hyp, rule.reason), (spec.recipe, of_model))
     changes = options.set if options.hyp else (*suggested.set, *options.set)
-    recipe = override(_with_gains(read_recipe(hyp), gains or {}), changes)
+    recipe = _with_gains(read_recipe(hyp), gains or {}, changes)
     check_pipeline(recipe.augment.pipeline)
     _warn_of_idle_changes(options.set, recipe)
     sizes = settle("size", "--img-size", options.img_size, (suggested.img_size, of_data),
@@ -155,7 +156,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
                     (PAPER_EPOCHS, PAPER))
     patience = settle("patience", "--patience", options.patience,
                       (rule.patience(epochs), "a third of the epochs, at least 10"), (0, f"{PAPER}: to the last epoch"))
-    decided = {"cfg": cfg, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
+    decided = {"cfg": cfg, "data": data, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
                "epochs": epochs, "batch_size": batch_size, "nominal_batch": nominal_batch, "patience": patience,
                "classes": _classes(options, source)}
     config = RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
@@ -189,12 +190,20 @@ def _warn_of_idle_changes(changes: Sequence[str], recipe: Recipe) -> None:
                            "'augment.pipeline=[%s]'", change, step, ", ".join((*pipeline, step)))
 
 
-def _with_gains(recipe: Recipe, gains: Mapping[str, float]) -> Recipe:
-    """A task's gains, where the recipe does not say otherwise. Raises `InputError` for terms that are not there."""
+def _with_gains(recipe: Recipe, gains: Mapping[str, float | None], changes: Sequence[str]) -> Recipe:
+    """The recipe with its changes, and a task's gains where neither says otherwise.
+
+    A gain of None follows another one unless it is given. Raises `InputError` for terms that are not there.
+    """
     for name in recipe.loss.gains:
         if name not in gains:
             raise InputError(f"loss.gains: {unknown('term', name, gains)}")
-    return dataclasses.replace(recipe, loss=dataclasses.replace(recipe.loss, gains={**gains, **recipe.loss.gains}))
+    given = {*recipe.loss.gains, *(change.partition("=")[0].strip().removeprefix("loss.gains.") for change in changes)}
+    defaults = {name: gain or 0.0 for name, gain in gains.items()}  # every term has a key that can be changed
+    loss = dataclasses.replace(recipe.loss, gains={**defaults, **recipe.loss.gains})
+    changed = override(dataclasses.replace(recipe, loss=loss), changes)
+    kept = {name: gain for name, gain in changed.loss.gains.items() if name in given or gains[name] is not None}
+    return dataclasses.replace(changed, loss=dataclasses.replace(changed.loss, gains=kept))
 
 
 def stored_config(mapping: Any, where: str) -> RunConfig:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_masks
 from torchvision.ops import nms
 
 from yolov7.config import InputError, atomic_write
@@ -15,7 +18,8 @@ from yolov7.data.images import load_image
 from yolov7.data.objects import Objects
 from yolov7.inference.draw import Overlay, draw_boxes, draw_instances, draw_labels
 from yolov7.inference.sheet import Group, Header, Panel, class_key, compose, encode_sheet, kept_image, resized
-from yolov7.structures import Batch, Instances
+from yolov7.masks import Masks, masks_from, masks_of_rles
+from yolov7.structures import Batch, Instances, Targets
 
 IMAGES = 16
 SHOWN_SCORE = 0.25
@@ -25,15 +29,15 @@ BEST_IOU = 0.5  # of two of them at most: not one box under three names
 RULE = "Labels without a free place have smaller letters or are left out."
 
 
-def batch_sheet(batch: Batch, names: tuple[str, ...], draw: Overlay = draw_instances, title: str = "") -> np.ndarray:
-    """The first images of a training batch with their objects, as the model sees them: uint8 ``[H, W, 3]`` RGB."""
-    targets = batch.targets
+def batch_sheet(batch: Batch, names: tuple[str, ...], draw: Overlay = draw_instances, title: str = "",
+                facts: Mapping[str, Any] = MappingProxyType({})) -> np.ndarray:
+    """The first images of a training batch with their objects, as the model sees them: uint8 ``[H, W, 3]`` RGB.
+
+    ``facts`` are those of the instances that a model of this data finds (see `Instances`).
+    """
     groups, labels = [], []
     for index, image in enumerate(batch.images[:IMAGES].numpy()):
-        count = int(targets.valid[index].sum())  # objects stand first
-        extra = {name: value[index] for name, value in targets.extra.items()}
-        truth = Instances(targets.boxes[index], targets.valid[index].float(), targets.labels[index], names,
-                          extra)[:count]
+        truth = _instances_of(batch.targets, index, image.shape[1:], names, facts)
         panel = _panel(np.ascontiguousarray(image.transpose(1, 2, 0)), truth, names, draw, False)
         groups.append(Group((panel,), _source_of(batch, index)))
         labels += truth.labels.tolist()
@@ -67,7 +71,7 @@ def prediction_sheet(samples: Sequence[tuple[str, Instances]], image_set: ImageS
             continue
         truth = image_set.objects_of(index_of[name])
         found, caption, alert = _chosen(detections, len(truth), min_score)
-        pair = (_truth_panel(image, truth, image_set.names),
+        pair = (_truth_panel(image, truth, image_set, detections.extra.keys(), draw),
                 _panel(image, found, image_set.names, draw, True, f"predicted: {caption}", alert))
         groups.append(Group(pair, PurePath(name).name))
         labels += [*truth.labels.tolist(), *found.labels.tolist()]
@@ -86,10 +90,19 @@ def _chosen(detections: Instances, objects: int, min_score: float) -> tuple[Inst
     return best, f"best {len(best)}, below {min_score:g}" if len(best) else "none", True
 
 
-def _truth_panel(image: np.ndarray, truth: Objects, names: tuple[str, ...]) -> Panel:
+def _truth_panel(image: np.ndarray, truth: Objects, image_set: ImageSet, columns: Collection[str],
+                 draw: Overlay) -> Panel:
+    """The objects with those of the columns of the detections that the data set has; without one as boxes alone."""
+    extra: dict[str, Any] = {}
+    if "masks" in columns and truth.has_polygon.any():
+        extra["masks"] = _masks_of_polygons(list(truth.polygons), image.shape[:2])
+    if "keypoints" in columns and truth.keypoints.shape[1]:
+        extra["keypoints"] = _scored(torch.from_numpy(np.asarray(truth.keypoints, np.float32)))
     found = Instances(torch.from_numpy(np.asarray(truth.boxes, np.float32)), torch.ones(len(truth)),
-                      torch.from_numpy(np.asarray(truth.labels)), names)
-    return _panel(image, found, names, draw_instances, False, f"ground truth: {len(truth) or 'none'}")
+                      torch.from_numpy(np.asarray(truth.labels)), image_set.names, extra,
+                      image_set.keypoint_layout.arguments())
+    return _panel(image, found, image_set.names, draw if extra else draw_instances, False,
+                  f"ground truth: {len(truth) or 'none'}")
 
 
 def _panel(image: np.ndarray, found: Instances, names: Sequence[str], draw: Overlay, with_scores: bool,
@@ -113,6 +126,52 @@ def _panel(image: np.ndarray, found: Instances, names: Sequence[str], draw: Over
         return draw_labels(panel, places, labels, names, written)
 
     return Panel((height, width), drawn, caption, alert)
+
+
+# --- what is drawn of objects ----------------------------------------------------------------------------------
+
+
+def _instances_of(targets: Targets, index: int, size: tuple[int, int], names: tuple[str, ...],
+                  facts: Mapping[str, Any]) -> Instances:
+    """The objects of one image of a batch, of this height and width, with the columns that a model would find."""
+    count = int(targets.valid[index].sum())  # objects stand first
+    extra: dict[str, Any] = {name: value[index, :count] for name, value in targets.extra.items()}
+    if "masks" in targets.maps:
+        index_map = targets.maps["masks"][index].numpy()
+        extra["masks"] = _masks_of_cells([index_map == row + 1 for row in range(count)], size)
+    elif "masks" in extra:
+        extra["masks"] = _masks_of_cells(list(extra["masks"].numpy() > 0), size)
+    if "keypoints" in extra:
+        extra["keypoints"] = _scored(extra["keypoints"])
+    boxes, labels = targets.boxes[index, :count], targets.labels[index, :count]
+    return Instances(boxes, torch.ones(count), labels, names, extra, facts)
+
+
+def _scored(keypoints: torch.Tensor) -> torch.Tensor:
+    """Key points ``[N, K, 3]`` with 1 for those that are labelled, hidden ones too, instead of their visibility."""
+    return torch.cat((keypoints[..., :2], (keypoints[..., 2:] > 0).to(keypoints.dtype)), dim=-1)
+
+
+def _masks_of_cells(cells: Sequence[np.ndarray], size: tuple[int, int]) -> Masks:
+    """Masks of an image of this height and width, given at a lower resolution: bool ``[h, w]`` each."""
+    windows, pixels = [], []
+    for part in cells:
+        step = size[0] // part.shape[0]
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        left, right = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
+        windows.append((step * left, step * top, step * right, step * bottom))
+        pixels.append(part[top:bottom, left:right].repeat(step, axis=0).repeat(step, axis=1))
+    return masks_from(windows, pixels, size)
+
+
+def _masks_of_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> Masks:
+    """Masks of closed lines ``[K, 2]`` in pixels, as COCO fills them: edges that are walked both ways leave none."""
+    height, width = size
+    nothing = {"size": [height, width], "counts": [height * width]}
+    lines = [line.astype(np.float64).reshape(-1).tolist() for line in polygons]
+    return masks_of_rles([coco_masks.frPyObjects([line], height, width)[0] if line
+                          else coco_masks.frPyObjects(nothing, height, width) for line in lines], size)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

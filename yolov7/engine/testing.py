@@ -112,9 +112,11 @@ class Subject:
     def evaluate(self, loader: BatchLoader, nms: NMSOptions, processes: Processes = Processes(),  # noqa: B008  # frozen
                  complete: bool = False) -> Evaluation:
         """Run the network over batches; ``complete`` for all that there is to say beside the official scores."""
-        evaluators = self.task.training().evaluators(self.image_set, complete)
+        training = self.task.training()
+        evaluators = training.evaluators(self.image_set, complete)
         with worker_failures():
-            return evaluate(self.network, loader, self.image_set, nms, evaluators, processes, self.task.finish)
+            return evaluate(self.network, loader, self.image_set, nms, evaluators, processes,
+                            training.finish or self.task.finish)
 
     def loader(self, image_size: int | None, batch_size: int, workers: int,
                processes: Processes = Processes()) -> BatchLoader:  # noqa: B008  # frozen
@@ -144,8 +146,9 @@ def open_subject(paths: Sequence[Path], options: TestOptions, device: torch.devi
 def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str) -> None:
     image_set = subject.image_set
     for name, result in evaluation.results.items():
-        if (text := result.text(image_set.names)) and (name != "v7" or metric == "v7"):
-            heading = "the reference implementation's own metric:\n" if name == "v7" else ""
+        is_own = name.partition("_")[0] == "v7"  # of boxes, or of what the task adds
+        if (text := result.text(image_set.names)) and (not is_own or metric == "v7"):
+            heading = "the reference implementation's own metric:\n" if is_own else ""
             logger.info("%s%s\n", heading, text)
         result.write(folder, image_set.names, image_set)
     logger.info("%s\n", evaluation.times.text())

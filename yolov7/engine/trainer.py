@@ -260,7 +260,8 @@ class Trainer:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
             name = f"train_batch{self.state.epoch + 1}.jpg"
             title = f"{self.folder.name}, epoch {self.state.epoch + 1}: the first batch of training"
-            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title),
+            facts = self.train_set.keypoint_layout.arguments()
+            self.log.add_image(name, lambda: batch_sheet(batch, self.train_set.names, self.task.draw, title, facts),
                                "train/batch", self.state.epoch + 1)
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
@@ -273,7 +274,8 @@ class Trainer:
         evaluators = self.training.evaluators(self.val_set, False)
         loss = self.make_validation_loss()
         evaluation = evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
-                              processes=self.processes, finish=self.task.finish, watch=loss.add)
+                              processes=self.processes, finish=self.training.finish or self.task.finish,
+                              watch=loss.add)
         if not self._left_out.issuperset(evaluation.left_out):
             self._left_out.update(evaluation.left_out)
             if self.processes.is_main:

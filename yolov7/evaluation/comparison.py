@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from yolov7.boxes import pairwise_iou
+from yolov7.evaluation.coco_scoring import BOXES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,6 +32,8 @@ class Comparison:
     true_boxes: NDArray[np.float32]  # [M, 4] xyxy native pixels
     true_labels: Integers  # [M]
     path: str = ""
+    similarity: NDArray[np.float32] | None = None  # [N, M] 0..1 where it is not the IoU of the boxes
+    shapes: tuple[Any, Any] | None = None  # masks or key points of the detections and of the objects, to be drawn
 
     @staticmethod
     def of(boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike, true_boxes: ArrayLike, true_labels: ArrayLike,
@@ -46,7 +49,10 @@ class Comparison:
     def above(self, confidence: float) -> Comparison:
         """Without detections of a score up to ``confidence``."""
         sure = self.scores.astype(np.float32) > np.float32(confidence)  # in float32, as scores are: equal is not above
-        return replace(self, boxes=self.boxes[sure], scores=self.scores[sure], labels=self.labels[sure])
+        rows = {name: None if value is None else value[sure] for name, value in (
+            ("boxes", self.boxes), ("scores", self.scores), ("labels", self.labels), ("similarity", self.similarity))}
+        shapes = None if self.shapes is None else (self.shapes[0][torch.from_numpy(sure)], self.shapes[1])
+        return replace(self, **rows, shapes=shapes)  # type: ignore[arg-type]
 
     @property
     def same_class(self) -> NDArray[np.bool_]:
@@ -56,7 +62,9 @@ class Comparison:
 
     @property
     def iou(self) -> NDArray[np.float32]:
-        """``[N, M]``, of each detection and object."""
+        """``[N, M]``, of each detection and object: of boxes, or what stands for it."""
+        if self.similarity is not None:
+            return self.similarity
         iou: NDArray[np.float32] = pairwise_iou(*map(torch.from_numpy, (self.boxes, self.true_boxes))).numpy()
         return iou
 
@@ -79,14 +87,33 @@ class Comparison:
         return np.array(list(found.items()), np.int64).reshape(-1, 2)
 
 
+class Similarity:
+    """How alike detections and objects are: the IoU of their boxes, unless another class says otherwise."""
+
+    kind = BOXES  # one of `coco_scoring.KINDS`
+    word = "IoU"
+
+    def compare(self, found: Instances, image_set: ImageSet, index: int) -> Comparison:
+        """The native detections of an image beside its objects."""
+        truth = image_set.objects_of(index)
+        return Comparison.of(found.boxes, found.scores, found.labels, truth.boxes, truth.labels, image_set.paths[index])
+
+    def name(self, word: str) -> str:
+        """What something of boxes is called where it is of this: ``confusion_segm``."""
+        return word if self.kind == BOXES else f"{word}_{self.kind}"
+
+
+OF_BOXES = Similarity()
+
+
 class ImageEvaluator:
-    """An evaluator that looks at the bounding boxes of one image after the other, with a method ``update`` for each."""
+    """An evaluator that looks at one image after the other, with a method ``update`` for each."""
+
+    similarity = OF_BOXES  # what is compared
 
     def add(self, found: Instances, image_set: ImageSet, index: int) -> None:
         """The native detections of an image."""
-        truth = image_set.objects_of(index)
-        self.update(Comparison.of(found.boxes, found.scores, found.labels, truth.boxes, truth.labels,
-                                  image_set.paths[index]))
+        self.update(self.similarity.compare(found, image_set, index))
 
     def update(self, image: Comparison) -> None:
         """Take in an image."""

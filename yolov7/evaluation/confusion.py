@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolov7.config import atomic_write
-from yolov7.evaluation.comparison import Comparison, ImageJudge, Integers
+from yolov7.evaluation.comparison import OF_BOXES, Comparison, ImageJudge, Integers, Similarity
 from yolov7.evaluation.plots import BACKGROUND, plot_confusion
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class ConfusionMatrix(ImageJudge):
     What is found in an iscrowd=1 annotation counts as false. The order of images does not matter.
     """
 
-    name = "confusion"
-
-    def __init__(self, num_classes: int, confidence: float = 0.25, iou: float = 0.45) -> None:
+    def __init__(self, num_classes: int, confidence: float = 0.25, iou: float = 0.45,
+                 similarity: Similarity = OF_BOXES) -> None:
+        self.similarity, self.name = similarity, similarity.name("confusion")
         if num_classes < 1:
             raise ValueError(f"confusion matrix: {num_classes} classes; accepted: at least 1")
         self.num_classes, self.confidence, self.iou = self.rules = num_classes, confidence, iou
@@ -62,8 +62,8 @@ class ConfusionMatrix(ImageJudge):
         self.matrix += other.matrix
 
     def write(self, folder: Path, names: Sequence[str], image_set: ImageSet | None = None) -> None:
-        """Write ``confusion_matrix.png``."""
-        atomic_write(folder / "confusion_matrix.png", plot_confusion(self, names))
+        """Write ``confusion_matrix.png``, of masks ``confusion_matrix_segm.png``."""
+        atomic_write(folder / f"{self.similarity.name('confusion_matrix')}.png", plot_confusion(self, names))
 
     def shares(self) -> NDArray[np.float64]:
         """The matrix normalised by truth, ``[C + 1, C + 1]``: columns add up to 1, those without entries are 0.
@@ -75,7 +75,7 @@ class ConfusionMatrix(ImageJudge):
 
     def text(self, names: Sequence[str]) -> str:
         """For people: a table of up to `TABLE_CLASSES` classes, else a list of the most frequent errors."""
-        title = f"confusion matrix at confidence {self.confidence:g} and IoU {self.iou:g}"
+        title = f"confusion matrix at confidence {self.confidence:g} and {self.similarity.word} {self.iou:g}"
         if self.num_classes > TABLE_CLASSES:
             return "\n".join([f"{title}: the most frequent errors", "", *self._errors(names)])
         return "\n".join([f"{title}: rows are predicted, columns true", "", *self._table(names)])

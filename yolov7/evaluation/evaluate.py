@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from yolov7.data.image_set import ImageSet
-from yolov7.evaluation.coco import CocoBoxes, CocoResult
+from yolov7.evaluation.coco import CocoBoxes, CocoKeypoints, CocoMasks, CocoResult
 from yolov7.evaluation.confusion import ConfusionMatrix
 from yolov7.evaluation.error_analysis import ErrorAnalysis
 from yolov7.evaluation.operating_point import OperatingPoint
+from yolov7.evaluation.similarity import KeypointSimilarity, MaskSimilarity
 from yolov7.evaluation.tables import MEAN, best_f1, class_frame, class_rows, mean_row, named_metrics
 from yolov7.evaluation.v7_metric import V7Metric, V7Result
 from yolov7.inference.network import Network, TorchNetwork
@@ -81,6 +82,35 @@ def box_evaluators(image_set: ImageSet, complete: bool = True) -> list[Evaluator
     return [CocoBoxes(), V7Metric(), ConfusionMatrix(len(image_set.names)), ErrorAnalysis()]
 
 
+def segment_evaluators(image_set: ImageSet, complete: bool = True) -> list[Evaluator]:
+    """Those of boxes and masks. Both count in the choice of the best epoch (docs/reference.md, Fitness)."""
+    if not complete:
+        return [CocoBoxes(), OperatingPoint(), CocoMasks()]
+    masks, classes = MaskSimilarity(), len(image_set.names)
+    return [CocoBoxes(), V7Metric(each_threshold=True), ConfusionMatrix(classes), ErrorAnalysis(),
+            CocoMasks(), V7Metric(masks, each_threshold=True), ConfusionMatrix(classes, similarity=masks),
+            ErrorAnalysis(similarity=masks)]
+
+
+def pose_evaluators(image_set: ImageSet, complete: bool = True) -> list[Evaluator]:
+    """Those of boxes and key points; of boxes alone where the objects of the split have no key points.
+
+    The best epoch is that of the best key points; boxes count, too, where there are classes without any labelled point
+    (docs/reference.md, Fitness).
+    """
+    objects = image_set.objects
+    labelled = (objects.keypoints[..., 2] > 0).any(1)
+    if not labelled.any():
+        return box_evaluators(image_set, complete)
+    boxes = CocoBoxes(counts=not np.isin(objects.labels, objects.labels[labelled]).all())
+    if not complete:
+        return [boxes, OperatingPoint(), CocoKeypoints()]
+    points, classes = KeypointSimilarity(), len(image_set.names)
+    return [boxes, V7Metric(), ConfusionMatrix(classes), ErrorAnalysis(),
+            CocoKeypoints(), V7Metric(points), ConfusionMatrix(classes, similarity=points),
+            ErrorAnalysis(similarity=points)]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What came out, and what it took."""
@@ -123,16 +153,25 @@ class Evaluation:
         unread = {"left_out": len(self.left_out)} if self.left_out else {}
         boxes, v7 = self._measured()
         best = {"best_F1": best_f1(v7)} if v7 else {}
-        named = {"metrics": named_metrics(boxes, v7), **best, "classes": class_rows(boxes, v7, self.names)}
+        v7s = [result for result in self.results.values() if isinstance(result, V7Result) and result is not v7]
+        named = {"metrics": named_metrics(boxes, v7, [*self._tasks(), *v7s]), **best,
+                 "classes": class_rows(boxes, v7, self.names, self._tasks())}
         return {**official, **unread, **{name: metrics for name, metrics in others.items() if metrics},
                 "milliseconds": self.times.summary(), **named}
 
     def to_pandas(self) -> pandas.DataFrame:
         """A table by class, the mean over all first: images, objects, AP, AP50, AP75, AR100, and where they were
-        measured precision, recall and F1 at the best threshold. NaN where there is nothing to measure on. Needs pandas.
+        measured precision, recall and F1 at the best threshold, segm_AP of masks and keypoints_AP of key points. NaN
+        where there is nothing to measure on. Needs pandas.
         """
-        measured = self._measured()
-        return class_frame({MEAN: mean_row(*measured), **class_rows(*measured, self.names)})
+        boxes, v7 = self._measured()
+        tasks = self._tasks()
+        return class_frame({MEAN: mean_row(boxes, v7, tasks), **class_rows(boxes, v7, self.names, tasks)})
+
+    def _tasks(self) -> list[CocoResult]:
+        """The official scores of masks or key points."""
+        return [result for name, result in self.results.items()
+                if isinstance(result, CocoResult) and name != CocoBoxes.name]
 
     def _measured(self) -> tuple[CocoResult | None, V7Result | None]:
         return (cast("CocoResult | None", self.results.get(CocoBoxes.name)),
@@ -164,7 +203,8 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
         clock.stop("input", count)
         predictions = _predict(network, images, options.confidence, batch, watch)
         clock.stop("network", count)
-        kept = [nms_image(rows, options).to("cpu") for rows in predictions]
+        facts = network.info.arguments
+        kept = [replace(nms_image(rows, options).to("cpu"), facts=facts) for rows in predictions]
         clock.stop("nms", count)
         for found, rows, meta in zip(kept, predictions, batch.metas, strict=True):
             native = _native(found, rows, meta, image_set, options, finish)
@@ -172,7 +212,8 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
                 own_mapping = {"stretch": meta.stretch} if isinstance(evaluator, V7Metric) else {}
                 evaluator.add(native, image_set, index_of[meta.image_id], **own_mapping)
             if len(samples) < SAMPLES:
-                shown = native if len(native) else _native(_best(rows, options), rows, meta, image_set, options, finish)
+                shown = native if len(native) else _native(_best(rows, options, facts), rows, meta, image_set, options,
+                                                           finish)
                 samples.append((meta.path, shown))
         clock.stop("collect", count)
     unread = processes.broadcast_object(sum(processes.gather_object(left_out), []))
@@ -187,9 +228,10 @@ def _native(found: Instances, rows: Predictions, meta: ImageMeta, image_set: Ima
     return replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
 
 
-def _best(rows: Predictions, options: NMSOptions) -> Instances:
+def _best(rows: Predictions, options: NMSOptions, facts: Mapping[str, Any]) -> Instances:
     """The best detections of an image of which none is good enough, one for a box: to be drawn."""
-    return nms_image(rows, replace(options, confidence=0, multi_label=False, max_detections=DRAWN_AT_LEAST)).to("cpu")
+    lenient = replace(options, confidence=0, multi_label=False, max_detections=DRAWN_AT_LEAST)
+    return replace(nms_image(rows, lenient).to("cpu"), facts=facts)
 
 
 def _shown(loader: Iterable[Batch], images: int, processes: Processes) -> Iterator[Batch]:

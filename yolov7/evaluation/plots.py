@@ -62,7 +62,7 @@ def plot_precision_recall(result: V7Result, names: Sequence[str]) -> bytes:
     drawn = _Curves(curves.points, curves.precision_at_recall, _shortened(names, result.classes), result.class_AP50)
     lines = _draw_curves(axes, drawn, stop_at_zero=True)
     _legend(figure, lines, drawn, "v7 AP50")
-    entitle(axes, f"Precision over recall at IoU 0.50\n{V7_NOTE}", fontsize=10)
+    entitle(axes, f"Precision over recall at {result.word} 0.50\n{V7_NOTE}", fontsize=10)
     _label(axes, "recall", "precision")
     return to_png(figure)
 
@@ -194,8 +194,8 @@ def plot_confusion(confusion: ConfusionMatrix, names: Sequence[str]) -> bytes:
     if confusion.num_classes <= NUMBERED_CLASSES:
         _write_numbers(axes, confusion, font)
     _label_matrix(axes, _shortened(names, range(confusion.num_classes)), font)
-    entitle(axes, f"Confusion matrix at confidence {confusion.confidence:g} and IoU {confusion.iou:g}\n"
-            "blue: right, orange: wrong or missed, grey: false", fontsize=11)
+    entitle(axes, f"Confusion matrix at confidence {confusion.confidence:g} and {confusion.similarity.word} "
+            f"{confusion.iou:g}\nblue: right, orange: wrong or missed, grey: false", fontsize=11)
     return to_png(figure)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from yolov7.evaluation.coco import STATS, CocoResult
+from yolov7.evaluation.coco import LIMITS, RECALL, STATS, TITLES, CocoResult
 from yolov7.evaluation.v7_metric import V7Result
 from yolov7.runtime.tables import data_frame
 
@@ -31,20 +31,48 @@ BEST_F1 = ("where F1 at IoU 0.50, averaged over classes, is best over all score 
 MEAN = "all"  # the row of the mean over classes
 
 
-def named_metrics(official: CocoResult | None, v7: V7Result | None) -> dict[str, dict[str, Any]]:
-    """Name -> ``value`` (None where there is nothing to measure on) and ``meaning``."""
+def named_metrics(official: CocoResult | None, v7: V7Result | None,
+                  others: Sequence[CocoResult | V7Result] = ()) -> dict[str, dict[str, Any]]:
+    """Name -> ``value`` (None where there is nothing to measure on) and ``meaning``.
+
+    ``others`` are the scores of masks or key points, whose names begin with their kind: ``segm_AP``.
+    """
     values: dict[str, float | None] = {}
     if official:
         values |= {name: _known(value) for (name, _), value in zip(STATS, official.stats, strict=True)}
     if v7:
         values |= {"v7_AP": v7.AP, "v7_AP50": v7.AP50} if v7.objects.size else dict.fromkeys(V7_MEANINGS)
-    return {name: {"value": value, "meaning": (MEANINGS | V7_MEANINGS)[name]} for name, value in values.items()}
+    metrics = {name: {"value": value, "meaning": (MEANINGS | V7_MEANINGS)[name]} for name, value in values.items()}
+    for other in others:
+        metrics |= _of_task(other) if isinstance(other, CocoResult) else _v7_of_task(other)
+    return metrics
 
 
-def class_rows(official: CocoResult | None, v7: V7Result | None, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _of_task(result: CocoResult) -> dict[str, dict[str, Any]]:
+    return {f"{result.kind}_{name}": {"value": _known(value), "meaning": f"{TITLES[result.kind]}: {_spelt(name)}, "
+                                                                         f"{meaning.removeprefix('recall, ')}"}
+            for name, (value, meaning) in result.numbers.items()}
+
+
+def _spelt(name: str) -> str:
+    return "average precision" if name.startswith("AP") else "average recall"
+
+
+def _v7_of_task(result: V7Result) -> dict[str, dict[str, Any]]:
+    kind, rows = result.name.removeprefix("v7"), {}
+    for name, value in (("AP", result.AP), ("AP50", result.AP50)):
+        meaning = V7_MEANINGS[f"v7_{name}"].replace("recall.png", f"recall{kind}.png")
+        rows[f"{result.name}_{name}"] = {"value": value if result.objects.size else None,
+                                         "meaning": f"{result.word}: {meaning}"}
+    return rows
+
+
+def class_rows(official: CocoResult | None, v7: V7Result | None, names: Sequence[str],
+               others: Sequence[CocoResult] = ()) -> dict[str, dict[str, Any]]:
     """Class -> numbers of images and objects, the official scores, and precision, recall and F1 at the best threshold.
 
-    ``names[i]`` is that of class ``i``. None where a class has no objects.
+    ``names[i]`` is that of class ``i``. None where a class has no objects. The official scores of ``others``, masks or
+    key points, stand behind, as ``segm_AP``.
     """
     rows: dict[str, dict[str, Any]] = {name: {} for name in names}
     for found in official.per_class if official else ():
@@ -56,7 +84,16 @@ def class_rows(official: CocoResult | None, v7: V7Result | None, names: Sequence
         for name, row in rows.items():
             place = place_of.get(name)
             row |= {key: None if place is None else float(column[place]) for key, column in columns.items()}
+    for other in others:
+        for found in other.per_class:
+            rows.setdefault(found.name, {}).update(_scores_of_task(
+                other, found.AP, found.AP50, found.AP75, found.AR100))
     return {name: row for name, row in rows.items() if row}
+
+
+def _scores_of_task(result: CocoResult, *scores: float) -> dict[str, float | None]:
+    names = ("AP", "AP50", "AP75", f"AR{LIMITS[result.kind]}")
+    return {f"{result.kind}_{name}": _known(value) for name, value in zip(names, scores, strict=True)}
 
 
 def best_f1(v7: V7Result) -> dict[str, Any]:
@@ -66,7 +103,7 @@ def best_f1(v7: V7Result) -> dict[str, Any]:
     return {**measured, "meaning": BEST_F1}
 
 
-def mean_row(official: CocoResult | None, v7: V7Result | None) -> dict[str, Any]:
+def mean_row(official: CocoResult | None, v7: V7Result | None, others: Sequence[CocoResult] = ()) -> dict[str, Any]:
     """As a row of `class_rows`, over all classes."""
     row: dict[str, Any] = {}
     if official:
@@ -76,6 +113,8 @@ def mean_row(official: CocoResult | None, v7: V7Result | None) -> dict[str, Any]
     if v7:
         found = best_f1(v7)
         row |= {key: found[key] for key in ("precision", "recall", "F1")}
+    for other in others:
+        row |= _scores_of_task(other, *other.stats[:3], other.stats[RECALL[other.kind]])
     return row
 
 

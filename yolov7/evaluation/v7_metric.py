@@ -10,7 +10,7 @@ K is the number of classes with objects, D that of detections in all images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from yolov7.config import atomic_write
 from yolov7.evaluation.coco import class_table
-from yolov7.evaluation.comparison import Comparison, Floats, ImageEvaluator, Integers
+from yolov7.evaluation.comparison import OF_BOXES, Comparison, Floats, ImageEvaluator, Integers, Similarity
 from yolov7.evaluation.plots import plot_confidence, plot_precision_recall
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class V7Result:
     class_AP50: Floats  # noqa: N815 - likewise. [K] at IoU 0.50
     class_average_precision: Floats  # [K, 10] at each of `IOU_THRESHOLDS`
     curves: V7Curves
+    name: str = "v7"  # of its evaluator
+    word: str = "IoU"  # what says which detections are right
 
     @property
     def f1(self) -> float:
@@ -90,13 +92,14 @@ class V7Result:
         return {"precision": self.precision, "recall": self.recall, "AP50": self.AP50, "AP": self.AP}
 
     def write(self, folder: Path, names: Sequence[str], image_set: ImageSet | None = None) -> None:
-        """Write the curves: ``precision_recall.png`` and ``confidence.png``."""
-        atomic_write(folder / "precision_recall.png", plot_precision_recall(self, names))
-        atomic_write(folder / "confidence.png", plot_confidence(self, names))
+        """Write the curves: ``precision_recall.png`` and ``confidence.png``, of masks ``precision_recall_segm.png``."""
+        kind = self.name.removeprefix("v7")
+        atomic_write(folder / f"precision_recall{kind}.png", plot_precision_recall(self, names))
+        atomic_write(folder / f"confidence{kind}.png", plot_confidence(self, names))
 
     def text(self, names: Sequence[str]) -> str:
         """A table by class, for people; ``names[i]`` is that of class ``i``."""
-        summary = [f"v7 metric: {self.images} images, P and R at confidence {self.confidence:.3f} and IoU 0.50"]
+        summary = [f"v7 metric: {self.images} images, P and R at confidence {self.confidence:.3f} and {self.word} 0.50"]
         summary.append("AP and AP50 by this metric differ a little from COCO's: docs/reference.md, v7 metric")
         if not self.objects.size:
             summary.append("The images have no objects: nothing to measure.")
@@ -106,12 +109,16 @@ class V7Result:
 class V7Metric(ImageEvaluator):
     """The evaluator of this metric; `result` may be asked for at any time.
 
-    The order of images matters only where scores are equal: the earlier row comes first.
+    The order of images matters only where scores are equal: the earlier row comes first. With ``each_threshold`` it is
+    that of the reference implementation's segmentation (docs/reference.md, v7 metric): matched anew at each threshold,
+    and the curve ends at recall 1.
     """
 
     name = "v7"
 
-    def __init__(self) -> None:
+    def __init__(self, similarity: Similarity = OF_BOXES, each_threshold: bool = False) -> None:
+        self.similarity, self.name = similarity, similarity.name("v7")
+        self.each_threshold = each_threshold
         self._parts: list[Matches] = []
 
     def add(self, found: Instances, image_set: ImageSet, index: int, stretch: float = 1.0) -> None:
@@ -122,11 +129,13 @@ class V7Metric(ImageEvaluator):
         """
         truth, (height, width) = image_set.objects_of(index), image_set.sizes[index].tolist()
         boxes = (truth.boxes * np.array((stretch, 1, stretch, 1))).clip(0, (width, height, width, height))
-        self.update(Comparison.of(found.boxes, found.scores, found.labels, boxes, truth.labels, image_set.paths[index]))
+        image = self.similarity.compare(found, image_set, index)
+        self.update(replace(image, true_boxes=boxes.astype(np.float32)))
 
     def update(self, image: Comparison) -> None:
         """Match an image."""
-        self._parts.append(Matches(match_detections(image), image.scores, image.labels, image.true_labels, images=1))
+        match = match_at_each_threshold if self.each_threshold else match_detections
+        self._parts.append(Matches(match(image), image.scores, image.labels, image.true_labels, images=1))
 
     def merge(self, other: V7Metric) -> None:
         """Add the images of another process behind those of this one."""
@@ -141,7 +150,8 @@ class V7Metric(ImageEvaluator):
 
     def result(self, image_set: ImageSet | None = None, v5_metric: bool = False) -> V7Result:
         """The metric of all images so far; see `average_precision`."""
-        return average_precision(self.matches(), v5_metric)
+        found = average_precision(self.matches(), v5_metric or self.each_threshold)
+        return replace(found, name=self.name, word=self.similarity.word)
 
 
 def match_detections(image: Comparison) -> NDArray[np.bool_]:
@@ -161,6 +171,24 @@ def match_detections(image: Comparison) -> NDArray[np.bool_]:
     _, first = np.unique(gt_index[claims], return_index=True)  # the first claim of each object
     winners = claims[first]
     correct[winners] = overlap[winners, None] > IOU_THRESHOLDS
+    return correct
+
+
+def match_at_each_threshold(image: Comparison) -> NDArray[np.bool_]:
+    """As `match_detections`, with the claims of each threshold apart, which an IoU may also equal: ``[N, 10]``.
+
+    An object that a better detection claims at a low threshold is free for another one at a high threshold.
+    """
+    correct = np.zeros((len(image.boxes), len(IOU_THRESHOLDS)), bool)
+    if not image.true_boxes.size:
+        return correct
+    iou = np.where(image.same_class, image.iou, 0)
+    gt_index, overlap = iou.argmax(1), iou.max(1)  # [N] the object each would claim
+    order = np.argsort(-image.scores, kind="stable")
+    for column, threshold in enumerate(IOU_THRESHOLDS):
+        claims = order[overlap[order] >= threshold]
+        _, first = np.unique(gt_index[claims], return_index=True)
+        correct[claims[first], column] = True
     return correct
 
 

@@ -13,6 +13,7 @@ from yolov7.inference.exported import ExportFacts
 
 PREFIX = "network/"  # of all names of the network, the tensors between it and NMS among them
 OWN = "nms/"  # of the names inside NMS, where a task has outputs that could be called the same
+OF_MASKS = "masks/"  # of those that make masks of what NMS keeps
 ROWS = (f"{PREFIX}boxes", f"{PREFIX}scores")  # those that NMS is given
 
 STANDARD = (Path(__file__).parent / "nms.onnxtxt").read_text(encoding="utf-8")
@@ -62,6 +63,17 @@ def append(graph: Any, text: str, facts: ExportFacts) -> Any:
     del merged.opset_import[:]
     merged.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
     return merged
+
+
+def append_masks(graph: Any, tail: Any, facts: ExportFacts) -> Any:
+    """A graph with NMS -> one that also gives the masks of its detections, which ``tail`` makes of their boxes, columns
+    and maps."""
+    import onnx
+
+    tail = onnx.compose.add_prefix(tail, OF_MASKS, rename_outputs=False)
+    names, entrances = ["boxes", *facts.columns, *facts.maps], [entrance.name for entrance in tail.graph.input]
+    kept = [output.name for output in graph.graph.output]
+    return onnx.compose.merge_models(graph, tail, list(zip(names, entrances, strict=True)), outputs=[*kept, "masks"])
 
 
 def _task_parts(graph: Any, facts: ExportFacts, batch: str) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.images import load_image
 from yolov7.data.sources import Files, open_source
 from yolov7.exporting import parity, tensorrt
-from yolov7.exporting.graphs import column_names
+from yolov7.exporting.graphs import MasksOf, column_names
 from yolov7.exporting.parity import Parity, Rows
 from yolov7.exporting.strip_nms import without_nms
 from yolov7.exporting.writers import WRITERS, Request, require
@@ -136,15 +137,17 @@ def _compare(name: str, path: Path, job: _Job) -> list[Parity]:
     tolerance = parity.FULL if own or not job.options.fp16 else parity.HALF
     inputs = {key: images for key, images in job.inputs.items()
               if own or facts.height is None or images.shape[2:] == (facts.height, facts.width)}
-    expected = {key: job.expected[key] for key in inputs}
+    expected, head = {key: job.expected[key] for key in inputs}, job.loaded.model.head
+    make_masks = MasksOf(head, facts) if head.has_masks else None
     if own or facts.thresholds is None:
-        return parity.compare(expected, parity.run_fresh(path, inputs), tolerance)
+        return parity.compare(expected, parity.run_fresh(path, inputs), tolerance, make_masks)
     with without_nms(path, plugin=name == "tensorrt") as rows:
         found = parity.run_fresh(rows, inputs)
-    table = parity.compare(expected, found, tolerance)
+    table = parity.compare(expected, found, tolerance, make_masks)
     if name == "tensorrt":  # nothing here can run its NMS
         return table
-    return parity.compare_nms(table, found, parity.run_fresh(path, inputs), facts.thresholds)
+    return parity.compare_nms(table, found, parity.run_fresh(path, inputs), facts.thresholds,
+                              make_masks if facts.masks else None)
 
 
 def _earlier(report: Path) -> dict[str, object]:
@@ -187,7 +190,7 @@ def _check(options: ExportOptions) -> None:
         raise InputError(f"--format tensorrt: found --head {options.head}; accepted: --head end2end")
     if "torchscript" in options.format and options.head == "end2end":
         raise InputError("--head end2end: not for --format torchscript; accepted: onnx, openvino, tensorrt")
-    for name in ("conf_thres", "iou_thres", "max_det"):
+    for name in ("conf_thres", "iou_thres", "max_det", "masks"):
         if options.head != "end2end" and getattr(options, name) != getattr(ExportOptions(), name):
             raise InputError(f"--{name.replace('_', '-')}: is for --head end2end; found --head {options.head}")
     if options.batch_size != 1 and _is_dynamic(options):
@@ -202,6 +205,8 @@ def _check(options: ExportOptions) -> None:
 def _check_task(options: ExportOptions, head: Head) -> None:
     """Formats that cannot hold what a task adds to a detector's outputs."""
     name, columns = type(head).__name__, column_names(head)
+    if options.masks != ExportOptions().masks and not head.has_masks:
+        raise InputError(f"--masks {options.masks}: is for models of instance segmentation; {name} finds no masks")
     if "tensorrt" in options.format and columns:
         raise InputError(f"--format tensorrt: its NMS does not tell which rows it keeps: {', '.join(columns)} of "
                          f"{name} would be lost; accepted: onnx, openvino")
@@ -244,11 +249,17 @@ def make_request(options: ExportOptions, loaded: LoadedModel, size: tuple[int, i
         options.with_preprocess, loaded.data, loaded.merged,
         INPUT if options.dynamic else FIXED_INPUT.format(height=height, width=width), package=__version__,
         block=type(head).__name__, channels=dict(head.channels.widths) if head.channels.extra else {},
-        columns=column_names(head), maps=head.map_names, task_package=package_of(type(head)))
+        columns=column_names(head), maps=head.map_names, masks=_masks(options, head),
+        task_package=package_of(type(head)), arguments=dict(loaded.model.spec.head.arguments))
     model = deployed(loaded.model)
     if options.fp16:
         to_half(model, torch.float16)
     return Request(model, facts)
+
+
+def _masks(options: ExportOptions, head: Head) -> Literal["", "low", "full"]:
+    """The size of the masks that the graph gives."""
+    return "" if options.head != "end2end" or options.masks == "none" or not head.has_masks else options.masks
 
 
 def _images(options: ExportOptions, loaded: LoadedModel) -> Sequence[np.ndarray]:

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from yolov7.config.options import NetworkOptions
+from yolov7.inference.exported import ExportedNetwork
 from yolov7.inference.loading import load_network
 from yolov7.model.heads.base import Predictions
 
 EVERY_ROW = -1.0  # confidence that every row exceeds
 COLUMN, MAP = "column/", "map/"  # what the keys of a task's outputs begin with
+MASKS = "masks"  # the column of those that a graph makes
 
 
 def rows_of(predictions: Predictions) -> dict[str, np.ndarray]:
@@ -34,6 +36,8 @@ def main() -> None:
     """See above."""
     file, inputs, outputs, *cfg = sys.argv[1:]
     network = load_network([Path(file)], torch.device("cpu"), NetworkOptions(cfg[0] if cfg else None, "fp32"))
+    if isinstance(network, ExportedNetwork):
+        network.gives_masks = True
     found: dict[str, np.ndarray] = {}
     with np.load(inputs) as batches:
         for name in batches.files:

@@ -11,18 +11,18 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 
 from yolov7.config import InputError, atomic_write
 from yolov7.exporting import nms_graph
-from yolov7.exporting.graphs import make_graph, output_names
+from yolov7.exporting.graphs import Decoded, MasksOf, make_graph, output_names
 from yolov7.inference.exported import KEY, ExportFacts, facts_text
 from yolov7.model.detector import Detector
 
@@ -42,16 +42,36 @@ class Request:
     @cached_property
     def rows(self) -> Any:
         """The ONNX graph without NMS, made once for all formats that need it; not to be changed."""
-        with _quiet():
-            program = torch.onnx.export(
-                make_graph(self.model, self.facts), (example(self.facts),), None, input_names=["images"],
-                output_names=output_names(self.facts), opset_version=OPSET, dynamo=True, external_data=False,
-                verbose=False, dynamic_shapes=(_dynamic(self.facts),))
-        assert program is not None
-        graph = program.model_proto
-        graph.ir_version = _min_ir_version(graph)
-        _strip(graph)
-        return graph
+        return _to_onnx(make_graph(self.model, self.facts), (example(self.facts),), ["images"],
+                        output_names(self.facts), (_dynamic(self.facts),))
+
+    @cached_property
+    def masks(self) -> Any:
+        """The ONNX graph that makes masks of the detections of an end-to-end graph; not to be changed."""
+        facts, count = self.facts, len(self.facts.columns)
+        assert facts.thresholds is not None, "an end-to-end graph has thresholds"
+        with torch.inference_mode():
+            boxes, _, *others = Decoded(self.model)(example(replace(facts, preprocess=False)))
+        rows = [part.new_zeros((len(part), facts.thresholds.most, *part.shape[2:]))
+                for part in (boxes, *others[:count])]  # one for each detection
+        maps = others[count:]
+        free = (*(_dynamic_batch(facts) for _ in rows[1:]), *(_dynamic_map(facts, part.ndim) for part in maps))
+        return _to_onnx(MasksOf(self.model.head, facts), (*rows, *maps), ["boxes", *facts.columns, *facts.maps],
+                        ["masks"], (_dynamic_batch(facts), free))
+
+
+def _to_onnx(network: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str],
+             free: tuple[Any, ...]) -> Any:
+    """A graph that was traced with these inputs, of which the axes ``free`` may have other lengths."""
+    with _quiet():
+        program = torch.onnx.export(
+            network, inputs, None, input_names=input_names, output_names=output_names, opset_version=OPSET,
+            dynamo=True, external_data=False, verbose=False, dynamic_shapes=free)
+    assert program is not None
+    graph = program.model_proto
+    graph.ir_version = _min_ir_version(graph)
+    _strip(graph)
+    return graph
 
 
 def require(name: str) -> None:
@@ -116,13 +136,25 @@ def example(facts: ExportFacts) -> Tensor:
     return images if facts.preprocess else images.permute(0, 3, 1, 2).float() / 255
 
 
+def _dynamic_batch(facts: ExportFacts) -> dict[int, Any]:
+    return {} if facts.batch else {0: Dim("batch")}
+
+
 def _dynamic(facts: ExportFacts) -> dict[int, Any]:
     """Which axes of the input are free."""
     height, width = (1, 2) if facts.preprocess else (2, 3)
-    free: dict[int, Any] = {} if facts.batch else {0: Dim("batch")}
+    free = _dynamic_batch(facts)
     if not (facts.height or facts.width):
         free |= {height: facts.stride * Dim("rows", min=1, max=MAX_STEPS),
                  width: facts.stride * Dim("columns", min=1, max=MAX_STEPS)}
+    return free
+
+
+def _dynamic_map(facts: ExportFacts, axes: int) -> dict[int, Any]:
+    """As `_dynamic`, of a map ``[B, c, h, w]`` or with fewer axes."""
+    free = _dynamic_batch(facts)
+    if not (facts.height or facts.width):
+        free |= {axis: Dim(f"map_{axis}") for axis in range(2, axes)}
     return free
 
 
@@ -147,6 +179,8 @@ def _onnx_bytes(request: Request, tail: str) -> bytes:
 
     facts = request.facts
     graph = nms_graph.append(request.rows, tail, facts) if facts.thresholds else copy.deepcopy(request.rows)
+    if facts.masks:
+        graph = nms_graph.append_masks(graph, request.masks, facts)
     onnx.helper.set_model_props(graph, {KEY: facts_text(facts)})
     graph.graph.name = facts.model
     onnx.checker.check_model(graph)

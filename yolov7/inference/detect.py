@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolov7.config import atomic_write
+from yolov7.config import InputError, atomic_write
 from yolov7.config.options import DetectOptions
 from yolov7.data.image_set import class_indices
 from yolov7.data.images import cv2
@@ -29,6 +29,7 @@ from yolov7.inference.network import Network
 from yolov7.inference.nms import Finish, NMSOptions, to_native
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.writers import Result, Write, open_writers
+from yolov7.model.heads.base import find_head
 from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def detect(options: DetectOptions, network: Network, make_folder: Callable[[], P
     the task's. Ctrl-C, SIGTERM and a stream that stays away (`StreamError`) end the run early; what was found until
     then is kept, and they are raised again.
     """
+    _check_crops(options, network)
     names = network.info.names
     classes = None if options.classes is None else class_indices(options.classes, names)
     nms = NMSOptions(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.agnostic_nms,
@@ -83,6 +85,14 @@ def detect(options: DetectOptions, network: Network, make_folder: Callable[[], P
     if early is not None:
         raise early
     return run
+
+
+def _check_crops(options: DetectOptions, network: Network) -> None:
+    if options.crop_masks and not options.save_crop:
+        raise InputError("--crop-masks: says how crops are cut out; accepted with --save-crop")
+    if options.crop_masks and not find_head(network.info.head, "--weights").has_masks:
+        raise InputError(f"--crop-masks: cuts objects out by their masks, and a model with the head "
+                         f"{network.info.head} finds none; accepted with a model of instance segmentation")
 
 
 def _results(source: Files | Streams, predictor: Predictor, options: DetectOptions,

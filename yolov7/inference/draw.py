@@ -54,12 +54,17 @@ def draw_boxes(
     """
     canvas: np.ndarray = np.ascontiguousarray(image).copy()
     corners, shown = _corners(boxes, canvas.shape[:2])
-    line = max(min_line, round(0.0017 * sum(canvas.shape[:2])))
+    line = max(min_line, line_width(canvas.shape))
     for index in shown[::-1]:
         left, top, right, bottom = corners[index].tolist()
         cv2.rectangle(canvas, (left, top), (right, bottom), class_colour(int(labels[index])), line)
     _draw_labels(canvas, corners[shown], labels[shown], names, None if scores is None else scores[shown])
     return canvas
+
+
+def line_width(shape: tuple[int, ...]) -> int:
+    """Pixels of lines on an image (height, width, ...), in proportion to its sides."""
+    return max(1, round(0.0017 * sum(shape[:2])))
 
 
 def draw_labels(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, names: Sequence[str],

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError, RunError, from_mapping, option, to_mapping
+from yolov7.config import InputError, RunError, from_mapping, option, to_mapping, unknown
 from yolov7.config.errors import reason_of, shown
 from yolov7.config.names import check_names, readable_names
 from yolov7.config.options import MAX_COUNT, MAX_SIDE
+from yolov7.config.schema import convert, is_finite
 from yolov7.inference.torchscript import checked_archive
 from yolov7.model.detector import MAX_STRIDE
-from yolov7.model.heads.base import Channels, Decoder, Predictions, find_head
+from yolov7.model.heads.base import Channels, Decoder, Head, Predictions, find_head, head_arguments
 from yolov7.model.spec import checked_size, parse_anchors
 from yolov7.model.stored import checked_tensors
 from yolov7.model.weights import ModelInfo
@@ -32,7 +33,8 @@ FORMAT, VERSION = "yolov7-exported", 1
 KEY = "yolov7"  # of the metadata
 INPUT = "RGB, the long side scaled to image_size, padded with grey 114 to multiples of stride"
 FIXED_INPUT = "RGB, scaled to fit into {height} x {width}, padded with grey 114 to exactly that"
-TASK_FACTS = ("block", "channels", "columns", "maps", "task_package")
+MAX_VALUES, MAX_TEXT, MAX_DEPTH = 1000, 200, 4  # of the arguments of a head: of a list, a text, of lists in lists
+TASK_FACTS = ("block", "channels", "columns", "maps", "masks", "task_package", "arguments")
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -71,7 +73,9 @@ class ExportFacts:
     channels: dict[str, int] = field(default_factory=dict)  # of the logits, in order
     columns: tuple[str, ...] = ()  # the task's outputs behind boxes and scores
     maps: tuple[str, ...] = ()  # behind those, one of each for an image
+    masks: Literal["", "low", "full"] = ""  # the last output of an end-to-end graph, made of those: docs/deployment.md
     task_package: str = ""  # that the head comes with
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the head in the model's YAML
 
 
 def facts_text(facts: ExportFacts) -> str:
@@ -94,8 +98,8 @@ def read_facts(text: str | None, path: Path) -> ExportFacts:
         raise InputError(f"{path}: format version {mapping.get('version')}; accepted: {VERSION}")
     facts = from_mapping(ExportFacts, mapping, f"{path}, metadata")
     _check_facts(facts, f"{path}, metadata")
-    find_head(facts.block, str(path), facts.task_package)  # an error names the file
-    return replace(facts, names=readable_names(facts.names), merged=readable_names(facts.merged))
+    arguments = _checked_arguments(facts, find_head(facts.block, str(path), facts.task_package), f"{path}, metadata")
+    return replace(facts, names=readable_names(facts.names), merged=readable_names(facts.merged), arguments=arguments)
 
 
 def _check_facts(facts: ExportFacts, where: str) -> None:
@@ -111,8 +115,49 @@ def _check_facts(facts: ExportFacts, where: str) -> None:
     if facts.channels and facts.channels.get("classes") != len(facts.names):
         raise InputError(f"{where}, channels: found {shown(facts.channels)}; accepted: {len(facts.names)} classes, as "
                          "names has")
+    if facts.masks and facts.head != "end2end":
+        raise InputError(f"{where}, masks: found {facts.masks} with the head {facts.head}; accepted: none")
     if facts.head == "end2end" and facts.thresholds is None:  # a graph without its NMS still has them
         raise InputError(f"{where}: the key 'thresholds' is missing; accepted: those of the graph's NMS")
+
+
+def _checked_arguments(facts: ExportFacts, head: type[Head], where: str) -> dict[str, Any]:
+    """The arguments of the head, of the types of its constructor: results, drawing and files read them."""
+    if not _is_plain(facts.arguments):
+        raise InputError(f"{where}, arguments: found {shown(facts.arguments)}; accepted: finite numbers, texts and "
+                         f"lists of them, at most {MAX_VALUES} in each list")
+    own = head_arguments(head)
+    for key in facts.arguments:
+        if key not in own:
+            raise InputError(f"{where}, arguments: {unknown('key', key, own)}")
+    checked = {key: convert(value, own[key].annotation, f"{where}, arguments, {key}")
+               for key, value in facts.arguments.items()}
+    if "keypoints" in facts.channels:
+        _check_layout(checked, facts.channels["keypoints"] // 3, f"{where}, arguments")
+    return checked
+
+
+def _check_layout(arguments: Mapping[str, Any], count: int, where: str) -> None:
+    """Names, limbs and sigmas of key points, as `yolov7.keypoints.layout_of` takes them."""
+    names, limbs, sigmas = (arguments.get(key, ()) for key in ("keypoints", "limbs", "sigmas"))
+    fits = (len(names) in (0, count) and len(set(names)) == len(names) and len(sigmas) in (0, count)
+            and all(sigma > 0 for sigma in sigmas)
+            and all(len(limb) == 2 and all(0 <= end < count for end in limb) for limb in limbs))
+    if not fits:
+        raise InputError(f"{where}: found {shown(dict(arguments))}; accepted: {count} different names of key points, "
+                         "pairs of them as limbs, and sigmas above 0")
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether a value is one that a model's YAML has for a head, and not more than anybody needs."""
+    if isinstance(value, (dict, list, tuple)):
+        parts = list(value.values()) if isinstance(value, dict) else value
+        keys = list(value) if isinstance(value, dict) else []
+        return depth < MAX_DEPTH and len(value) <= MAX_VALUES and all(_is_plain(part, depth + 1)
+                                                                      for part in (*keys, *parts))
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT and value.isprintable()
+    return value is None or (isinstance(value, (int, float)) and is_finite(value))
 
 
 class ExportedNetwork:
@@ -125,10 +170,12 @@ class ExportedNetwork:
     device = torch.device("cpu")
 
     opened: tuple[Path, str] | None = None  # file and precision, by which a copy in another process opens it again
+    gives_masks = False  # whether those that the graph makes are a column, too: a task makes its own
 
     def __init__(self, facts: ExportFacts, run: Run) -> None:
         self.facts, self.run, self._checked = facts, run, False
-        self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block, facts.model)
+        self.info = ModelInfo(facts.names, facts.image_size, facts.data, facts.merged, facts.block, facts.model,
+                              facts.arguments)
         self.stride = facts.stride
         self.shape = (facts.height, facts.width) if facts.height and facts.width else None
         self.task_outputs = (*facts.columns, *facts.maps)
@@ -171,7 +218,8 @@ class ExportedNetwork:
         if self._checked:
             return
         own = {"decoded": 2, "raw": len(self.facts.strides), "end2end": 4}[self.facts.head]
-        if len(outputs) != own + len(self.facts.maps) + (self.facts.head != "raw") * len(self.facts.columns):
+        of_task = (*(self.facts.columns if self.facts.head != "raw" else ()), *self.facts.maps)
+        if len(outputs) != own + len(of_task) + bool(self.facts.masks):
             raise InputError(f"{self.facts.model}: the graph has {len(outputs)} outputs, not those of its metadata")
         place, expected = (0, self._decoder.channels.size) if self.facts.head == "raw" else (1, len(self.facts.names))
         if self.facts.head != "end2end" and tuple(outputs[place].shape[-1:]) != (expected,):
@@ -207,7 +255,9 @@ class ExportedNetwork:
         for index, count in enumerate(counts.flatten().tolist()):
             label = labels[index, :count].long()
             of_class = torch.zeros(count, len(self.info.names)).scatter_(1, label[:, None], scores[index, :count, None])
-            columns, maps = self._of_task(others, index)
+            columns, maps = self._of_task(others[:-1] if self.facts.masks else others, index)
+            if self.facts.masks and self.gives_masks:
+                columns["masks"] = others[-1][index]
             columns = {name: column[:count] for name, column in columns.items()}
             found.append(rows_above(boxes[index, :count], of_class, confidence, columns, maps))
         return found

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from yolov7.boxes import mirror
 from yolov7.config import InputError
+from yolov7.inference.views import Join, View, find_join
 from yolov7.model.detector import Detector
 from yolov7.model.heads.base import Predictions
 from yolov7.model.reparam import deployed
@@ -70,7 +72,7 @@ class TorchNetwork:
     def __init__(self, model: Detector, device: torch.device, precision: str = "fp32", info: ModelInfo | None = None,
                  half_decode: bool = False, compile: bool = False) -> None:
         self.info = info or ModelInfo(tuple(f"class{i}" for i in range(model.num_classes)), model.spec.image_size,
-                                      head=type(model.head).__name__)
+                                      head=type(model.head).__name__, arguments=model.spec.head.arguments)
         self.device = device
         self.dtype = FORMATS[precision]
         self.model: Detector = deployed(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -126,10 +128,11 @@ class _InFloat(nn.Module):
 
 
 def to_half(model: Detector, dtype: torch.dtype) -> None:
-    """Change a deployed model to half precision, but for the first convolution and the head."""
+    """Change a deployed model to half precision, but for the first convolution and what the head keeps in float32."""
     stem = next(name for name, block in model.nodes.items() if next(block.parameters(), None) is not None)
     for name, block in model.nodes.items():
         model.nodes[name] = _InFloat(block, dtype) if name == stem else block.to(dtype)
+    model.head.to_half(dtype)
 
 
 def compile_frozen(model: Detector, graphs: bool = False) -> Callable[[Tensor], HeadOutput]:
@@ -173,7 +176,7 @@ class Augmented:
         if network.shape:
             raise InputError("--augment needs inputs of several sizes; the exported network takes "
                              f"{network.shape[0]} x {network.shape[1]} alone")
-        _check_boxes_alone(network, "--augment")
+        self._join = find_join(network.task_outputs, "--augment", network.info.head)
         self.network = network
         self.info, self.device, self.stride = network.info, network.device, network.stride
         self.task_outputs = network.task_outputs
@@ -181,15 +184,18 @@ class Augmented:
     @torch.inference_mode()
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         """See `Network`."""
-        return _together(self._look(images, confidence, scale, flip) for scale, flip in PASSES)
+        height, width = images.shape[-2:]
+        views = [View((height, width), scale, flip) for scale, flip in PASSES]
+        return _together([self._look(images, confidence, view) for view in views], views, self._join,
+                         self.info.arguments)
 
-    def _look(self, images: Tensor, confidence: float, scale: float, flip: bool) -> list[Predictions]:
-        width = images.shape[-1]
-        shrunk = shrink(images.flip(-1) if flip else images, scale, self.stride)
+    def _look(self, images: Tensor, confidence: float, view: View) -> list[Predictions]:
+        """The predictions of a view, of which the boxes lie in the image already."""
+        shrunk = shrink(images.flip(-1) if view.mirrored else images, view.scale, self.stride)
         found = []
         for rows in self.network(shrunk, confidence):
-            native = rows.boxes / scale
-            found.append(Predictions(mirror(native, width) if flip else native, rows.objectness, rows.classes))
+            native = rows.boxes / view.scale
+            found.append(replace(rows, boxes=mirror(native, view.size[1]) if view.mirrored else native))
         return found
 
 
@@ -199,7 +205,10 @@ class Ensemble:
     def __init__(self, networks: Sequence[Network]) -> None:
         first = networks[0]
         for network in networks:
-            _check_boxes_alone(network, "--weights: an ensemble")
+            self._join = find_join(network.task_outputs, "--weights: an ensemble", network.info.head)
+            if network.task_outputs != first.task_outputs or _points_of(network) != _points_of(first):
+                raise InputError(f"--weights: an ensemble needs networks of one task; found {first.info.head} and "
+                                 f"{network.info.head}, or other key points")
             if network.info.names != first.info.names:
                 raise InputError(f"--weights: an ensemble needs the same classes in the same order; found "
                                  f"{_listed(first.info.names)} and {_listed(network.info.names)}")
@@ -217,7 +226,9 @@ class Ensemble:
 
     def __call__(self, images: Tensor, confidence: float) -> list[Predictions]:
         """See `Network`."""
-        return _together(network(images, confidence) for network in self.networks)
+        height, width = images.shape[-2:]
+        return _together([network(images, confidence) for network in self.networks],
+                         [View((height, width))] * len(self.networks), self._join, self.info.arguments)
 
 
 def shrink(images: Tensor, scale: float, stride: int) -> Tensor:
@@ -230,17 +241,17 @@ def shrink(images: Tensor, scale: float, stride: int) -> Tensor:
     return F.pad(small, (0, right, 0, below), value=GREY)
 
 
-def _check_boxes_alone(network: Network, flag: str) -> None:
-    """Boxes of several passes can be put together; of a task's columns and maps nobody knows how."""
-    if network.task_outputs:
-        raise InputError(f"{flag} is for networks that predict boxes alone; {network.info.head} also predicts "
-                         f"{', '.join(network.task_outputs)}")
+def _points_of(network: Network) -> Any:
+    """The names of its key points, where it states some."""
+    return tuple(network.info.arguments.get("keypoints", ()))
 
 
-def _together(parts: Iterable[list[Predictions]]) -> list[Predictions]:
-    """The rows of all parts, image by image."""
+def _together(parts: Sequence[list[Predictions]], views: Sequence[View], join: Join,
+              arguments: Mapping[str, Any]) -> list[Predictions]:
+    """The rows of all views, image by image."""
     return [Predictions(torch.cat([rows.boxes for rows in of_image]), torch.cat([rows.objectness for rows in of_image]),
-                        torch.cat([rows.classes for rows in of_image])) for of_image in zip(*parts, strict=True)]
+                        torch.cat([rows.classes for rows in of_image]), *join(of_image, views, arguments))
+            for of_image in zip(*parts, strict=True)]
 
 
 def _listed(names: Sequence[str]) -> str:

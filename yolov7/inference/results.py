@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
+from torch import Tensor
 
 from yolov7.config import InputError, atomic_write, nearest
 from yolov7.config.names import readable
@@ -17,7 +20,9 @@ from yolov7.config.paths import check_path
 from yolov7.data.any_image import PathLike
 from yolov7.data.images import cv2, encode_image
 from yolov7.inference.draw import Overlay, draw_instances
+from yolov7.inference.draw_skeletons import SHOWN_POINT
 from yolov7.inference.writers import WRITABLE, json_record
+from yolov7.masks import Masks
 from yolov7.runtime.by_value import Packed, pack, unpack
 from yolov7.runtime.tables import aligned, import_pandas
 from yolov7.structures import Instances
@@ -30,6 +35,7 @@ COLUMNS = ("xmin", "ymin", "xmax", "ymax", "confidence", "class", "name")
 MAX_ROWS = 20  # of a printed table
 MAX_NAME = 40  # characters of a class, or of the end of a path, in it
 MAX_SIDE = 1200  # pixels of an image in a notebook
+MAX_BYTES = 2**31  # of the masks of an image, each in an image of its own
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,20 +52,34 @@ class ImageResult(Instances):
         """Pickled by value: see `yolov7.runtime.by_value`."""
         tensors = {name: pack(column) for name, column in
                    (("boxes", self.boxes), ("scores", self.scores), ("labels", self.labels))}
-        extra = {name: pack(column) for name, column in self.extra.items()}
-        others = {name: getattr(self, name) for name in ("names", "image", "path", "draw", "frame", "seconds")}
+        extra = {name: column if isinstance(column, Masks) else pack(column) for name, column in self.extra.items()}
+        others = {name: getattr(self, name) for name in ("names", "facts", "image", "path", "draw", "frame", "seconds")}
         return _unpickled, (type(self), tensors, extra, others)
 
     def __repr__(self) -> str:
-        """A table with a row for each detection, boxes in whole pixels."""
-        rows = [(*self._shown_name(label), f"{score:.2f}", *(f"{x:.0f}" for x in box)) for label, score, box in
-                zip(*(column[:MAX_ROWS].tolist() for column in (self.labels, self.scores, self.boxes)), strict=True)]
+        """A table with a row for each detection, boxes in whole pixels, pixels of masks, key points that are seen."""
+        of_task = self._shown_columns()
+        rows = [(*self._shown_name(label), f"{score:.2f}", *(f"{x:.0f}" for x in box), *of_row)
+                for label, score, box, *of_row in
+                zip(*(column[:MAX_ROWS].tolist() for column in (self.labels, self.scores, self.boxes)),
+                    *of_task.values(), strict=True)]
         height, width = self.image.shape[:2]
         where = f"{_shown_path(self.path)}, frame {self.frame}" if self.frame else _shown_path(self.path)
         head = f"{where}: {width} x {height} pixels, {_count(len(self), 'detection') if len(self) else 'nothing found'}"
         if self.extra:
             head += f", also {', '.join(map(readable, self.extra))}"
-        return "\n".join([head, *_table(("name", "score", "xmin", "ymin", "xmax", "ymax"), rows, len(self))])
+        heads = ("name", "score", "xmin", "ymin", "xmax", "ymax", *of_task)
+        return "\n".join([head, *_table(heads, rows, len(self))])
+
+    def _shown_columns(self) -> dict[str, list[str]]:
+        """What stands behind the boxes of the table, in its first rows."""
+        shown: dict[str, list[str]] = {}
+        if isinstance(masks := self.extra.get("masks"), Masks):
+            shown["mask"] = [str(area) for area in masks[:MAX_ROWS].area.tolist()]
+        if "keypoints" in self.extra:
+            seen = self.extra["keypoints"][:MAX_ROWS, :, 2] >= SHOWN_POINT  # [N, K]
+            shown["points"] = [f"{count}/{seen.shape[1]}" for count in seen.sum(1).tolist()]
+        return shown
 
     def _shown_name(self, label: int) -> tuple[str]:
         name = readable(self.names[label]) if 0 <= label < len(self.names) else str(label)
@@ -75,6 +95,46 @@ class ImageResult(Instances):
             height, width = (max(1, round(side * ratio)) for side in drawn.shape[:2])
             drawn = cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA)
         return encode_image(drawn, ".png")
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """The masks of a model of instance segmentation, each in an image of its own: bool ``[N, H, W]``.
+
+        They are made when they are asked for: ``extra["masks"]`` keeps them in little memory. Raises
+        `yolov7.InputError` where they would take more than 2 GiB, and of other models.
+        """
+        masks = self._masks("masks")
+        height, width = masks.size
+        if len(masks) * height * width > MAX_BYTES:
+            raise InputError(f"masks: {len(masks)} masks of {width} x {height} pixels take more than "
+                             f"{MAX_BYTES >> 30} GiB; accepted: found[:10].masks, or found.extra[\"masks\"], which "
+                             "keeps each in its own window (of(index), windows[index])")
+        return masks.dense()
+
+    def polygons(self) -> list[list[tuple[np.ndarray, list[np.ndarray]]]]:
+        """The outlines of each mask: a list of its parts, each an outer line ``[K, 2]`` and the lines of its holes.
+
+        In pixels of the image, along the edges of pixels; raises `yolov7.InputError` for models without masks.
+        """
+        masks = self._masks("polygons()")
+        return [masks.polygons(index) for index in range(len(masks))]
+
+    @property
+    def keypoints(self) -> Tensor:
+        """The key points of a model of poses: float32 ``[N, K, 3]``, x and y in pixels, score 0..1.
+
+        Raises `yolov7.InputError` for other models.
+        """
+        if "keypoints" not in self.extra:
+            raise _MissingColumnError("keypoints: this model finds none; accepted of one of poses")
+        points: Tensor = self.extra["keypoints"]
+        return points
+
+    def _masks(self, what: str) -> Masks:
+        masks = self.extra.get("masks")
+        if not isinstance(masks, Masks):
+            raise _MissingColumnError(f"{what}: this model finds no masks; accepted of one of instance segmentation")
+        return masks
 
     def plot(self, path: PathLike | None = None) -> np.ndarray:
         """The image with its detections, uint8 ``[H, W, 3]`` RGB; also written to ``path``, if there is one.
@@ -92,17 +152,24 @@ class ImageResult(Instances):
         return json_record(self.path, self.frame, self.seconds, self.image.shape, self)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A table with the columns xmin, ymin, xmax, ymax, confidence, class, name and those of a task; pandas."""
+        """A table with the columns xmin, ymin, xmax, ymax, confidence, class, name and those of a task; pandas.
+
+        Of masks it has their area in pixels, ``masks_area``, of key points an array ``[K, 3]`` a row.
+        """
         pandas = import_pandas()
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         table = pandas.DataFrame([(*box, score, label, self.names[label]) for box, score, label in rows],
                                  columns=list(COLUMNS))
-        return table.assign(**{name: list(column.numpy()) for name, column in self.extra.items()})
+        return table.assign(**{
+            f"{name}_area" if isinstance(column, Masks) else name:
+            column.area.numpy() if isinstance(column, Masks) else list(column.numpy())
+            for name, column in self.extra.items()})
 
-    def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`: class names and columns of a task stand in its ``data``.
+    def to_supervision(self) -> supervision.Detections | supervision.KeyPoints:
+        """The same as `supervision.Detections`, with masks where there are some; of poses as `supervision.KeyPoints`.
 
-        Raises `yolov7.InputError` where the package supervision is not installed.
+        Class names and columns of a task stand in its ``data``, with key points the boxes, too (``xyxy``). Raises
+        `yolov7.InputError` where the package supervision is not installed, and as `masks` does.
         """
         try:
             import supervision
@@ -110,15 +177,29 @@ class ImageResult(Instances):
             raise InputError("to_supervision() needs the package 'supervision': pip install "
                              "'yolov7-framework[supervision]'") from None
         names = np.array([self.names[label] for label in self.labels.tolist()], dtype=np.str_)
-        columns = {name: column.numpy() for name, column in self.extra.items()}
-        return supervision.Detections(xyxy=self.boxes.numpy(), confidence=self.scores.numpy(),
-                                      class_id=self.labels.numpy(), data={**columns, "class_name": names})
+        boxes, scores, labels = self.boxes.numpy(), self.scores.numpy(), self.labels.numpy()
+        columns = {name: column.numpy() for name, column in self.extra.items() if not isinstance(column, Masks)}
+        if "keypoints" not in columns:
+            masks = self.masks.numpy() if isinstance(self.extra.get("masks"), Masks) else None
+            return supervision.Detections(xyxy=boxes, mask=masks, confidence=scores, class_id=labels,
+                                          data={**columns, "class_name": names})
+        points = columns.pop("keypoints")
+        given = {"confidence": points[..., 2]}
+        if "detection_confidence" in inspect.signature(supervision.KeyPoints).parameters:  # later versions
+            given = {"keypoint_confidence": points[..., 2], "detection_confidence": scores}
+        return supervision.KeyPoints(xy=points[..., :2], class_id=labels,
+                                     data={**columns, "class_name": names, "xyxy": boxes}, **given)
 
 
-def _unpickled(kind: type[ImageResult], tensors: dict[str, Packed], extra: dict[str, Packed],
+class _MissingColumnError(InputError, AttributeError):
+    """Also an `AttributeError`: ``hasattr(found, "masks")`` says whether a model finds masks."""
+
+
+def _unpickled(kind: type[ImageResult], tensors: dict[str, Packed], extra: dict[str, Packed | Masks],
                others: dict[str, Any]) -> ImageResult:
     fields = {name: unpack(packed) for name, packed in tensors.items()} | others
-    return kind(extra={name: unpack(packed) for name, packed in extra.items()}, **fields)
+    columns = {name: part if isinstance(part, Masks) else unpack(part) for name, part in extra.items()}
+    return kind(extra=columns, **fields)
 
 
 class Results(list[ImageResult]):

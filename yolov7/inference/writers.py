@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.config import atomic_path
 from yolov7.config.options import DetectOptions
 from yolov7.config.paths import writing
@@ -30,6 +29,7 @@ from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, encode_image
 from yolov7.data.timed_video import TimedVideoWriter, browser_codec
 from yolov7.data.video import Frame, VideoInfo, VideoWriter, path_of
+from yolov7.inference.column_forms import coco_values, json_values, label_values, table_columns
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.structures import Instances
 
@@ -75,7 +75,7 @@ def open_writers(options: DetectOptions, folder: Path, names: tuple[str, ...], s
     if options.save_txt:
         writers.append(partial(write_labels, folder / "labels", options.save_conf))
     if options.save_crop:
-        writers.append(partial(write_crops, folder / "crops"))
+        writers.append(partial(write_crops, folder / "crops", options.crop_masks))
     if options.save_json:
         writers.append(stack.enter_context(open_array(folder / "detections.json", json_rows)))
     if options.save_coco:
@@ -202,20 +202,30 @@ def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image if image.shape[:2] == size else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def write_crops(folder: Path, result: Result) -> None:
-    """``CLASS/NAME_RANK.jpg`` for every detection of one pixel or more; rank 1 is the best."""
-    height, width = result.frame.image.shape[:2]
+def write_crops(folder: Path, by_mask: bool, result: Result) -> None:
+    """``CLASS/NAME_RANK.jpg`` for every detection of one pixel or more; rank 1 is the best.
+
+    ``by_mask`` it is a PNG that is transparent outside of the object's mask.
+    """
+    image, found = result.frame.image, result.detections
+    height, width = image.shape[:2]
     for rank, (label, _, (left, top, right, bottom)) in enumerate(result.rows, start=1):
         x1, y1 = max(math.floor(left), 0), max(math.floor(top), 0)
         x2, y2 = min(math.ceil(right), width), min(math.ceil(bottom), height)
         if x1 < x2 and y1 < y2:
-            kind = folder / re.sub(r"[^\w -]", "_", result.detections.names[label])
+            kind = folder / re.sub(r"[^\w -]", "_", found.names[label])
             kind.mkdir(parents=True, exist_ok=True)
-            save_image(kind / f"{result.frame.unique_name}_{rank}.jpg", result.frame.image[y1:y2, x1:x2])
+            crop, name = image[y1:y2, x1:x2], f"{result.frame.unique_name}_{rank}"
+            if by_mask:
+                one = slice(rank - 1, rank)
+                mask = found.extra["masks"][one].dense()[0].numpy()[y1:y2, x1:x2]
+                save_image(kind / f"{name}.png", np.dstack((crop, np.uint8(255) * mask)))
+            else:
+                save_image(kind / f"{name}.jpg", crop)
 
 
 def save_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 ``[H, W, 3]`` RGB in the format of the suffix."""
+    """Write uint8 ``[H, W, 3]`` RGB, of PNG also ``[H, W, 4]`` with alpha, in the format of the suffix."""
     _save(path, encode_image(image, path.suffix))
 
 
@@ -236,13 +246,11 @@ def write_labels(folder: Path, with_score: bool, result: Result) -> None:
 
 
 def label_text(detections: Instances, size: tuple[int, ...], with_score: bool) -> str:
-    """Lines ``class cx cy w h [score]``, normalised by the native size (height, width), least certain first."""
-    height, width = size[:2]
-    scale = detections.boxes.new_tensor([width, height, width, height])
-    rows = zip(detections.labels.tolist(), (xyxy_to_cxcywh(detections.boxes) / scale).tolist(),
-               detections.scores.tolist(), strict=True)
-    lines = [" ".join(f"{value:g}" for value in (label, *box, *([score] if with_score else [])))
-             for label, box, score in rows]
+    """Lines ``class ... [score]``, least certain first: see `label_values`."""
+    rows = zip(detections.labels.tolist(), label_values(detections, (size[0], size[1])), detections.scores.tolist(),
+               strict=True)
+    lines = [" ".join(f"{value:g}" for value in (label, *values, *([score] if with_score else [])))
+             for label, values, score in rows]
     return "".join(f"{line}\n" for line in reversed(lines))
 
 
@@ -293,44 +301,40 @@ def json_record(path: str, index: int, seconds: float | None, size: tuple[int, .
     entries: list[dict[str, Any]] = [
         {"label": label, "name": found.names[label], "score": round(score, 5), "box": [round(x, 2) for x in box]}
         for label, score, box in rows]
-    for name, column in found.extra.items():
-        for entry, value in zip(entries, column.tolist(), strict=True):
-            entry[name] = _rounded(value)
+    for name, values in json_values(found).items():
+        for entry, value in zip(entries, values, strict=True):
+            entry[name] = value
     record: dict[str, Any] = {"path": path, "frame": index}
     if seconds is not None:
         record["seconds"] = round(seconds, 3)
     return json.dumps(record | {"width": size[1], "height": size[0], "detections": entries})
 
 
-def _rounded(value: Any) -> Any:
-    """A number, or numbers in lists, to 5 decimals."""
-    return [_rounded(part) for part in value] if isinstance(value, list) else round(value, 5)
-
-
 def csv_header(result: Result) -> list[str]:
-    """`COLUMNS`, then ``NAME_0``, ``NAME_1``, ... for a column of a task."""
-    widths = ((name, math.prod(column.shape[1:])) for name, column in result.detections.extra.items())
-    return [",".join((*COLUMNS, *(f"{name}_{index}" for name, width in widths for index in range(width))))]
+    """`COLUMNS`, then those of a task: see `table_columns`."""
+    return _csv([(*COLUMNS, *table_columns(result.detections))])
 
 
 def csv_rows(result: Result) -> list[str]:
     """One line a detection: see `csv_header`; boxes in pixels."""
-    names, frame, text = result.detections.names, result.frame, io.StringIO()
-    columns = [column.reshape(len(column), math.prod(column.shape[1:])).tolist()
-               for column in result.detections.extra.values()]
-    csv.writer(text, lineterminator="\n").writerows(
-        (frame.path, frame.index, label, names[label], round(score, 5), *(round(x, 2) for x in box),
-         *_rounded(list(chain.from_iterable(column[row] for column in columns))))
-        for row, (label, score, box) in enumerate(result.rows))
+    names, frame, columns = result.detections.names, result.frame, table_columns(result.detections).values()
+    return _csv([(frame.path, frame.index, label, names[label], round(score, 5), *(round(x, 2) for x in box),
+                  *(column[row] for column in columns)) for row, (label, score, box) in enumerate(result.rows)])
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> list[str]:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().splitlines()
 
 
 def coco_rows(categories: Sequence[int], numbers: dict[int, str], result: Result) -> list[str]:
     """One COCO result a detection. ``image_id`` is the number that names the image, else its name; ``numbers``
-    keeps whose each number is (7.jpg and 007.jpg)."""
+    keeps whose each number is (7.jpg and 007.jpg). Masks and key points of a task stand beside the box."""
     name = result.frame.unique_name
     is_number = name.isdecimal() and numbers.setdefault(int(name), name) == name
     return [json.dumps({"image_id": int(name) if is_number else name, "category_id": categories[label],
                         "bbox": [round(x, 3) for x in (left, top, right - left, bottom - top)],
-                        "score": round(score, 5)})
-            for label, score, (left, top, right, bottom) in result.rows]
+                        "score": round(score, 5), **of_task})
+            for (label, score, (left, top, right, bottom)), of_task in zip(
+                result.rows, coco_values(result.detections), strict=True)]

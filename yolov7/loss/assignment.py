@@ -8,8 +8,8 @@ the same object by object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,21 @@ MAX_PAIRS_ELSEWHERE = 1 << 24
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Some objects and the candidates of their images, for the cost that a task adds to each pair of them."""
+
+    images: slice  # of the batch
+    objects: slice  # of the padded targets
+    rows: Tensor  # float32 [B, N, X], logits at the candidates
+    cells: Tensor  # int64 [B, N, 2], column and row of the candidates
+    strides: Tensor  # float32 [B, N]
+
+
+PairCost = Callable[[Pairs], Tensor]  # -> float32 [B, G, N], finite and at least 0
+PAIR_POINTS = 8  # matrices of pairs that a `PairCost` may hold at a time
+
+
+@dataclass(frozen=True)
 class Matching:
     """Parameters of the assignment; tensors are on the device of the predictions."""
 
@@ -39,6 +54,7 @@ class Matching:
     scores_end: int | None = None  # end of the channels of objectness and classes; None: the last channel
     reach: float = CONSTRAINED  # of the decoder, in cells (see `decode_boxes`)
     max_pairs: int = 0  # 0: the default of the device
+    task_cost: PairCost | None = None  # added to the cost of boxes and classes
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,7 @@ class _Costs:
     boxes: Tensor  # [B, N, 4] xyxy pixels, without area where not valid
     cost: Tensor  # [B, N], of predicting no class at all; infinite where not valid
     gain: Tensor  # [B, C + 1, N], reduction of the cost for each class; the last row, of no object, is -inf
+    task_cost: Callable[[slice], Tensor] | None = None  # of some objects: [B, G, N]
 
 
 @torch.no_grad()
@@ -61,12 +78,14 @@ def assign(output: HeadOutput, targets: Targets, candidates: Candidates, matchin
     """
     groups = []
     budget = matching.max_pairs or _max_pairs(targets.boxes.device)
+    if matching.task_cost is not None:
+        budget = max(budget // PAIR_POINTS, 1)
     for start, stop, width, count in _groups(targets, candidates, budget):
         own = Targets(targets.boxes[start:stop, :width], targets.labels[start:stop, :width],
                       targets.valid[start:stop, :width])
         part = _cut(candidates, start, stop, count)
         group = HeadOutput(tuple(level[start:stop] for level in output.levels))
-        costs = _predict(group, part, matching, passes)
+        costs = _predict(group, part, matching, passes, slice(start, stop))
         groups.append([_to_assignment(match, part, start) for match in _match(costs, own, matching.top_k, budget)])
     return tuple(_join(parts) for parts in zip(*groups, strict=True))
 
@@ -112,7 +131,8 @@ def _groups(targets: Targets, candidates: Candidates, budget: int) -> Iterator[t
     yield start, batch, max(widest, 1), max(longest, 1)
 
 
-def _predict(output: HeadOutput, candidates: Candidates, matching: Matching, passes: Sequence[str]) -> _Costs:
+def _predict(output: HeadOutput, candidates: Candidates, matching: Matching, passes: Sequence[str],
+             images: slice) -> _Costs:
     """Gather and decode the predictions, and compute the part of the cost that does not depend on the object."""
     batch, count = candidates.cell.shape
     image = torch.arange(batch, device=candidates.cell.device)[:, None].expand(-1, count)
@@ -124,12 +144,22 @@ def _predict(output: HeadOutput, candidates: Candidates, matching: Matching, pas
         rows = torch.where(mask.flatten()[:, None], found, rows)
     rows = rows.view(batch, count, -1).float()  # half precision would move near-ties
     anchor, row, column = torch.stack(places).sum(dim=0)[1:]  # 0 in all levels but a candidate's own
-    boxes = decode_boxes(rows[..., :4], torch.stack((column, row), dim=-1), matching.anchors[candidates.level, anchor],
-                         matching.strides[candidates.level][..., None], matching.reach)
+    cells, strides = torch.stack((column, row), dim=-1), matching.strides[candidates.level]
+    boxes = decode_boxes(rows[..., :4], cells, matching.anchors[candidates.level, anchor], strides[..., None],
+                         matching.reach)
     cost, gain = _class_costs(rows[..., 4 : matching.scores_end])
     valid = candidates.valid | candidates.fine
     masks = tuple(getattr(candidates, name) for name in passes) if len(passes) > 1 else (None,)
-    return _Costs(masks, torch.where(valid[..., None], boxes, 0.0), torch.where(valid, cost, torch.inf), gain)
+    costs = _Costs(masks, torch.where(valid[..., None], boxes, 0.0), torch.where(valid, cost, torch.inf), gain)
+    task_cost = matching.task_cost
+    if task_cost is None:
+        return costs
+    return replace(costs, task_cost=lambda objects: task_cost(Pairs(images, objects, rows, cells, strides)))
+
+
+def sum_of_costs(costs: Sequence[PairCost], weight: float) -> PairCost:
+    """The costs of several terms together, times a weight."""
+    return lambda pairs: torch.stack([cost(pairs) for cost in costs]).sum(dim=0) * weight
 
 
 def _class_costs(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +193,8 @@ def _match(costs: _Costs, targets: Targets, top_k: int, budget: int) -> list[_Ma
     for start in (0,) if whole else range(0, width, chunk):  # the plain tuple keeps compiled shapes dynamic
         part = slice(start, min(start + chunk, width))
         cost, iou = _costs(costs, targets.boxes[:, part], targets.labels[:, part], targets.valid[:, part])
+        if costs.task_cost is not None:
+            cost += costs.task_cost(part)
         low = cost.min(dim=1)
         lowest.append(low.values)
         cheapest.append(low.indices + start)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from yolov7.boxes import paired_iou
 from yolov7.config import InputError
 from yolov7.config.recipe import LossConfig
-from yolov7.loss.assignment import Matching, assign, every_candidate
+from yolov7.loss.assignment import Matching, PairCost, assign, every_candidate, sum_of_costs
 from yolov7.loss.candidates import (
     COARSE,
     FINE,
@@ -62,6 +62,7 @@ class Prepared:
 
     targets: Targets
     candidates: Candidates
+    tables: dict[str, Tensor] = field(default_factory=dict)  # what the terms of a task made of them on the host
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Means:
 
     positives: tuple[Tensor, ...]  # L times [], at least 1
     share: Tensor  # [], images of this process over all images: the weight of its mean over cells
+    counts: dict[str, Tensor] = field(default_factory=dict)  # [L], at least 1, for each term that counts on its own
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class Matched:
     share: Tensor  # [], see `Means`
     class_weights: Tensor  # [C] or [1]
     maps: dict[str, Tensor]  # of the lead head
+    size: tuple[int, int]  # height and width of the network input
+    tables: dict[str, Tensor]  # see `Prepared`
+    counts: dict[str, Tensor]  # see `Means`
 
     def mean(self, values: Tensor) -> Tensor:
         """Values of the candidates ``[S]`` -> the sum over levels of their mean over the level's positives: ``[]``."""
@@ -111,6 +116,11 @@ class Matched:
                     zip(self.places, self.strides, strict=True)]
         return _of_own_level(self.inside, [level.flatten(1) for level in relative]).view_as(points)
 
+    def stride(self) -> Tensor:
+        """The stride of each candidate's level: ``[S]``."""
+        values = [torch.full_like(self.weight, stride) for stride in self.strides]
+        return _of_own_level(self.inside, [value[:, None] for value in values])[:, 0]
+
 
 @dataclass(frozen=True)
 class Term:
@@ -120,10 +130,23 @@ class Term:
     value: Callable[[Matched], Tensor]  # -> [], to be multiplied by the gain
     gain: Callable[[LossConfig], float] | float  # for terms of a task a number, which ``loss.gains`` may change
     short: str = ""  # name in the progress bar; default: the name
+    replaceable: bool = False  # ``loss.gains`` may change a gain that is a function, too
+    # on the host, from targets and candidates there: tables for `Prepared`
+    prepare: Callable[[Criterion, HeadOutput, Prepared], dict[str, Tensor]] | None = None
+    # int64 [S]: what the positives of a level are counted by over all processes, for `Matched.counts`
+    count: Callable[[Targets, Assignment], Tensor] | None = None
+    # what a pair of object and candidate costs simOTA, where ``loss.task_cost`` is set
+    cost: Callable[[Criterion, HeadOutput, Prepared], PairCost] | None = None
 
     def weight(self, config: LossConfig) -> float:
         """The gain of the term in a recipe."""
-        return self.gain(config) if callable(self.gain) else config.gains.get(self.name, self.gain)
+        gain = self.gain(config) if callable(self.gain) else self.gain
+        return config.gains.get(self.name, gain) if self.has_key else gain
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the term has a key of its own under ``loss.gains``."""
+        return self.replaceable or not callable(self.gain)
 
 
 Assigner = Callable[["Criterion", HeadOutput, Prepared], tuple[Assignment, ...]]  # for the lead, then auxiliary head
@@ -155,6 +178,9 @@ class Criterion:
             raise InputError(f"loss.class_weights: found {len(config.class_weights)} weights; accepted: one for each "
                              f"of the {num_classes} classes, or none")
         self.class_weights = anchors.new_tensor(config.class_weights or (1.0,))
+        if config.task_cost and not (config.loss_ota and any(term.cost for term in self.terms)):
+            raise InputError(f"loss.task_cost: found {config.task_cost}; accepted: 0 for a model without masks and key "
+                             "points, and for loss.loss_ota=false")
 
     def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
         """Assign, then compute the terms: means over the positives of each level, not yet times the batch size."""
@@ -166,25 +192,29 @@ class Criterion:
         sizes = [(level.shape[1], level.shape[2], level.shape[3]) for level in output.levels]
         candidates = find_candidates(targets, sizes, self.host_anchors, self.strides, self.config.anchor_t,
                                      COARSE if coarse else FINE, self.config.deduplicate_candidates)
+        tables: dict[str, Tensor] = {}
+        for term in self.terms:
+            if term.prepare is not None:
+                tables |= term.prepare(self, output, Prepared(targets, candidates))
         device = output.levels[0].device
-        if device.type == "cuda":  # a copy from pinned memory needs no waiting
-            candidates, targets = candidates.map(Tensor.pin_memory), targets.map(Tensor.pin_memory)
 
         def move(tensor: Tensor) -> Tensor:
+            if device.type == "cuda":  # a copy from pinned memory needs no waiting
+                tensor = tensor.pin_memory()
             return tensor.to(device, non_blocking=True)
 
-        return Prepared(targets.map(move), candidates.map(move))
+        return Prepared(targets.map(move), candidates.map(move), {name: move(table) for name, table in tables.items()})
 
     def loss(self, output: HeadOutput, prepared: Prepared) -> Losses:
         """The terms of the lead head, plus those of the auxiliary head times `AUXILIARY_WEIGHT`."""
         with torch.autocast(output.levels[0].device.type, enabled=False):  # costs and terms in float32
             assignments = self.assign(output, prepared)
             lead, *auxiliary = assignments
-            means, *further = self._means(assignments, len(prepared.targets.labels))
-            losses = self.head_losses(output, prepared.targets, lead, means)
+            means, *further = self._means(assignments, prepared.targets)
+            losses = self.head_losses(output, prepared, lead, means)
             for head, assignment, own in zip(output.auxiliary, auxiliary, further, strict=True):
                 of_head = HeadOutput(head.levels, maps=output.maps)
-                extra = self.head_losses(of_head, prepared.targets, assignment, own, REACH[self.config.aux_decode])
+                extra = self.head_losses(of_head, prepared, assignment, own, REACH[self.config.aux_decode])
                 losses = {name: value + AUXILIARY_WEIGHT * extra[name] for name, value in losses.items()}
         return losses
 
@@ -192,25 +222,31 @@ class Criterion:
         """Which prediction learns which object: for the lead head, then for the auxiliary head."""
         return self.assigner(self, output, prepared)
 
-    def _means(self, assignments: Sequence[Assignment], images: int) -> list[Means]:
+    def _means(self, assignments: Sequence[Assignment], targets: Targets) -> list[Means]:
         """The divisors of each head, in one small reduction of all heads and levels."""
-        levels = range(len(self.strides))
-        counts = torch.stack([(a.positive & (a.level == index)).sum() for a in assignments for index in levels])
+        images = len(targets.labels)
+        inside = [(a, a.positive & (a.level == index)) for a in assignments for index in range(len(self.strides))]
+        counting = {term.name: term.count for term in self.terms if term.count is not None}
+        found = [mask.sum() for _, mask in inside]
+        found += [torch.where(mask, count(targets, a), 0).sum() for count in counting.values() for a, mask in inside]
+        counts = torch.stack(found)
         share = counts.new_ones((), dtype=torch.float32)
         if self.across is not None:
             *total, all_images = self.across(torch.cat((counts, counts.new_tensor([images])))).unbind()
             counts, share = torch.stack(total), images / all_images
-        counts = counts.clamp(min=1).view(len(assignments), -1)
-        return [Means(tuple(own.unbind()), share) for own in counts]
+        counts = counts.clamp(min=1).view(1 + len(counting), len(assignments), -1)
+        return [Means(tuple(own[0].unbind()), share, dict(zip(counting, own[1:].unbind(), strict=True)))
+                for own in counts.unbind(1)]
 
-    def head_losses(self, output: HeadOutput, targets: Targets, assignment: Assignment, means: Means,
+    def head_losses(self, output: HeadOutput, prepared: Prepared, assignment: Assignment, means: Means,
                     reach: float = CONSTRAINED) -> Losses:
         """The terms of one head for a given assignment."""
-        matched = self._match(output, targets, assignment, means, reach)
+        matched = self._match(output, prepared, assignment, means, reach)
         return {term.name: term.weight(self.config) * term.value(matched) for term in self.terms}
 
-    def _match(self, output: HeadOutput, targets: Targets, assignment: Assignment, means: Means,
+    def _match(self, output: HeadOutput, prepared: Prepared, assignment: Assignment, means: Means,
                reach: float) -> Matched:
+        targets = prepared.targets
         inside = [assignment.positive & (assignment.level == index) for index in range(len(self.strides))]
         positives = zip(inside, means.positives, strict=True)
         weight = torch.stack([mask / count for mask, count in positives]).sum(dim=0)  # [S]
@@ -224,7 +260,17 @@ class Criterion:
         quality = 1 - self.config.gr + self.config.gr * ciou.detach().clamp(min=0)
         objectness = _target_maps(quality, assignment, inside, gathered.objectness)
         return Matched(self.config, self.channels, gathered, targets, assignment, labels, inside, places, self.strides,
-                       weight, ciou, objectness, means.share, self.class_weights, output.maps)
+                       weight, ciou, objectness, means.share, self.class_weights, output.maps, self.input_size(output),
+                       prepared.tables, means.counts)
+
+    def input_size(self, output: HeadOutput) -> tuple[int, int]:
+        """Height and width of the network input."""
+        height, width = output.levels[0].shape[2:4]
+        return height * self.strides[0], width * self.strides[0]
+
+    def top_k(self, output: HeadOutput) -> int:
+        """How many candidates an object selects at most."""
+        return self.config.top_k or (AUXILIARY_TOP_K if output.auxiliary else TOP_K)
 
     def _ciou(self, logits: Tensor, boxes: Tensor, assignment: Assignment, inside: Sequence[Tensor],
               places: Sequence[Tensor], reach: float) -> Tensor:
@@ -245,8 +291,12 @@ def assign_positives(criterion: Criterion, output: HeadOutput, prepared: Prepare
     config, targets, candidates = criterion.config, prepared.targets, prepared.candidates
     if not config.loss_ota:
         return (every_candidate(candidates),) * (1 + len(output.auxiliary))
-    top_k = config.top_k or (AUXILIARY_TOP_K if output.auxiliary else TOP_K)
-    matching = Matching(criterion.anchors, criterion.stride_values, top_k, scores_end=criterion.channels.scores.stop)
+    task_cost = None
+    if config.task_cost:
+        costs = [term.cost(criterion, output, prepared) for term in criterion.terms if term.cost is not None]
+        task_cost = sum_of_costs(costs, config.task_cost)
+    matching = Matching(criterion.anchors, criterion.stride_values, criterion.top_k(output),
+                        scores_end=criterion.channels.scores.stop, task_cost=task_cost)
     if output.auxiliary and config.assignment == "coarse_to_fine":
         return assign(output, targets, candidates, matching, ("fine", "valid"))
     lead, = assign(output, targets, candidates, matching)

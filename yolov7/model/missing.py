@@ -15,6 +15,7 @@ LICENCE = "GPL-3"
 DEPLOYED = ("yolov7-tiny", "yolov7", "yolov7x", "yolov7-w6", "yolov7-e6", "yolov7-d6", "yolov7-e6e")
 PUBLISHED = {f"{name}{form}.pt": name for name in DEPLOYED for form in ("", "_training")
              if (name, form) != ("yolov7-tiny", "_training")}  # file -> its model
+PUBLISHED |= {f"{name}.pt": name for name in ("yolov7-seg", "yolov7-w6-pose")}
 RUNS = "runs/train"
 _LONGEST = 1000  # characters of a path
 _LOOKED_AT = 1000  # entries of a folder

@@ -47,7 +47,7 @@ def _fuse(module: nn.Module) -> nn.Module:
     """The fused form of a convolution; any other module as it is."""
     if isinstance(module, Conv):
         return FusedConv(_with_bias(module.conv, *_fold(module.conv, module.bn)), module.act)
-    return FusedConv(_fuse_branches(module), module.act) if isinstance(module, RepConv) else module
+    return FusedConv(fuse_branches(module), module.act) if isinstance(module, RepConv) else module
 
 
 def deployed(model: Detector) -> Detector:
@@ -81,7 +81,8 @@ def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def _fuse_branches(block: RepConv) -> nn.Conv2d:
+def fuse_branches(block: RepConv) -> nn.Conv2d:
+    """The one convolution that the branches of a RepConv are together."""
     conv = block.dense[0]
     assert isinstance(conv, nn.Conv2d)
     weight, bias = _fold(conv, block.dense[1])
@@ -104,6 +105,8 @@ def _fold_implicit(head: Head) -> None:
     for conv, add, multiply in zip(head.convs, head.implicit_add, head.implicit_multiply, strict=True):
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         weight, factor = conv.weight.double(), multiply.double().flatten()
+        if not head.multiplies:
+            factor = torch.ones_like(conv.bias, dtype=torch.float64)
         bias = (conv.bias.double() + weight[:, :, 0, 0] @ add.double().flatten()) * factor
         conv.weight.copy_(weight * factor[:, None, None, None])
         conv.bias.copy_(bias)

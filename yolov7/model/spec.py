@@ -31,7 +31,7 @@ KEYS = ("name", "recipe", "image_size", "activation", "nodes", "head", "paper")
 MIN_SIDE = 32
 MAX_NAME = 200
 MAX_NODES, MAX_LEVELS, MAX_ANCHORS, MAX_ANCHOR = 500, 8, 32, 100_000.0  # the last one in pixels
-LIMITS = {"depth": 100, "kernel": 31, "stride": 8}  # the largest published: 15, 7 and 2
+LIMITS = {"depth": 100, "keypoint_depth": 100, "kernel": 31, "stride": 8}  # the largest published: 15, 7 and 2
 MAX_CHANNELS = 16_384  # of a node, and of every other whole number of a block; the largest published: 1536
 TAKEN = frozenset(dir(nn.ModuleDict()))  # no node can have these names
 HEAD_KEYS = ("block", "from", "auxiliary", "anchors", "implicit")
@@ -106,6 +106,10 @@ class ModelSpec:
         checked = parse_anchors(plain, len(self.head.inputs), f"{self.name}.head, anchors")
         definition = {**self.definition, "head": {**self.definition["head"], "anchors": plain}}
         return dataclasses.replace(self, head=dataclasses.replace(self.head, anchors=checked), definition=definition)
+
+    def with_head_arguments(self, arguments: Mapping[str, Any]) -> ModelSpec:
+        """The same network with other arguments of its head, also in its definition. Raises `InputError`."""
+        return parse_spec({**self.definition, "head": {**self.definition["head"], **arguments}}, self.name)
 
 
 def read_spec(name: str) -> ModelSpec:

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from yolov7.config import atomic_write
 from yolov7.model.detector import Detector
+from yolov7.model.heads.base import find_head
 from yolov7.model.reparam import reparameterize_in_place
 from yolov7.model.spec import ModelSpec
 from yolov7.runtime.tables import aligned
 
 COLOURS = {"ELAN": "#bcd9f2", "EELA": "#9cc4ea", "CSPA": "#bcd9f2", "CSPB": "#bcd9f2", "CSPC": "#bcd9f2",
-           "Dark": "#bcd9f2", "SPPC": "#d8c6ee", "SPP": "#d8c6ee", "RepC": "#f6d5a8", "Anch": "#f3b7b7"}
+           "Dark": "#bcd9f2", "SPPC": "#d8c6ee", "SPP": "#d8c6ee", "RepC": "#f6d5a8",
+           "Anch": "#f3b7b7", "Segm": "#f3b7b7", "Pose": "#f3b7b7", "Publ": "#f3b7b7"}
 DEVIATION = 0.01  # relative to the paper's figure; larger ones are marked
 
 
@@ -50,7 +52,13 @@ def _count_nothing(*_: Any) -> None:
     pass
 
 
-def node_costs(spec: ModelSpec, height: int, width: int, fused: bool, num_classes: int = 80) -> list[NodeCost]:
+def nominal_classes(spec: ModelSpec) -> int:
+    """The number of classes that models with this head are published for."""
+    return find_head(spec.head.block, spec.name).nominal_classes
+
+
+def node_costs(spec: ModelSpec, height: int, width: int, fused: bool,
+               num_classes: int | None = None) -> list[NodeCost]:
     """Costs of every node and of the head, in order, for the training form or the deployed one.
 
     thop adds attributes to the modules that it counts, so it gets a model of its own.
@@ -59,7 +67,7 @@ def node_costs(spec: ModelSpec, height: int, width: int, fused: bool, num_classe
         warnings.simplefilter("ignore")  # thop compares versions in a way that Python deprecates
         import thop
     with torch.device("meta"):
-        model = Detector(spec, num_classes)
+        model = Detector(spec, num_classes or nominal_classes(spec))
         model = reparameterize_in_place(model) if fused else model.eval()
         images = torch.empty(1, 3, height, width)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -102,7 +110,7 @@ class ModelCost:
         return self.gflops * ((self.spec.paper.size or self.spec.image_size) / self.spec.image_size) ** 2
 
 
-def model_cost(spec: ModelSpec, num_classes: int = 80) -> ModelCost:
+def model_cost(spec: ModelSpec, num_classes: int | None = None) -> ModelCost:
     """The costs of the training form and of the deployed form."""
     totals: list[Any] = []
     for fused in (False, True):

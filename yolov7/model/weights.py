@@ -10,7 +10,7 @@ import dataclasses
 import io
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +23,12 @@ from yolov7.config.names import check_names, readable_names
 from yolov7.model.detector import Detector
 from yolov7.model.missing import no_weights
 from yolov7.model.reference.layout import (
+    NOT_IN_FILE,
     OTHER_CLASSES,
     ImportReport,
     count_classes,
     depends_on_classes,
+    head_of,
     identify,
     import_state_dict,
 )
@@ -35,6 +37,7 @@ from yolov7.model.reference.reader import ReferenceCheckpoint, is_state_dict, re
 from yolov7.model.reparam import is_fused, reparameterize
 from yolov7.model.spec import ModelSpec, checked_size, parse_spec, read_spec
 from yolov7.model.stored import check_archive, check_values, checked_tensors, is_archive
+from yolov7.model.transfer import transfer
 from yolov7.runtime.plugins import package_of
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ class ModelInfo:
     merged: tuple[str, ...] = ()  # the classes of the data that are its only one, after --single-cls
     head: str = "AnchorHead"  # its task is found by this name
     model: str = ""  # name of the definition, '' where unknown
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the head in the definition
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class LoadedModel:
     def info(self) -> ModelInfo:
         """The part that exported files have too."""
         return ModelInfo(self.names, self.image_size, self.data, self.merged, self.model.spec.head.block,
-                         self.model.spec.name)
+                         self.model.spec.name, self.model.spec.head.arguments)
 
 
 # --- our files -------------------------------------------------------------------------------------------------------
@@ -233,20 +237,54 @@ def initialize_from(model: Detector, path: str | Path, content: Content | None =
     """Copy the weights of a file, ours or the reference implementation's, into a training-form model.
 
     Its ``content`` may be read already.
-    The detection convolutions keep their random weights where the class count differs. Raises `InputError` for weights
-    of another model.
+    The detection convolutions of a detector keep their random weights where the class count differs; masks and key
+    points start from detectors, too, and from other classes or key points (see `transfer`). Raises `InputError` for
+    weights of another model.
     """
     content = read(path) if content is None else content
     if isinstance(content, ReferenceCheckpoint):
-        return import_state_dict(model, checked_tensors(content.state, str(path)), str(path))
+        if {head_of(content.state), type(model.head).__name__} == {"AnchorHead"}:
+            return import_state_dict(model, checked_tensors(content.state, str(path)), str(path))
+        with torch.random.fork_rng(devices=[]):  # what is random in the run stays what it is without this
+            return transfer(_source_of_reference(content, path, model), model, str(path))
     if content["form"] == "fused":
         raise InputError(f"{path}: is re-parameterized and cannot be trained; accepted: best.pt or last.pt of a run")
+    head = content["definition"].get("head")
+    if {model.spec.head.block, head.get("block") if isinstance(head, dict) else None} != {"AnchorHead"}:
+        with torch.random.fork_rng(devices=[]):
+            return transfer(_in_training_form(content, path), model, str(path))
     state, own = _state_of(content, path), model.state_dict()
     same_classes = len(content["names"]) == model.num_classes
     kept = {key: value for key, value in state.items() if same_classes or not depends_on_classes(key)}
     missing = {key: value for key, value in own.items() if not same_classes and depends_on_classes(key)}
     _load_strictly(model, kept | missing, str(path))
     return ImportReport(len(kept), {OTHER_CLASSES: list(missing)} if missing else {})
+
+
+def _in_training_form(content: dict[str, Any], path: str | Path) -> Detector:
+    """The network of one of our files, as it was trained."""
+    spec = spec_of(path, content)
+    with torch.device("meta"):  # the weights are in the file
+        model = Detector(spec, len(content["names"]))
+    _load_strictly(model, _state_of(content, path), str(path))
+    return model
+
+
+def _source_of_reference(content: ReferenceCheckpoint, path: str | Path, model: Detector) -> Detector:
+    """The network of a file of the reference implementation, which may be one that is not shipped: the model's own."""
+    state = checked_tensors(content.state, str(path))
+    activation = content.activation or model.spec.activation
+    try:
+        spec = _spec_of_reference(dataclasses.replace(content, activation=activation), path, None)
+    except InputError:
+        if head_of(state) != type(model.head).__name__:
+            raise
+        spec = model.spec
+    source = Detector(spec, count_classes(state, len(spec.head.anchors[0]), str(path)))
+    report = import_state_dict(source, state, str(path))
+    if any("auxiliary" in key for key in report.fresh.get(NOT_IN_FILE, ())):
+        source.drop_auxiliary()
+    return source
 
 
 def _load_reference(content: ReferenceCheckpoint, path: str | Path, cfg: str | None) -> LoadedModel:

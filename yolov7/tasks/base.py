@@ -7,9 +7,9 @@ A module of this folder registers one with `register_task`; another package does
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.nms import Finish, to_native
@@ -31,10 +31,17 @@ class Training:
     assigner: Assigner
     evaluators: Callable[[ImageSet, bool], list[Evaluator]]  # of a split; complete, or what an epoch needs
     fields: tuple[Field, ...] = ()  # what collate stacks beside boxes and labels
+    finish: Finish | None = None  # of evaluations, where it is not the task's own
+    # arguments of the head for a split to be trained on, which the model's YAML does not give, such as key points
+    adapt: Callable[[Mapping[str, Any], ImageSet], Mapping[str, Any]] | None = None
+    demo: str = "shapes"  # data set that is trained on where none is named
 
-    def gains(self) -> dict[str, float]:
-        """The gains of the task's own terms, which a recipe may change under ``loss.gains``."""
-        return {term.name: term.gain for term in self.terms if isinstance(term.gain, (int, float))}
+    def gains(self) -> dict[str, float | None]:
+        """The gains of the task's own terms, which a recipe may change under ``loss.gains``.
+
+        None is one that follows another gain of the recipe unless it is given.
+        """
+        return {term.name: None if callable(term.gain) else term.gain for term in self.terms if term.has_key}
 
 
 @dataclass(frozen=True)

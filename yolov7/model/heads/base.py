@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Channels:
     """The last axis of a head's logits: the name and the width of each group of channels, in order."""
 
     widths: Mapping[str, int]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the terms of a task must know, such as sigmas
 
     @classmethod
     def of(cls, num_classes: int, extra: Mapping[str, int]) -> Channels:
@@ -174,33 +175,41 @@ class Head(nn.Module):
     """One 1x1 convolution per level, with implicit knowledge: ``multiply * conv(x + add)`` (paper, section 4.3).
 
     ``anchors`` is ``[L, A, 2]`` in pixels (width, height). Without ``implicit`` it is a plain convolution.
-    ``auxiliary_channels`` are the channels of the auxiliary head's inputs: plain convolutions, used in training alone.
+    ``auxiliary_channels`` are the channels of the auxiliary head's inputs: plain convolutions to all channels, used in
+    training alone.
 
-    The head of a task names its additional channels in ``extra``. Its own keyword arguments are keys of the model's
-    YAML. It may add modules, maps by overriding `make_maps`, and decode its channels in `decode_columns`.
+    The head of a task names its additional channels in ``extra``, and in ``apart`` those of them that the lead head's
+    convolutions leave to modules of its own, which `level` then joins. Its own keyword arguments are keys of the
+    model's YAML. It may add modules, maps by overriding `make_maps`, and decode its channels in `decode_columns`.
     """
 
     anchors: Tensor
     map_names: ClassVar[tuple[str, ...]] = ()  # keys of `make_maps`
+    nominal_classes: ClassVar[int] = 80  # of the data set that models with this head are published for
+    multiplies: ClassVar[bool] = True  # whether the multiplicative part of implicit knowledge takes part
+    has_masks: ClassVar[bool] = False  # whether its task finds a mask of each object: the column ``masks``
+    mask_stride: int = 0  # pixels of the network input in a cell of `make_masks`
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
                  implicit: bool = True, auxiliary_channels: Sequence[int] = (),
-                 extra: Mapping[str, int] | None = None) -> None:
+                 extra: Mapping[str, int] | None = None, apart: Collection[str] = ()) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.num_classes = num_classes
         self.num_anchors = len(anchors[0])
         self.channels = Channels.of(num_classes, check_names(extra or {}, type(self)))
         check_names(self.map_names, type(self))
+        self.apart = tuple(apart)
         outputs = self.num_anchors * self.channels.size
+        own = outputs - self.num_anchors * sum(self.channels.widths[name] for name in self.apart)
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32))
-        self.convs = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in in_channels)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, own, 1) for channels in in_channels)
         self.auxiliary_convs = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in auxiliary_channels)
         self.implicit_add = nn.ParameterList()
         self.implicit_multiply = nn.ParameterList()
         if implicit:
             self.implicit_add.extend(nn.Parameter(0.02 * torch.randn(1, c, 1, 1)) for c in in_channels)
-            self.implicit_multiply.extend(nn.Parameter(1 + 0.02 * torch.randn(1, outputs, 1, 1)) for _ in in_channels)
+            self.implicit_multiply.extend(nn.Parameter(1 + 0.02 * torch.randn(1, own, 1, 1)) for _ in in_channels)
         for convs in (self.convs, self.auxiliary_convs):
             for conv, stride in zip(convs, self.strides, strict=False):
                 self._add_bias_prior(conv, stride)
@@ -219,6 +228,13 @@ class Head(nn.Module):
         """Maps for the whole image by name, such as prototypes of masks: ``[B, ...]``."""
         return {}
 
+    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> Tensor:
+        """The masks of detections, for graphs that end with them: float32 ``[B, N, h, w]`` in 0..1, 0 outside a box.
+
+        ``boxes`` ``[B, N, 4]`` are pixels of the network input; of no use where `has_masks` is not set.
+        """
+        raise NotImplementedError(type(self).__name__)
+
     @torch.no_grad()
     def _add_bias_prior(self, conv: nn.Module, stride: int) -> None:
         """Start from few objects: 8 in an image of 640 px, and a class score of 0.6 over all classes."""
@@ -228,24 +244,58 @@ class Head(nn.Module):
 
     def forward(self, features: Sequence[Tensor], auxiliary: Sequence[Tensor] = ()) -> HeadOutput:
         """L maps ``[B, c, h, w]``, finest first, and L or none for the auxiliary head -> logits [B, A, h, w, X]."""
-        levels = []
-        for index, (feature, conv) in enumerate(zip(features, self.convs, strict=True)):
-            x = _in_format_of(conv, feature)
-            if len(self.implicit_add):
-                y = conv(x + self.implicit_add[index]) * self.implicit_multiply[index]
-            else:
-                y = conv(x)
-            levels.append(self._separate(y))
-        extra = tuple(self._separate(conv(x)) for x, conv in zip(auxiliary, self.auxiliary_convs, strict=True))
+        levels = [self.level(index, x) for index, x in zip(range(len(self.convs)), features, strict=True)]
+        extra = tuple(self.separate(conv(x)) for x, conv in zip(auxiliary, self.auxiliary_convs, strict=True))
         maps = {}
         if self.map_names:
-            maps = self.make_maps([_in_format_of(conv, x) for conv, x in zip(self.convs, features, strict=True)])
+            maps = self.make_maps([in_format_of(conv, x) for conv, x in zip(self.convs, features, strict=True)])
         return HeadOutput(tuple(levels), (HeadOutput(extra),) if extra else (), maps)
 
-    def _separate(self, y: Tensor) -> Tensor:
-        """``[B, A * X, h, w]`` -> ``[B, A, h, w, X]``."""
+    def level(self, index: int, x: Tensor) -> Tensor:
+        """The logits of one level of the lead head: ``[B, c, h, w]`` -> ``[B, A, h, w, X]``."""
+        return self.separate(self.convolve(index, x))
+
+    def convolve(self, index: int, x: Tensor) -> Tensor:
+        """What the convolution of one level of the lead head makes, with implicit knowledge: ``[B, rows, h, w]``."""
+        conv = self.convs[index]
+        x = in_format_of(conv, x)
+        if not len(self.implicit_add):
+            y: Tensor = conv(x)
+        elif self.multiplies:
+            y = conv(x + self.implicit_add[index]) * self.implicit_multiply[index]
+        else:
+            y = conv(x + self.implicit_add[index])
+        return y
+
+    def separate(self, y: Tensor, channels: int = 0) -> Tensor:
+        """``[B, A * X, h, w]`` -> ``[B, A, h, w, X]``; X is that of all channels, unless another is given."""
         batch, _, height, width = y.shape
-        return y.view(batch, self.num_anchors, self.channels.size, height, width).permute(0, 1, 3, 4, 2)
+        return y.view(batch, self.num_anchors, channels or self.channels.size, height, width).permute(0, 1, 3, 4, 2)
+
+    def to_half(self, dtype: torch.dtype) -> None:
+        """Change to half precision what is heavy and whose rounding does not show: nothing, unless a head says so."""
+
+    # --- what rows make: by this, weights go from one network to another
+
+    def outputs(self) -> dict[str, tuple[list[nn.Conv2d], list[str]]]:
+        """The convolutions that make channels, one for each level, and what each of their rows makes.
+
+        Rows of two networks that are called the same make the same thing of the same kind of input.
+        """
+        here = [name for name in self.channels.widths if name not in self.apart]
+        return {"convs": (list(self.convs), self.row_names(here)),  # type: ignore[arg-type]
+                "auxiliary_convs": (list(self.auxiliary_convs),  # type: ignore[arg-type]
+                                    self.row_names(list(self.channels.widths)))}
+
+    def row_names(self, channels: Collection[str]) -> list[str]:
+        """What the rows of a convolution to these channels make, in their order."""
+        return [f"{name} {label} of anchor {anchor}" for anchor in range(self.num_anchors)
+                for name in self.channels.widths if name in channels for label in self.labels(name)]
+
+    def labels(self, name: str) -> list[str]:
+        """What tells the channels of a name apart, in every network that has them."""
+        width = self.channels.widths[name]
+        return [f"{index} of {width}" for index in range(width)]
 
 
 NamesType = TypeVar("NamesType", bound=Collection[str])
@@ -265,7 +315,7 @@ def check_names(names: NamesType, head: type[Head]) -> NamesType:
     return names
 
 
-def _in_format_of(conv: nn.Module, x: Tensor) -> Tensor:
+def in_format_of(conv: nn.Module, x: Tensor) -> Tensor:
     """Features in the number format of a convolution (half-precision networks keep it in float32; see autocast)."""
     assert isinstance(conv.weight, Tensor)
     same = x.dtype == conv.weight.dtype or torch.is_autocast_enabled(x.device.type)  # autocast converts by itself

@@ -25,8 +25,14 @@ Leaf = tuple[str, str, dict[str, Tensor]]  # kind, prefix, tensors by the rest o
 _LEAF_KEYS = (  # (kind, pattern of the part of the key that belongs to the leaf)
     ("Conv", re.compile(r"^(.*)\.(conv\.weight|bn\.\w+)$")),
     ("RepConv", re.compile(r"^(.*)\.(rbr_\w+\..*)$")),
+    ("outputs", re.compile(r"^(.*\.m_kpt\.\d+\.\d+)\.(weight|bias)$")),
     ("head", re.compile(r"^(.*)\.(anchors|anchor_grid|(?:m|m2|ia|im)\.\d+\.\w+)$")),
 )
+_OUTPUTS = re.compile(r"(?:.*\.)?keypoint_paths\.\d+\.last")  # those of our layers that are "outputs" there
+# Parts of keys that no other head has -> our head; AnchorHead has none.
+HEADS = {".proto.": "SegmentHead", ".m_kpt.": "PublishedPoseHead"}
+EXPORTED = ("AnchorHead", *HEADS.values())  # our heads that it has, too
+REFUSED = {".attn_m.": "YOLOv7-mask"}  # networks that are not supported
 NOT_IN_FILE, OTHER_CLASSES = "the file does not have them", "the file is for another class count"
 _BRANCHES = {"identity": "rbr_identity", "dense": "rbr_dense", "point": "rbr_1x1"}
 _BY_CLASSES = ("convs.", "auxiliary_convs.", "implicit_multiply.")  # tensors whose shapes depend on the class count
@@ -61,10 +67,13 @@ def _reference_leaves(state: Mapping[str, Tensor], where: str) -> list[Leaf]:
     """Group a state dict of the reference implementation into leaves, in order."""
     leaves: dict[str, Leaf] = {}
     for key, value in state.items():
+        if other := next((name for part, name in REFUSED.items() if part in key), None):
+            raise InputError(f"{where}: is a {other} checkpoint, a network that is not supported; accepted: detection, "
+                             "YOLOv7-seg and YOLOv7-W6-pose")
         found = next(((kind, match) for kind, pattern in _LEAF_KEYS if (match := pattern.match(key))), None)
         if found is None:
             raise InputError(f"{where}: the tensor {key!r} is not part of the reference implementation's "
-                             "detection models")
+                             "models")
         kind, match = found
         leaves.setdefault(match[1], (kind, match[1], {}))[2][match[2]] = value
     return list(leaves.values())
@@ -72,16 +81,28 @@ def _reference_leaves(state: Mapping[str, Tensor], where: str) -> list[Leaf]:
 
 def _own_leaves(model: Detector) -> Iterator[tuple[str, str, nn.Module]]:
     """Kind, name and module of every layer with weights, in order."""
-    kinds: tuple[tuple[str, type[nn.Module]], ...] = (("Conv", Conv), ("RepConv", RepConv), ("head", Head))
     for name, module in model.named_modules():
-        kind = next((kind for kind, cls in kinds if isinstance(module, cls)), None)
-        if kind:
+        if kind := _kind_of(name, module):
             yield kind, name, module
+
+
+def _kind_of(name: str, module: nn.Module) -> str:
+    """The kind of a leaf; "" for a module that is none."""
+    if isinstance(module, nn.Conv2d):
+        return "outputs" if _OUTPUTS.fullmatch(name) else ""
+    kinds: tuple[tuple[str, type[nn.Module]], ...] = (("Conv", Conv), ("RepConv", RepConv), ("head", Head))
+    return next((kind for kind, cls in kinds if isinstance(module, cls)), "")
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of one of our leaves, without those of the leaves inside it."""
+    inside = tuple(f"{name}." for name, part in module.named_modules() if name and _kind_of(name, part))
+    return {key: value for key, value in module.state_dict(keep_vars=True).items() if not key.startswith(inside)}
 
 
 def _reference_name(module: nn.Module, rest: str) -> str:
     """The reference implementation's name of a tensor of one of our leaves."""
-    if isinstance(module, Conv):
+    if isinstance(module, (Conv, nn.Conv2d)):
         return rest
     part, _, name = rest.partition(".")
     if isinstance(module, RepConv):
@@ -103,6 +124,9 @@ def import_state_dict(model: Detector, state: Mapping[str, Tensor], where: str) 
     """
     report = ImportReport()
     theirs = _reference_leaves(state, where)
+    if head_of(state) != type(model.head).__name__:
+        raise InputError(f"{where}: weights of another model: of one with {head_of(state)}, while {model.spec.name} "
+                         f"has {type(model.head).__name__}")
     for (kind, left, tensors), (_, right, module) in _match(model, theirs, where):
         _copy_leaf(module, tensors, f"{where}: {kind} {left} -> {model.spec.name}, {kind} {right}", report)
     return report
@@ -110,9 +134,10 @@ def import_state_dict(model: Detector, state: Mapping[str, Tensor], where: str) 
 
 def _match(model: Detector, theirs: list[Leaf], where: str) -> list[tuple[Leaf, tuple[str, str, nn.Module]]]:
     ours = list(_own_leaves(model))
-    if model.spec.head.auxiliary and not any(name.startswith("m2.") for name in (theirs[-1][2] if theirs else ())):
+    with_auxiliary = any(name.startswith("m2.") for kind, _, tensors in theirs if kind == "head" for name in tensors)
+    if model.spec.head.auxiliary and not with_auxiliary:
         deployed = {node.name for node in model.spec.deployed().nodes}  # a deploy file has no auxiliary head
-        ours = [leaf for leaf in ours if leaf[0] == "head" or leaf[1].split(".")[1] in deployed]
+        ours = [leaf for leaf in ours if leaf[1].split(".")[0] == "head" or leaf[1].split(".")[1] in deployed]
     for left, right in zip_longest(theirs, ours, fillvalue=("nothing", "more")):
         if left[0] != right[0]:
             raise InputError(f"{where}: weights of another model: found {left[0]} {left[1]} where {model.spec.name} "
@@ -122,7 +147,9 @@ def _match(model: Detector, theirs: list[Leaf], where: str) -> list[tuple[Leaf, 
 
 def _copy_leaf(module: nn.Module, tensors: dict[str, Tensor], where: str, report: ImportReport) -> None:
     left = dict(tensors)
-    for key, target in module.state_dict(keep_vars=True).items():
+    if isinstance(module, Head) and "anchor_grid" not in left and "anchors" in left:
+        left["anchor_grid"] = left["anchors"] * _strides_of(module, left["anchors"])
+    for key, target in _tensors(module).items():
         name = _reference_name(module, key)
         source = left.pop(name, None)
         if source is None and key.startswith(("implicit_", "auxiliary_")):
@@ -153,12 +180,23 @@ def _same_inputs(source: Tensor, target: Tensor) -> bool:
     return source.ndim < 4 or source.shape[0] == 1 or source.shape[1:] == target.shape[1:]
 
 
+def _strides_of(head: Head, like: Tensor) -> Tensor:
+    """Pixels of a cell of each level, ``[L, 1, 1]``, in the format and on the device of another tensor."""
+    return torch.tensor(head.strides, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+def head_of(state: Mapping[str, Tensor]) -> str:
+    """The name of our head that has the channels of a state dict of the reference implementation."""
+    return next((head for part, head in HEADS.items() for key in state if part in key), "AnchorHead")
+
+
 def count_classes(state: Mapping[str, Tensor], anchors: int, where: str) -> int:
     """The class count of a state dict of the reference implementation, from its detection convolutions."""
     biases = [value for key, value in state.items() if re.search(r"\.m\.\d+\.bias$", key)]
-    if not biases or biases[-1].numel() % anchors or biases[-1].numel() // anchors <= 5:
+    masks = next((len(value) for key, value in state.items() if key.endswith(".proto.cv3.conv.weight")), 0)
+    if not biases or biases[-1].numel() % anchors or biases[-1].numel() // anchors <= 5 + masks:
         raise InputError(f"{where}: weights of another model: no detection convolution of {anchors} anchors")
-    return biases[-1].numel() // anchors - 5
+    return biases[-1].numel() // anchors - 5 - masks
 
 
 def identify(state: Mapping[str, Tensor], activation: str, where: str) -> ModelSpec:
@@ -167,10 +205,11 @@ def identify(state: Mapping[str, Tensor], activation: str, where: str) -> ModelS
     ``activation`` decides between models that differ in nothing else. Raises `InputError` where no model fits, or
     several do and the activation is unknown.
     """
-    theirs, found = _reference_leaves(state, where), []
+    theirs, head, found = _reference_leaves(state, where), head_of(state), []
     for path in shipped_files("cfg").values():
         spec = read_spec(str(path))
-        if path.parent.name != "ablation" and activation in ("", spec.activation):
+        fits = head == spec.head.block and activation in ("", spec.activation)
+        if path.parent.name != "ablation" and fits:
             missing = _missing(spec, theirs, count_classes(state, len(spec.head.anchors[0]), where), where)
             found += [] if missing is None else [(missing, spec)]
     fewest = min((missing for missing, _ in found), default=0)  # plain heads fit models with implicit knowledge too
@@ -180,6 +219,8 @@ def identify(state: Mapping[str, Tensor], activation: str, where: str) -> ModelS
     if len({spec.activation for spec in chosen}) > 1:
         names = ", ".join(spec.name for spec in chosen)
         raise InputError(f"{where}: fits several models ({names}); name the model with --cfg")
+    if head == "SegmentHead" and not any(".ia." in key for key in state):  # an older form of its own
+        return chosen[0].with_head_arguments({"implicit": False})
     return chosen[0]
 
 
@@ -210,6 +251,9 @@ def export_state_dict(model: Detector) -> dict[str, Tensor]:
 
     Raises `InputError` for blocks that it does not have.
     """
+    if type(model.head).__name__ not in EXPORTED:
+        raise InputError(f"{model.spec.name}.head: {type(model.head).__name__} is not in the reference implementation; "
+                         f"accepted: {', '.join(EXPORTED)}")
     state: dict[str, Tensor] = {}
     place = 0
     inner: dict[str, str] = {}  # our name of a leaf -> prefix of its keys there
@@ -218,9 +262,10 @@ def export_state_dict(model: Detector) -> dict[str, Tensor]:
         inner |= {f"nodes.{node.name}{'.' if name else ''}{name}": f"model.{place + offset}{rest}"
                   for name, (offset, rest) in names.items()}
         place += count
+    inner |= {f"head.{name}": f"model.{place}.{rest}" for name, rest in _keys_inside_head(model.head).items()}
     for _, name, module in _own_leaves(model):
         prefix = inner.get(name, f"model.{place}")
-        own = {_reference_name(module, key): value for key, value in module.state_dict().items()}
+        own = {_reference_name(module, key): value.detach() for key, value in _tensors(module).items()}
         if isinstance(module, Head):
             own = _head_tensors(module, own)
         state |= {f"{prefix}.{key}": value for key, value in own.items()}
@@ -273,12 +318,24 @@ def _keys_inside(block: nn.Module) -> dict[str, str]:
     return keys
 
 
+def _keys_inside_head(head: Head) -> dict[str, str]:
+    """Leaves inside a head -> the rest of their keys."""
+    keys = {f"prototypes.{name}": f"proto.cv{number}" for number, name in enumerate(("first", "second", "last"), 1)}
+    for level, path in enumerate(getattr(head, "keypoint_paths", ())):
+        keys |= {f"keypoint_paths.{level}.layers.{i}": f"m_kpt.{level}.{i}" for i in range(len(path.layers))}
+        keys[f"keypoint_paths.{level}.last"] = f"m_kpt.{level}.{len(path.layers)}"
+    return keys
+
+
 def _head_tensors(head: Head, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head's tensors in the order of the reference implementation, with anchors in cells and in pixels."""
+    """The head's tensors in the order of the reference implementation, with anchors in cells and in pixels.
+
+    Its head for masks has those in cells alone.
+    """
     levels, per_level, _ = head.anchors.shape
-    strides = torch.tensor(head.strides, dtype=head.anchors.dtype, device=head.anchors.device)
-    tensors = {"anchors": head.anchors / strides[:, None, None],
-               "anchor_grid": head.anchors.view(levels, 1, per_level, 1, 1, 2)}
+    tensors = {"anchors": head.anchors / _strides_of(head, head.anchors)}
+    if type(head).__name__ != "SegmentHead":
+        tensors["anchor_grid"] = head.anchors.view(levels, 1, per_level, 1, 1, 2)
     for group in ("m.", "m2.", "ia.", "im."):
         tensors |= {key: value for key, value in own.items() if key.startswith(group)}
     return tensors

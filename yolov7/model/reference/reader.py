@@ -33,17 +33,18 @@ DTYPES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
 # Modules whose classes and functions occur in checkpoints. They become stubs all the same.
 HARMLESS = ("models.", "torch.", "numpy", "_codecs", "utils.", "pathlib", "argparse")
-LAYERS = {  # classes of the detection models, behind "models."
+LAYERS = {  # classes of the models that can be read, behind "models."
     *(f"common.{name}" for name in (
         "Conv", "Concat", "MP", "SP", "SPP", "SPPCSPC", "RepConv", "ReOrg", "DownC", "Shortcut", "Stem",
         "Bottleneck", "BottleneckCSPA", "BottleneckCSPB", "BottleneckCSPC", "Res", "ResCSPA", "ResCSPB", "ResCSPC",
-        "ResXCSPA", "ResXCSPB", "ResXCSPC", "ImplicitA", "ImplicitM",
+        "ResXCSPA", "ResXCSPB", "ResXCSPC", "ImplicitA", "ImplicitM", "Proto",
     )),
-    *(f"yolo.{name}" for name in ("Model", "Detect", "IDetect", "IAuxDetect")),
+    *(f"yolo.{name}" for name in ("Model", "SegmentationModel", "Detect", "IDetect", "IAuxDetect", "Segment",
+                                  "ISegment", "IKeypoint")),
 }
 
-BRANCHES = {"ISegment": "YOLOv7-seg", "Segment": "YOLOv7-seg", "IKeypoint": "YOLOv7-pose", "Keypoint": "YOLOv7-pose",
-            "IBin": "YOLOv7-bin", "Mask": "YOLOv7-mask", "IMerge": "YOLOv7-mask", "Merge": "YOLOv7-mask"}
+BRANCHES = {"IRSegment": "YOLOv7-seg (with a refine module)", "IBin": "YOLOv7-bin", "Mask": "YOLOv7-mask",
+            "IMerge": "YOLOv7-mask", "Merge": "YOLOv7-mask", "yolo.MT": "YOLOv7-mask", "Refine": "YOLOv7-mask"}
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,13 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
             branch = next((f"a {name} checkpoint, a network that is not yet supported; it" for part, name in
                            BRANCHES.items() if part in module.path), "of another kind: it")
             raise InputError(f"{path}: is {branch} has layers of the class {module.path[:200]}: a network of another "
-                             "project, or of a branch of the reference implementation for masks or poses")
+                             "project, or of another branch of the reference implementation")
         if module.path.endswith("BatchNorm2d") and abs(vars(module).get("eps", 0) - BATCH_NORM_EPSILON) > 1e-9:
             raise InputError(f"{path}: has batch norm with epsilon {vars(module).get('eps')}; accepted: "
                              f"{BATCH_NORM_EPSILON}, as in the reference implementation's detection models")
     names = vars(root).get("names")
+    if isinstance(names, dict) and list(names) == list(range(len(names))):  # of the branch for masks
+        names = list(names.values())
     known = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
     return ReferenceCheckpoint(_state_dict(modules), tuple(known), _activation(modules))
 
