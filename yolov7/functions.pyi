@@ -532,6 +532,7 @@ def convert_data(
     val_fraction: float = 0.2,
     seed: int = 0,
     boxes: bool = False,
+    polygons: bool = False,
     copy: bool = False,
     link: bool = False,
     verbose: bool = False,
@@ -561,6 +562,8 @@ def convert_data(
       seed: with from_: seed of that choice
       boxes: write the boxes only; a polygon in a label file stands for its own box, which may differ
         from the object's
+      polygons: write polygons, also where objects have key points: a row of a label file holds one or
+        the other
       copy: copy the images; default: hard links where possible, else copies
       link: hard links only: an error where they are impossible
       verbose: tracebacks and debug messages
