@@ -25,6 +25,6 @@ class PoseHead(Head):
     def decode_columns(logits: dict[str, Tensor], cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:
         """``keypoints``: x, y in pixels of the network input, without bound, and visibility 0..1: ``[..., K, 3]``."""
         flat = logits["keypoints"].float()
-        raw = flat.unflatten(-1, (flat.shape[-1] // 3, 3))  # also of zero rows
+        raw = flat.view(*flat.shape[:-1], flat.shape[-1] // 3, 3)  # also of zero rows
         points = (2 * raw[..., :2] - 0.5 + cells[..., None, :]) * stride
         return {"keypoints": torch.cat((points, raw[..., 2:].sigmoid()), dim=-1)}
