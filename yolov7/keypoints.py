@@ -83,8 +83,8 @@ def object_keypoint_similarity(found: np.ndarray, true: np.ndarray, boxes: np.nd
     points, corners = found[:, None, :, :2].astype(np.float64), boxes.astype(np.float64).reshape(-1, 2, 2)
     sides = corners[:, 1] - corners[:, 0]
     low, high = corners[:, None, 0] - sides[:, None], corners[:, None, 1] + sides[:, None]  # [M, 1, 2]
-    labelled = np.asarray(true[..., 2] > 0)  # [M, K]
-    has_points = np.asarray(labelled.any(1))
+    labelled: np.ndarray = true[..., 2] > 0  # [M, K]
+    has_points: np.ndarray = np.any(labelled, axis=1)
     offset = np.where(has_points[:, None, None], points - true[..., :2],
                       np.maximum(low - points, 0) + np.maximum(points - high, 0))  # [N, M, K, 2]
     spread = 2 * (areas[:, None] + np.spacing(1)) * (2 * np.asarray(sigmas)) ** 2  # [M, K]
