@@ -268,7 +268,8 @@ def new_figure(width: float, height: float, columns: int, rows: int = 1,
 
     layout = None if places else ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=places).flat)
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=dict(places) if places else None)
+    return figure, list(grid.flat)
 
 
 def to_png(figure: Figure) -> bytes:
@@ -276,7 +277,7 @@ def to_png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
+    FigureCanvasAgg(figure).print_png(image)  # type: ignore[no-untyped-call]
     return image.getvalue()
 
 
