@@ -224,7 +224,8 @@ def test_the_same_bytes_from_two_processes_and_folders(forms: tuple[str, ...], s
         folder.mkdir()
         (folder / "w.pt").write_bytes(small.read_bytes())
         done = forks.run([sys.executable, "-c", EXPORT, str(ROOT / "export.py"), "--weights", "w.pt", "--source",
-                          str(images), "--format", *forms, "--img-size", "64"], os.environ | {"PYTHONPATH": str(ROOT)}, folder)
+                          str(images), "--format", *forms, "--img-size", "64"], os.environ | {"PYTHONPATH": str(ROOT)},
+                         folder)
         assert done.returncode == 0, done.stdout + done.stderr
         made.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".pt", ".onnx")})
     assert set(made[0]) == {"w.pt", "w-deploy.pt", "w-original.pt", "w.onnx"}

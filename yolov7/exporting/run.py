@@ -27,7 +27,7 @@ from yolov7.inference.exported import FIXED_INPUT, INPUT, ExportFacts, Threshold
 from yolov7.inference.network import to_half
 from yolov7.model import weights
 from yolov7.model.heads.base import Head
-from yolov7.model.reference.layout import export_state_dict
+from yolov7.model.reference.layout import EXPORTED, export_state_dict
 from yolov7.model.reparam import deployed, is_fused
 from yolov7.model.weights import LoadedModel
 from yolov7.runtime.plugins import package_of
@@ -210,9 +210,9 @@ def _check_task(options: ExportOptions, head: Head) -> None:
     if "tensorrt" in options.format and columns:
         raise InputError(f"--format tensorrt: its NMS does not tell which rows it keeps: {', '.join(columns)} of "
                          f"{name} would be lost; accepted: onnx, openvino")
-    if "original" in options.format and (added := (*columns, *head.map_names)):
-        raise InputError(f"--format original: the reference implementation has no layout for {', '.join(added)} of "
-                         f"{name}; accepted: weights, {', '.join(WRITERS)}")
+    if "original" in options.format and name not in EXPORTED:
+        raise InputError(f"--format original: the reference implementation has no layout for "
+                         f"{', '.join((*columns, *head.map_names))} of {name}; accepted: weights, {', '.join(WRITERS)}")
 
 
 def _is_dynamic(options: ExportOptions) -> bool:
