@@ -98,9 +98,9 @@ def test_a_file_ends_with_the_masks_of_its_detections(size: str, files: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tasks")
-@pytest.mark.parametrize(("head", "form"), [("decoded", "torchscript"), ("raw", "onnx"), ("end2end", "onnx"),
-                                            ("end2end", "openvino")])
-@pytest.mark.parametrize("name", ["SegmentHead", "PoseHead"])
+@pytest.mark.parametrize(("name", "head", "form"), [
+    ("SegmentHead", "decoded", "torchscript"), ("SegmentHead", "end2end", "onnx"), ("SegmentHead", "end2end", "openvino"),
+    ("PoseHead", "raw", "onnx"), ("PoseHead", "end2end", "openvino")])
 def test_files_find_what_pytorch_finds(name: str, head: str, form: str, files: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
@@ -125,7 +125,6 @@ def test_files_find_what_pytorch_finds(name: str, head: str, form: str, files: P
 @pytest.mark.parametrize("flags", [
     ("--format", "onnx", "openvino", "--masks", "full", "--fp16", "--with-preprocess"),
     ("--format", "onnx", "openvino", "--dynamic"),
-    ("--format", "onnx", "--dynamic-batch", "--masks", "full"),
     ("--format", "onnx", "--masks", "none")], ids=lambda flags: " ".join(flags).replace("--", ""))
 def test_forms_of_end_to_end_files(flags: tuple[str, ...], files: Path, tmp_path: Path,
                                    capsys: pytest.CaptureFixture[str]) -> None:
