@@ -99,7 +99,8 @@ def test_a_file_ends_with_the_masks_of_its_detections(size: str, files: Path, tm
 @pytest.mark.slow
 @pytest.mark.usefixtures("tasks")
 @pytest.mark.parametrize(("name", "head", "form"), [
-    ("SegmentHead", "decoded", "torchscript"), ("SegmentHead", "end2end", "onnx"), ("SegmentHead", "end2end", "openvino"),
+    ("SegmentHead", "decoded", "torchscript"), ("SegmentHead", "end2end", "onnx"),
+    ("SegmentHead", "end2end", "openvino"),
     ("PoseHead", "raw", "onnx"), ("PoseHead", "end2end", "openvino")])
 def test_files_find_what_pytorch_finds(name: str, head: str, form: str, files: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
