@@ -16,7 +16,7 @@ from yolov7.config.names import check_names, readable_names
 from yolov7.config.options import MAX_CLASSES, MAX_COUNT, MAX_SIDE
 from yolov7.config.paths import check_path
 from yolov7.data.formats import Entry, Keypoints
-from yolov7.data.keypoint_facts import check_flip, check_sigmas, limbs_of, person_if_unsaid, with_known_flip
+from yolov7.data.keypoint_facts import check_flip, check_sigmas, limbs_of, with_known_flip
 from yolov7.data.text import decode_text
 
 logger = logging.getLogger(__name__)
@@ -109,10 +109,7 @@ def keypoints_of(config: DataConfig, where: str) -> Keypoints | None:
     check_flip(flip, names, f"{where}, flip_idx")
     check_sigmas(config.kpt_sigmas or (), shape[0], f"{where}, kpt_sigmas")
     limbs = limbs_of(config.skeleton, shape[0], f"{where}, skeleton")
-    found = Keypoints(names, shape[1], flip, limbs, config.kpt_sigmas or (), bool(config.kpt_names))
-    if not config.kpt_names and (person := person_if_unsaid(found, where)):
-        return person
-    return with_known_flip(found)
+    return with_known_flip(Keypoints(names, shape[1], flip, limbs, config.kpt_sigmas or (), bool(config.kpt_names)))
 
 
 def _paths(entry: Entry | None) -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,16 @@ def with_known_flip(keypoints: Keypoints) -> Keypoints:
     return keypoints._replace(flip=order)
 
 
-def person_if_unsaid(found: Keypoints, where: str) -> Keypoints | None:
-    """COCO's person, where points without names are 17 and nothing says that they are others."""
+@cache
+def person_if_unsaid(found: Keypoints, where: str) -> Keypoints:
+    """The same, or COCO's person, where points without names are 17 and nothing says that they are others."""
     person = COCO_PERSON
     same = found.flip in ((), person.flip) and found.limbs in ((), person.limbs) and found.sigmas in ((), person.sigmas)
-    if len(found.names) != len(person) or not same:
-        return None
+    if found.named or len(found.names) != len(person) or not same:
+        return found
     logger.info("%s: its 17 key points have no names (kpt_names); taken are those of COCO's person: %s", where,
-                ", ".join(person.names))
-    return Keypoints(person.names, found.values, person.flip, person.limbs, person.sigmas, named=False)
+                ", ".join(person.names))  # once, not for every split
+    return Keypoints(person.names, found.values, person.flip, person.limbs, person.sigmas)
 
 
 # --- COCO JSON -------------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def announced(found: Keypoints, said: Keypoints | None, file: Path, where: str) 
     if said is None:
         return found
     if not found.names:
-        return said
+        return person_if_unsaid(said, where)
     if len(found.names) != len(said.names):
         raise InputError(f"{file}: its categories have {len(found.names)} key points ({', '.join(found.names)}), but "
                          f"kpt_shape in {where} says {len(said.names)}")

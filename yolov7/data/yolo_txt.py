@@ -19,6 +19,7 @@ from yolov7.data.foreign.recognise import refusal
 from yolov7.data.formats import Entry, Format, Keypoints, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet, category_ids
 from yolov7.data.images import IMAGE_SUFFIXES
+from yolov7.data.keypoint_facts import person_if_unsaid
 from yolov7.data.label_cache import BESIDE_THE_DATA, Cached, LabelCache, read_changed
 from yolov7.data.label_rows import scan_labels
 from yolov7.data.scan import Entries, fingerprints, image_set_of
@@ -72,7 +73,7 @@ class YoloTxt(Format):
         label_files = label_paths(images)
         entries = _read_entries(images, label_files, names, source, source.cache(places))
         ids = _image_ids(images)
-        keypoints = source.keypoints or Keypoints()
+        keypoints = person_if_unsaid(source.keypoints or Keypoints(), source.data)
         return image_set_of(entries, images, [ids[row] for row in np.flatnonzero(entries.usable).tolist()],
                             label_files, source.where, names=names, category_ids=category_ids(names),
                             keypoint_names=keypoints.names, keypoint_flip=keypoints.flip,
