@@ -49,6 +49,11 @@ def test_the_data_follow_the_task(head: str, data: str, classes: int, small_sets
 
 
 def test_data_that_are_given_are_no_decision(small_sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "--cfg", model_with("PoseHead", small_sets), "--data", "shapes", *FLAGS]) == 0
+    assert cli.main(["train", "--cfg", model_with("SegmentHead", small_sets), "--data", "shapes", *FLAGS]) == 0
     said = capsys.readouterr()
     assert "built in" not in (said.out + said.err)
+
+
+def test_data_without_what_the_task_learns_are_refused(small_sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--cfg", model_with("PoseHead", small_sets), "--data", "shapes", *FLAGS]) == 2
+    assert "have no key points" in capsys.readouterr().err
