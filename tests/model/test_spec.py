@@ -60,7 +60,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     (changed("head/anchors", [[[4, 4]]]), r"small.head, anchors: found \[1\] anchors for 2 inputs"),
     (changed("head/anchors", [[[4, 4]], [[8, 8, 1]]]), "small.head, anchors: .*of \\[width, height\\] pairs"),
     (changed("head/from", ["c2", "up"]), r"small.head, from: strides \(4, 2\); accepted: finest level first"),
-    (changed("head/block", "Detect"), "small.head: unknown block 'Detect'; accepted: AnchorHead"),
+    (changed("head/block", "Detect"), "small.head: unknown block 'Detect'; accepted: "),
     (changed("head/from", ["up", "gone"]), "small.head, from: unknown node 'gone'"),
     ({key: value for key, value in SMALL.items() if key != "nodes"}, "small.yaml: the key 'nodes' is missing"),
     (changed("nodes", {}), "small.yaml, nodes: found {}; accepted: node names"),

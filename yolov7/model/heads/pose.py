@@ -66,7 +66,7 @@ class PoseHead(Head):
     def decode_columns(logits: dict[str, Tensor], cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:
         """``keypoints``: x, y in pixels of the network input, without bound, and visibility 0..1: ``[..., K, 3]``."""
         flat = logits["keypoints"].float()
-        raw = flat.view(*flat.shape[:-1], flat.shape[-1] // 3, 3)  # also of zero rows
+        raw = torch.stack([flat[..., axis::3] for axis in range(3)], dim=-1)  # also of zero rows, and in any graph
         points = (2 * raw[..., :2] - 0.5 + cells[..., None, :]) * stride
         return {"keypoints": torch.cat((points, raw[..., 2:].sigmoid()), dim=-1)}
 
