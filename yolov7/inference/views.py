@@ -33,7 +33,15 @@ class View:
 
 # the predictions of the views of one image, and the arguments of the head in the model's YAML -> columns and maps
 Join = Callable[[Sequence[Predictions], Sequence[View], Mapping[str, Any]], tuple[Columns, Columns]]
-JOINS: dict[tuple[str, ...], Join] = {(): lambda parts, views, arguments: ({}, {})}
+
+
+def join_nothing(parts: Sequence[Predictions], views: Sequence[View],
+                 arguments: Mapping[str, Any]) -> tuple[Columns, Columns]:
+    """Of a detector, whose boxes are put together anyway. Networks that keep it can be pickled."""
+    return {}, {}
+
+
+JOINS: dict[tuple[str, ...], Join] = {(): join_nothing}  # by the task outputs
 
 
 def register_join(outputs: tuple[str, ...], join: Join) -> None:
