@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
 
 from yolov7.data.images import letterbox
 from yolov7.evaluation.coco import CocoResult, score_detections
 from yolov7.inference.mask_assembly import CELL, mask_finish
 from yolov7.structures import ImageMeta, Instances
+
+SHARED = Path(__file__).parents[3] / "shared"
 
 FILE = SHARED / "data" / "coco-mini" / "annotations" / "instances_val2017.json"
 SURE = 20.0  # a logit

@@ -103,7 +103,7 @@ def test_a_file_ends_with_the_masks_of_its_detections(size: str, files: Path, tm
 @pytest.mark.slow
 @pytest.mark.usefixtures("tasks")
 @pytest.mark.parametrize(("name", "head", "form"), [
-    ("SegmentHead", "end2end", "openvino"), ("PoseHead", "end2end", "onnx"),
+    ("PoseHead", "end2end", "onnx"), pytest.param("SegmentHead", "end2end", "openvino", marks=ON_DEMAND),
     pytest.param("SegmentHead", "decoded", "torchscript", marks=ON_DEMAND),
     pytest.param("SegmentHead", "end2end", "onnx", marks=ON_DEMAND),
     pytest.param("PoseHead", "raw", "onnx", marks=ON_DEMAND),
@@ -129,6 +129,7 @@ def test_files_find_what_pytorch_finds(name: str, head: str, form: str, files: P
 
 
 @pytest.mark.slow
+@ON_DEMAND
 @pytest.mark.parametrize("flags", [
     ("--format", "onnx", "openvino", "--masks", "full", "--fp16", "--with-preprocess"),
     ("--format", "onnx", "openvino", "--dynamic"),
