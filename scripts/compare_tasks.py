@@ -6,7 +6,8 @@ on the boxes of the same images: a run of its own, whose time counts as none of 
 equal epochs. A run that takes longer than --budget ends there, as by Ctrl-C, and the table marks its epochs with "!".
 AP50 is that of the epoch with the best AP of masks or key points.
 
-Writes ``scripts/results/tasks.json``, one record a run, after every run, and goes on from it. Prints the table.
+Writes ``scripts/results/tasks.json`` (on a GPU ``tasks-gpu.json``), one record a run, after every run, and goes on from
+it. Prints the table.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from yolov7.engine.log import read_results
 from yolov7.model.spec import read_spec
 from yolov7.tasks.base import find_task
 
-RESULTS = Path(__file__).parent / "results" / "tasks.json"
+RESULTS = Path(__file__).parent / "results"
 DETECTOR, DETECTOR_ARM = "yolov7-tiny", "detector"
 TASKS = {"seg": ("yolov7-tiny-seg", "shapes"), "pose": ("yolov7-tiny-pose", "stick-figures")}  # model, data
 ARMS: dict[str, tuple[str, bool]] = {  # name -> change of the recipe, whether from the detector's weights
@@ -75,13 +76,19 @@ class Place:
     budget: float  # seconds
     epochs: int  # 0: those of the data set's settings
     threads: int  # of a run
+    device: str = "cpu"
+
+    @property
+    def results(self) -> Path:
+        """The file of the records."""
+        return RESULTS / ("tasks.json" if self.device == "cpu" else "tasks-gpu.json")
 
 
 def flags_of(run: Run, place: Place) -> list[str]:
     """The command line of a training."""
     model, data = TASKS[run.task]
-    flags = ["train", "--data", data, "--seed", str(run.seed), "--device", "cpu", "--workers", "0", "--cache", "ram",
-             "--patience", "0", "--project", str(place.project), "--name", run.label, "--exist-ok"]
+    flags = ["train", "--data", data, "--seed", str(run.seed), "--device", place.device, "--workers", "0",
+             "--cache", "ram", "--patience", "0", "--project", str(place.project), "--name", run.label, "--exist-ok"]
     if place.epochs:
         flags += ["--epochs", str(place.epochs)]
     if run.arm == DETECTOR_ARM:
@@ -144,7 +151,8 @@ class Records:
         if other := {key: found[key] for key in same if found.get(key, same[key]) != same[key]}:
             raise SystemExit(f"{path}: is of other runs ({other}); take the same flags, or another file")
         self.runs: dict[str, dict[str, Any]] = found.get("runs", {})
-        self.content = {"machine": describe_machine(), **same, "runs": self.runs}
+        gpu = "" if place.device == "cpu" else f", {torch.cuda.get_device_name()}"
+        self.content = {"machine": describe_machine() + gpu, **same, "runs": self.runs}
 
     def add(self, run: Run, record: dict[str, Any]) -> None:
         """Keep a record."""
@@ -175,10 +183,11 @@ def side_by_side(runs: Iterable[Run], place: Place, keep: Callable[[Run, dict[st
 
 
 def wanted(tasks: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> tuple[list[Run], list[Run]]:
-    """The detectors that are needed, then the runs: seed by seed, so that an unfinished table compares all arms."""
+    """What can be trained at once, and what starts from that; seed by seed, so that unfinished tables compare arms."""
     runs = [Run(task, arm, seed) for seed in seeds for task in tasks for arm in arms]
-    detectors = {run.detector: None for run in runs if ARMS[run.arm][1]}
-    return list(detectors), runs
+    later = [run for run in runs if ARMS[run.arm][1]]
+    detectors = dict.fromkeys(run.detector for run in later)
+    return [*detectors, *(run for run in runs if run not in later)], later
 
 
 def mean_and_range(values: Sequence[float]) -> str:
@@ -215,12 +224,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds that a run may take")
     parser.add_argument("--epochs", type=int, default=0, help="of every run; default: the data set's settings")
+    parser.add_argument("--device", default="cpu", help="cpu, or the index of a GPU, which all runs share")
     parser.add_argument("--project", type=Path, default=Path("runs/tasks"))
     options = parser.parse_args()
     options.project.mkdir(parents=True, exist_ok=True)
     place = Place(options.project.absolute(), options.budget, options.epochs,
-                  max(1, options.threads // max(1, options.jobs)))
-    records = Records(RESULTS, place)
+                  max(1, options.threads // max(1, options.jobs)), options.device)
+    records = Records(place.results, place)
     for runs in wanted(options.only, options.arms, options.seeds):
         missing = [run for run in runs if run.label not in records.runs]
         side_by_side(missing, place, records.add, options.jobs)

@@ -133,7 +133,7 @@ def simple_keypoints(output: HeadOutput, targets: Targets, rows: Rows, config: L
             for sigma, (x, y, v), own in zip(SIGMAS, targets.extra["keypoints"][image, index], found, strict=True):
                 dx, dy = 2 * own[0] - 0.5 - (x / stride - column), 2 * own[1] - 0.5 - (y / stride - row)
                 if v > 0:
-                    errors.append(1 - torch.exp(-(dx**2 + dy**2) / (cells * 4 * sigma**2 + 1e-9)))
+                    errors.append(keypoint_error((dx**2 + dy**2) / (cells * 4 * sigma**2 + 1e-9), config))
                 crosses.append(SimpleCriterion(config, ANCHORS, STRIDES).bce(own[2], (v > 0).float(), config.cls_pw))
         if errors:
             points = points + torch.stack(errors).mean()
@@ -183,7 +183,7 @@ class SimpleTask(SimpleCriterion):
             for candidate, (stride, column, row) in enumerate(cells):
                 own = logits[candidate, 5 + CLASSES :]
                 cost[place, candidate] = self.mask_cost(targets, image, index, own) if self.prototypes is not None \
-                    else keypoint_cost(targets, image, index, own, stride, column, row)
+                    else keypoint_cost(targets, image, index, own, (stride, column, row), self.config)
         return self.config.task_cost * cost
 
     def mask_cost(self, targets: Targets, image: int, index: int, coefficients: Tensor) -> float:
@@ -201,15 +201,22 @@ class SimpleTask(SimpleCriterion):
         return F.binary_cross_entropy_with_logits(mask, truth).item()
 
 
-def keypoint_cost(targets: Targets, image: int, index: int, found: Tensor, stride: int, column: int,
-                  row: int) -> float:
+def keypoint_error(distance: Tensor, config: LossConfig) -> Tensor:
+    """Of a squared distance over its scale."""
+    return 1 - torch.exp(-distance) if config.keypoint_loss == "oks" else torch.log(1 + distance)
+
+
+def keypoint_cost(targets: Targets, image: int, index: int, found: Tensor, place: tuple[int, int, int],
+                  config: LossConfig) -> float:
+    stride, column, row = place
     x1, y1, x2, y2 = targets.boxes[image, index].tolist()
     errors = []
     for sigma, (x, y, v), own in zip(SIGMAS, targets.extra["keypoints"][image, index], found.view(POINTS, 3),
                                      strict=True):
         if v > 0:
             dx, dy = (2 * own[0] - 0.5 + column) * stride - x, (2 * own[1] - 0.5 + row) * stride - y
-            errors.append(1 - torch.exp(-(dx**2 + dy**2) / (max((x2 - x1) * (y2 - y1), 1) * 4 * sigma**2)))
+            scale = max((x2 - x1) * (y2 - y1), 1) * 4 * sigma**2
+            errors.append(keypoint_error((dx**2 + dy**2) / scale, config))
     return torch.stack(errors).mean().item() if errors else 0.0
 
 

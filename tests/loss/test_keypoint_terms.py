@@ -48,11 +48,13 @@ def assert_as_simple(own: Criterion, output: HeadOutput, targets: Targets) -> Lo
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
        size=st.sampled_from([(64, 64), (96, 160)]), scale=st.sampled_from([0.3, 1.0, 4.0]),
        labelled=st.sampled_from([0.0, 0.1, 0.6, 1.0]), ota=st.booleans(), focal=st.sampled_from([0.0, 1.5]),
-       positive_weight=st.sampled_from([1.0, 1.8]))
+       positive_weight=st.sampled_from([1.0, 1.8]), kind=st.sampled_from(["oks", "cauchy"]))
 def test_keypoint_terms_equal_the_simple_ones(seed: int, counts: list[int], size: tuple[int, int], scale: float,
-                                              labelled: float, ota: bool, focal: float, positive_weight: float) -> None:
+                                              labelled: float, ota: bool, focal: float, positive_weight: float,
+                                              kind: str) -> None:
     output, targets = keypoint_batch(seed, tuple(counts), size, scale, labelled=labelled)
-    assert_as_simple(criterion(loss_ota=ota, fl_gamma=focal, cls_pw=positive_weight), output, targets)
+    own = criterion(loss_ota=ota, fl_gamma=focal, cls_pw=positive_weight, keypoint_loss=kind)
+    assert_as_simple(own, output, targets)
 
 
 @settings(max_examples=6, deadline=None)
@@ -162,3 +164,14 @@ def test_gains() -> None:
     torch.testing.assert_close(own["visibility"], 2 * plain["visibility"])
     assert wide["keypoints"] == plain["keypoints"]
     torch.testing.assert_close(own["keypoints"], 10 * plain["keypoints"])
+
+
+def test_far_points_are_pulled_by_the_cauchy_loss_alone() -> None:
+    """1 - OKS has no slope where nothing is near yet, which is everywhere when a network is new."""
+    output, targets = keypoint_batch(3, (2,), (96, 128), labelled=1.0)
+    targets.extra["keypoints"][..., :2] += 1000
+    pulls = {}
+    for kind in ("oks", "cauchy"):
+        term = criterion(keypoint_loss=kind, loss_ota=False)(output, targets)["keypoints"]
+        pulls[kind] = max(gradient.abs().max().item() for gradient in gradients(term, output))
+    assert pulls["oks"] < 1e-12 and pulls["cauchy"] > 1e-5

@@ -36,11 +36,12 @@ def record(task: str, arm: str, seed: int, **values: Any) -> dict[str, Any]:
 
 
 def test_detectors_come_first_and_once(script: ModuleType) -> None:
-    detectors, runs = script.wanted(["seg", "pose"], list(script.ARMS), [0, 1])
-    assert [run.label for run in detectors] == ["seg-detector-0", "pose-detector-0", "seg-detector-1",
+    first, later = script.wanted(["seg", "pose"], list(script.ARMS), [0, 1])
+    assert [run.label for run in first[:4]] == ["seg-detector-0", "pose-detector-0", "seg-detector-1",
                                                 "pose-detector-1"]
-    assert len(runs) == 16 and {run.seed for run in runs[:8]} == {0}
-    assert script.wanted(["seg"], ["plain", "simota"], [0])[0] == []
+    assert {run.arm for run in first[4:]} == {"plain", "simota"} and {run.seed for run in first[4:8]} == {0}
+    assert len(first) == 12 and len(later) == 8 and {run.detector for run in later} == {*first[:4]}
+    assert [run.arm for run in script.wanted(["seg"], ["plain", "simota"], [0])[0]] == ["plain", "simota"]
 
 
 def test_flags_are_those_of_train(script: ModuleType, place: Any) -> None:

@@ -68,6 +68,7 @@ def test_the_score_is_the_tasks(script: ModuleType) -> None:
 def test_tiny_networks_learn_eight_images(task: str, model: str, script: ModuleType, coco_mini: Path,
                                           tmp_path: Path) -> None:
     image_set = script.first_images(coco_mini, task, tmp_path)
-    plan = script.Plan(task, model, size=320, steps=240, every=30, batch_size=8, device="cpu")
+    plan = script.Plan(task, model, size=320, steps=240, every=30, batch_size=8, device="cpu",
+                       changes=script.CHANGES[task])
     row = script.overfit(plan, image_set)
     assert row["AP50"] > script.GOAL, row["history"]

@@ -62,6 +62,9 @@ class LossConfig:
                         "auxiliary head", low=0, most=MAX_COUNT)
     task_cost: float = option(0.0, "weight of an object's mask or key points in the cost of simOTA, 0 = boxes and "
                                    "classes alone", low=0, most=MAX_COUNT, omit_default=True)
+    keypoint_loss: Literal["oks", "cauchy"] = option(
+        "oks", "error of a key point: 1 - OKS as published, which has no slope far away, or log(1 + squared distance / "
+        "scale), which has: to learn from scratch", omit_default=True)
     deduplicate_candidates: bool = option(False, "propose a cell and anchor once, however many objects do")
     class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; []: all 1", low=0)
     gains: dict[str, float] = field(default_factory=dict, metadata={

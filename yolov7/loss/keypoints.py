@@ -14,17 +14,26 @@ from yolov7.structures import HeadOutput, Targets
 EPSILON = 1e-9  # of the scale of a distance, as in the reference implementation
 
 
-def keypoint_term(matched: Matched) -> Tensor:
-    """1 - the similarity of predicted and true points: the mean over the labelled points of each level, summed.
+def _oks_error(distance: Tensor) -> Tensor:
+    return 1 - torch.exp(-distance)
 
-    The similarity is ``exp(-d / (4 A sigma^2))`` of the squared distance d and the box's area A.
+
+ERRORS = {"oks": _oks_error, "cauchy": torch.log1p}  # of a squared distance in units of its scale
+
+
+def keypoint_term(matched: Matched) -> Tensor:
+    """Errors of the predicted points: the mean over the labelled points of each level, summed.
+
+    An error is 1 - the similarity ``exp(-d / (4 A sigma^2))`` of the squared distance d and the box's area A, or with
+    ``loss.keypoint_loss: cauchy`` ``log(1 + d / (4 A sigma^2))``.
     """
     truth, raw = matched.target("keypoints"), _points(matched)  # [S, K, 3] each
     distance = (2 * raw[..., :2] - 0.5 - matched.in_cells(truth[..., :2])).square().sum(dim=-1)  # [S, K], cells
     boxes = matched.targets.boxes[matched.assignment.image, matched.assignment.gt_index]
     # in cells of the level, and at least a pixel; any number where nothing is positive
     cells = area(boxes).clamp(min=1) / matched.stride().clamp(min=1).square()
-    errors = 1 - torch.exp(-distance / (cells[:, None] * _scales(matched.channels.facts["sigmas"], raw) + EPSILON))
+    scales = cells[:, None] * _scales(matched.channels.facts["sigmas"], raw) + EPSILON
+    errors = ERRORS[matched.config.keypoint_loss](distance / scales)
     labelled = matched.counts["keypoints"]
     weight = torch.stack([mask / count for mask, count in zip(matched.inside, labelled.unbind(), strict=True)]).sum(0)
     return (torch.where(truth[..., 2] > 0, errors, 0.0).sum(dim=1) * weight).sum()
@@ -55,9 +64,9 @@ def _scales(sigmas: tuple[float, ...], like: Tensor) -> Tensor:
 
 
 def keypoint_cost(criterion: Criterion, output: HeadOutput, prepared: Prepared) -> PairCost:
-    """1 - the mean similarity of each candidate's points to the labelled points of each object."""
+    """The mean error of each candidate's points at the labelled points of each object."""
     targets, where = prepared.targets, criterion.channels.slice("keypoints")
-    sigmas = criterion.channels.facts["sigmas"]
+    sigmas, of_distance = criterion.channels.facts["sigmas"], ERRORS[criterion.config.keypoint_loss]
 
     def cost(pairs: Pairs) -> Tensor:
         own = (pairs.images, pairs.objects)
@@ -70,7 +79,7 @@ def keypoint_cost(criterion: Criterion, output: HeadOutput, prepared: Prepared) 
         for point, sigma in enumerate(sigmas):
             x, y = (found[:, None, :, point, axis] - truth[:, :, None, point, axis] for axis in (0, 1))  # [B, G, N]
             distance = x.square_().add_(y.square_())
-            error = 1 - torch.exp(-distance / (sizes * (4 * sigma**2) + EPSILON)[..., None])
+            error = of_distance(distance / (sizes * (4 * sigma**2) + EPSILON)[..., None])
             total += torch.where(labelled[:, :, point, None], error, 0.0)
         return total / labelled.sum(dim=-1).clamp(min=1)[..., None]
 
