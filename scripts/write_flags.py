@@ -20,7 +20,7 @@ from yolov7.config.program import function_name
 from yolov7.config.recipe import Recipe, read_recipe, recipe_keys
 
 TARGET = Path(__file__).parents[1] / "docs" / "flags.md"
-RECIPES = ("tiny", "p5", "p6", "custom", "finetune")
+RECIPES = ("tiny", "p5", "p6", "custom", "finetune", "seg", "seg-low", "seg-tiny", "pose", "pose-tiny")
 HEAD = """# Flags and keys
 
 Written by `python scripts/write_flags.py` from the definitions, of which `yolov7 COMMAND --help`, the functions of
