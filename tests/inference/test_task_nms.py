@@ -14,7 +14,8 @@ from torch import Tensor
 from yolov7.boxes import cxcywh_to_xyxy
 from yolov7.inference.nms import NMSOptions, nms_image
 from yolov7.model.heads.base import Predictions
-from yolov7.structures import Instances
+from yolov7.model.heads.pose import PublishedPoseHead
+from yolov7.structures import HeadOutput, Instances
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SEG, POSE = (json.loads((GOLDEN / task / "post.json").read_text())["nms"] for task in ("seg", "pose"))
@@ -59,17 +60,23 @@ def check(found: Instances, column: Tensor, expected: np.ndarray) -> None:
         np.testing.assert_allclose(column, expected[:, 6:], atol=1e-3)
 
 
+def scored(scores: Tensor) -> Tensor:
+    """The objectness as a head with `Head.class_score` has it."""
+    return scores[:, 0] * scores[:, 1] if scores.shape[1] == 2 else scores[:, 0]
+
+
 @pytest.mark.parametrize("name", SEG)
 def test_golden_seg_post_nms(name: str) -> None:
     """The reference implementation multiplies the coefficients by the objectness, and so the logits of a mask."""
     case, golden = SEG[name], np.load(GOLDEN / "seg" / f"{name}.npz")
     only = case["only_classes"]
     options = NMSOptions(case["conf"], case["iou"], case["max_det"], case["multi_label"], case["agnostic"],
-                         None if only is None else tuple(only), class_score=True)
+                         None if only is None else tuple(only))
     stop = 5 + case["classes"]
     for index, image in enumerate(seg_inputs(case)):
         coefficients = image[:, stop:] * image[:, 4:5]
-        rows = Predictions(cxcywh_to_xyxy(image[:, :4]), image[:, 4], image[:, 5:stop], {"coefficients": coefficients})
+        objectness = scored(image[:, 4:stop])
+        rows = Predictions(cxcywh_to_xyxy(image[:, :4]), objectness, image[:, 5:stop], {"coefficients": coefficients})
         found = nms_image(rows, options)
         assert len(found) == case["counts"][index] and found.extra["coefficients"].shape[1:] == (case["masks"],)
         check(found, found.extra["coefficients"], golden[f"image{index}"])
@@ -78,9 +85,9 @@ def test_golden_seg_post_nms(name: str) -> None:
 @pytest.mark.parametrize("name", POSE)
 def test_golden_pose_post_nms(name: str) -> None:
     case, golden = POSE[name], np.load(GOLDEN / "pose" / f"{name}.npz")
-    options = NMSOptions(case["conf"], case["iou"], case["max_det"], class_score=True)
+    options = NMSOptions(case["conf"], case["iou"], case["max_det"])
     for index, image in enumerate(pose_inputs(case)):
-        rows = Predictions(cxcywh_to_xyxy(image[:, :4]), image[:, 4], image[:, 5:6],
+        rows = Predictions(cxcywh_to_xyxy(image[:, :4]), scored(image[:, 4:6]), image[:, 5:6],
                            {"keypoints": image[:, 6:].view(-1, 17, 3)})
         found = nms_image(rows, options)
         assert len(found) == case["counts"][index] and found.extra["keypoints"].shape[1:] == (17, 3)
@@ -88,10 +95,15 @@ def test_golden_pose_post_nms(name: str) -> None:
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_the_score_of_one_class_is_the_objectness_unless_asked(multi_label: bool) -> None:
-    rows = Predictions(torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.8, 0.5]),
-                       torch.tensor([[0.5], [0.4]]))
-    plain = nms_image(rows, NMSOptions(0.25, multi_label=multi_label))
-    product = nms_image(rows, NMSOptions(0.25, multi_label=multi_label, class_score=True))
-    assert plain.scores.tolist() == pytest.approx([0.8, 0.5])
-    assert product.scores.tolist() == pytest.approx([0.4]) and product.labels.tolist() == [0]
+@pytest.mark.parametrize("class_score", [False, True])
+def test_the_score_of_one_class_is_the_objectness_unless_its_head_multiplies(multi_label: bool,
+                                                                             class_score: bool) -> None:
+    anchors = (((10.0, 10.0),),)
+    head = PublishedPoseHead([8], [8], 1, anchors, keypoints=("nose",), class_score=class_score)
+    logits = torch.zeros(1, 1, 1, 2, 9)  # objectness 0.8 and 0.5, class 0.5 and 0.4
+    logits[..., 4], logits[..., 5] = torch.tensor([4.0, 1.0]).log(), torch.tensor([0.5, 0.4]).logit()
+    output = HeadOutput((logits,))
+    for rows in (head.decoder(output).images()[0], head.decoder.above(output, 0.25)[0]):
+        found = nms_image(rows, NMSOptions(0.25, multi_label=multi_label))
+        assert found.scores.tolist() == pytest.approx([0.4] if class_score else [0.8, 0.5])
+        assert not found.labels.any() and rows.classes[:, 0].tolist() == pytest.approx([0.5, 0.4])

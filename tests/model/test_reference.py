@@ -322,6 +322,7 @@ def test_files_of_the_branches_there_and_back(form: str, their: Callable[[str], 
     loaded = weights.load_model(path)
     assert loaded.model.spec.name == form.partition(".")[0]
     assert loaded.names == (("person",) if kind == "IKeypoint" else tuple(f"thing {i}" for i in range(80)))
+    assert loaded.model.head.class_score == (kind == "IKeypoint")  # its scores stay as they were made
     back = layout.export_state_dict(loaded.model)
     assert list(back) == list(state)
     for key, value in state.items():

@@ -181,7 +181,8 @@ class ExportedNetwork:
         self.task_outputs = (*facts.columns, *facts.maps)
         channels = Channels(facts.channels or Channels.of(len(facts.names), {}).widths)
         head = find_head(facts.block, facts.model, facts.task_package)
-        self._decoder = Decoder(channels, torch.tensor(facts.anchors), facts.strides, head.decode_columns)
+        self._decoder = Decoder(channels, torch.tensor(facts.anchors), facts.strides, head.decode_columns,
+                                facts.arguments.get("class_score", False))
 
     def __reduce__(self) -> tuple[Callable[[Path, str], ExportedNetwork], tuple[Path, str]]:
         """Runtimes cannot be copied: what is pickled is the way to open the file."""

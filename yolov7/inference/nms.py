@@ -40,7 +40,6 @@ class NMSOptions:
     agnostic: bool = False  # NMS across classes
     classes: tuple[int, ...] | None = None  # keep only these; None keeps all
     max_candidates: int = 30000  # boxes of an image that enter NMS
-    class_score: bool = False  # the score is objectness times class with one class, too, as published weights have it
 
 
 def non_maximum_suppression(boxes: Tensor, objectness: Tensor, classes: Tensor, options: NMSOptions) -> list[Instances]:
@@ -53,7 +52,7 @@ def nms_image(predictions: Predictions, options: NMSOptions) -> Instances:
     """Greedy NMS of one image, class by class; every column follows the boxes that are kept.
 
     The score is objectness times class, with one class the objectness alone (the class branch of such a model is
-    untrained), unless `NMSOptions.class_score` says otherwise. Boxes come out best first, equal scores in the order of
+    untrained; see `Head.class_score` for published weights). Boxes come out best first, equal scores in the order of
     their rows, then of their classes; they are not clipped. Rows whose box is not finite are no candidates.
     """
     row, labels, scores = _scores(predictions, options)
@@ -87,7 +86,7 @@ def _scores(predictions: Predictions, options: NMSOptions) -> tuple[Tensor, Tens
     accepted = torch.arange(classes.shape[-1], device=row.device)
     if options.multi_label and options.classes is not None:
         accepted = accepted[torch.isin(accepted, accepted.new_tensor(options.classes))]
-    if classes.shape[-1] > 1 or options.class_score:
+    if classes.shape[-1] > 1:
         chosen = classes[row] if len(accepted) == classes.shape[-1] else classes[row[:, None], accepted]
         scores = scores * chosen  # in the format of its factors
     scores = scores.float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,8 @@ def _oks_error(distance: Tensor) -> Tensor:
     return 1 - torch.exp(-distance)
 
 
-ERRORS = {"oks": _oks_error, "cauchy": torch.log1p}  # of a squared distance in units of its scale
+# of a squared distance in units of its scale
+ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"oks": _oks_error, "cauchy": torch.log1p}
 
 
 def keypoint_term(matched: Matched) -> Tensor:

@@ -302,11 +302,12 @@ def _load_reference(content: ReferenceCheckpoint, path: str | Path, cfg: str | N
 
 def _spec_of_reference(content: ReferenceCheckpoint, path: str | Path, cfg: str | None) -> ModelSpec:
     """The model that ``cfg`` names, that the file names, or that its layers are of."""
-    if cfg:
-        return read_spec(cfg)
-    if content.header is not None:
+    if content.header is not None and not cfg:
         return parse_spec(content.header["definition"], f"{path}, definition", content.header["package"])
-    return identify(content.state, content.activation, str(path))
+    spec = read_spec(cfg) if cfg else identify(content.state, content.activation, str(path))
+    if spec.head.block == "PublishedPoseHead" and content.header is None:
+        return spec.with_head_arguments({"class_score": True})  # as its scores were made, and its results measured
+    return spec
 
 
 def _reference_names(names: tuple[str, ...], num_classes: int, path: str | Path) -> tuple[str, ...]:

@@ -122,6 +122,7 @@ class Decoder:
     anchors: Tensor  # [L, A, 2] pixels
     strides: tuple[int, ...]
     columns: DecodeColumns
+    class_score: bool = False  # the objectness of one class is multiplied by the class: see `Head.class_score`
 
     def __call__(self, output: HeadOutput) -> Predictions:
         """Decode every row of the lead levels."""
@@ -136,7 +137,7 @@ class Decoder:
                           self._columns(logits, cells, sides, stride).items()})
         decoded = torch.cat(rows, dim=1)  # [B, M, 5 + C]
         columns = {name: torch.cat([level[name] for level in extra], dim=1) for name in extra[0]}
-        return Predictions(decoded[..., :4], decoded[..., 4], decoded[..., 5:], columns, output.maps)
+        return Predictions(decoded[..., :4], self._objectness(decoded), decoded[..., 5:], columns, output.maps)
 
     def above(self, output: HeadOutput, confidence: float, dtype: torch.dtype = torch.float32) -> list[Predictions]:
         """Decode the rows whose objectness exceeds ``confidence``, in the order of all rows.
@@ -159,9 +160,13 @@ class Decoder:
         counts = torch.bincount(of_image, minlength=batch).tolist()  # waits for the device, as all that follows
         order = of_image.argsort(stable=True)
         columns = {name: torch.split(torch.cat([level[name] for level in extra])[order], counts) for name in extra[0]}
-        return [Predictions(part[:, :4], part[:, 4], part[:, 5:], {name: parts[i] for name, parts in columns.items()},
+        return [Predictions(part[:, :4], self._objectness(part), part[:, 5:],
+                            {name: parts[i] for name, parts in columns.items()},
                             {name: value[i] for name, value in output.maps.items()})
                 for i, part in enumerate(torch.split(torch.cat(rows)[order], counts))]
+
+    def _objectness(self, rows: Tensor) -> Tensor:
+        return rows[..., 4] * rows[..., 5] if self.class_score and rows.shape[-1] == 6 else rows[..., 4]
 
     def _columns(self, logits: Tensor, cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:
         own = {name: logits[..., self.channels.slice(name)] for name in self.channels.extra}
@@ -188,6 +193,7 @@ class Head(nn.Module):
     nominal_classes: ClassVar[int] = 80  # of the data set that models with this head are published for
     multiplies: ClassVar[bool] = True  # whether the multiplicative part of implicit knowledge takes part
     has_masks: ClassVar[bool] = False  # whether its task finds a mask of each object: the column ``masks``
+    class_score: bool = False  # a score is objectness times class with one class, too, though training leaves it alone
     mask_stride: int = 0  # pixels of the network input in a cell of `make_masks`
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
@@ -217,7 +223,7 @@ class Head(nn.Module):
     @property
     def decoder(self) -> Decoder:
         """How the logits become predictions."""
-        return Decoder(self.channels, self.anchors, self.strides, self.decode_columns)
+        return Decoder(self.channels, self.anchors, self.strides, self.decode_columns, self.class_score)
 
     @staticmethod
     def decode_columns(logits: dict[str, Tensor], cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:

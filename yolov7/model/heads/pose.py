@@ -100,8 +100,16 @@ class PublishedPoseHead(PoseHead):
     """The reference implementation's order of channels, which its weights have; `PoseHead` is for new training.
 
     Both ways' channels are put behind each other and cut into one group of X for each anchor, so that the detections
-    of all anchors but the first come from the way of key points (docs/reference.md, Pose head).
+    of all anchors but the first come from the way of key points (docs/reference.md, Pose head). ``class_score`` is set
+    for weights that the reference implementation trained, whose scores it multiplies by the class.
     """
+
+    def __init__(self, in_channels: Sequence[int], *detector: Any, keypoints: tuple[str, ...] = COCO_PERSON.names,
+                 limbs: tuple[tuple[int, ...], ...] = (), flip: tuple[int, ...] = (), sigmas: tuple[float, ...] = (),
+                 keypoint_depth: int = 5, keypoint_width: int | None = None, class_score: bool = False) -> None:
+        super().__init__(in_channels, *detector, keypoints=keypoints, limbs=limbs, flip=flip, sigmas=sigmas,
+                         keypoint_depth=keypoint_depth, keypoint_width=keypoint_width)
+        self.class_score = class_score
 
     def level(self, index: int, x: Tensor) -> Tensor:
         """The logits of one level: ``[B, c, h, w]`` -> ``[B, A, h, w, X]``."""
