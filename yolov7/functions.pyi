@@ -160,6 +160,7 @@ def test(
     conf_thres: float = 0.001,
     iou_thres: float = 0.65,
     max_det: int = 300,
+    masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -191,6 +192,9 @@ def test(
       conf_thres: minimum score (default: 0.001)
       iou_thres: maximum IoU of two detections of one class (default: 0.65)
       max_det: maximum number of detections in an image (default: 300)
+      masks: how masks come to the pixels of the image: low, cells of 4 x 4 pixels of the network input;
+        upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
+        most exact; default as published: upsampled to detect, fine to score
       project: results are folders below this one (default: runs/test)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
@@ -226,6 +230,7 @@ def test(
     conf_thres: float = 0.001,
     iou_thres: float = 0.65,
     max_det: int = 300,
+    masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -255,6 +260,7 @@ def speed(
     conf_thres: float = 0.001,
     iou_thres: float = 0.65,
     max_det: int = 300,
+    masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -286,6 +292,9 @@ def speed(
       conf_thres: minimum score (default: 0.001)
       iou_thres: maximum IoU of two detections of one class (default: 0.65)
       max_det: maximum number of detections in an image (default: 300)
+      masks: how masks come to the pixels of the image: low, cells of 4 x 4 pixels of the network input;
+        upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
+        most exact; default as published: upsampled to detect, fine to score
       project: results are folders below this one (default: runs/test)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
@@ -319,6 +328,7 @@ def detect(
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
     max_det: int = 300,
+    masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
     project: PathLike = "runs/detect",
     name: str = "exp",
     exist_ok: bool = False,
@@ -358,6 +368,9 @@ def detect(
       conf_thres: minimum score (default: 0.25)
       iou_thres: maximum IoU of two detections of one class (default: 0.45)
       max_det: maximum number of detections in an image (default: 300)
+      masks: how masks come to the pixels of the image: low, cells of 4 x 4 pixels of the network input;
+        upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
+        most exact; default as published: upsampled to detect, fine to score
       project: results are folders below this one (default: runs/detect)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import yolov7
+from yolov7 import cli
 from yolov7.config import InputError
 from yolov7.inference.draw_masks import draw_masks
 from yolov7.inference.draw_skeletons import draw_skeletons
@@ -142,3 +143,35 @@ def test_results_are_pickled_by_value(masked: yolov7.ImageResult, posed: yolov7.
     again = pickle.loads(ForkingPickler.dumps(posed))
     assert torch.equal(again.keypoints, posed.keypoints) and again.facts == posed.facts
     assert np.array_equal(again.plot(), posed.plot())
+
+
+def test_masks_come_to_pixels_as_asked(models: dict[str, yolov7.Model], image: Path) -> None:
+    model = models["SegmentHead"]
+    usual = model(image, conf=CONF, max_det=12)
+    modes = ("low", "upsampled", "fine", "soft")
+    found = {mode: model(image, conf=CONF, max_det=12, masks=mode).masks for mode in modes}
+    assert torch.equal(usual.masks, found.pop("upsampled"))
+    assert all(mask.any() and not torch.equal(mask, usual.masks) for mask in found.values())
+    assert torch.equal(next(model.stream(image, conf=CONF, max_det=12, masks="soft")).masks, found["soft"])
+    with pytest.raises(InputError, match=r"model\(\), masks: .*'sof'.*soft"):
+        model(image, masks="sof")
+    with pytest.raises(InputError, match=r"masks.* soft: the model finds no masks \(its task is pose\)"):
+        models["PoseHead"](image, masks="soft")
+
+
+@pytest.mark.parametrize("command", ["detect", "test"])
+def test_the_flag_of_masks(command: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks, points = (micro_tasks.write_weights(tmp_path / f"{head}.pt", head, bias=3.0) for head in micro_tasks.NAMES)
+    project = ["--device", "cpu", "--project", str(tmp_path / "runs")]
+    subject = ["--source", str(image)] if command == "detect" else ["--data", str(tmp_path / "none.yaml")]
+    assert cli.main([command, "--weights", str(points), *subject, *project, "--masks", "soft"]) == 2
+    assert "--masks soft: the model finds no masks (its task is pose)" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    if command == "test":
+        return
+    written = {}
+    for mode in ("low", "soft"):
+        flags = ["--conf-thres", str(CONF), "--masks", mode, "--name", mode, "--save-coco", "--nosave"]
+        assert cli.main(["detect", "--weights", str(masks), *subject, *project, *flags]) == 0
+        written[mode] = (tmp_path / "runs" / mode / "predictions.json").read_text()
+    assert written["low"] != written["soft"]

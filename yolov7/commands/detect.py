@@ -25,5 +25,6 @@ def detect(options: DetectOptions) -> DetectionRun:
     paths = folders.find_weights(options.weights)
     network = load_network(paths, own_device(usual_device(paths, options.device)), options)
     task = find_task(network.info.head)
+    finish = task.finish_as(options.masks)
     new_folder = partial(folders.new_folder, options.project, options.name, options.exist_ok)
-    return run_detection(options, network, new_folder, task.finish, task.draw)
+    return run_detection(options, network, new_folder, finish, task.draw)

@@ -11,6 +11,7 @@ from typing import Literal
 from yolov7.config.schema import option
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MaskMode = Literal["low", "upsampled", "fine", "soft"]
 MAX_CLASSES = 100_000
 MAX_SIDE = 32_768  # pixels of a network input
 MAX_COUNT = 1_000_000  # of epochs, detections, attempts: more than anybody means
@@ -53,6 +54,10 @@ class NMSFlags:
     conf_thres: float = option(0.25, "minimum score", low=0, high=1, group="detections")
     iou_thres: float = option(0.45, "maximum IoU of two detections of one class", low=0, high=1, group="detections")
     max_det: int = option(300, "maximum number of detections in an image", low=1, most=MAX_COUNT, group="detections")
+    masks: MaskMode | None = option(None, "how masks come to the image's pixels: low, cells of 4 x 4 pixels of the "
+                                    "network input; upsampled, those enlarged; fine, enlarged, then cropped; soft, "
+                                    "never rounded on the way, the most exact; default as published: upsampled to "
+                                    "detect, fine to score", group="detections")
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from yolov7.config import InputError
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.nms import Finish, to_native
 from yolov7.model.heads.base import Head, find_head
@@ -53,6 +54,16 @@ class Task:
     training: Callable[[], Training]
     finish: Finish = to_native  # network input -> pixels of the native image
     draw: Overlay = draw_instances  # on an image
+    finishes: Mapping[str, Finish] = field(default_factory=dict)  # ways of masks, by the name that --masks takes
+
+    def finish_as(self, masks: str | None, usual: Finish | None = None) -> Finish:
+        """What follows NMS as ``--masks`` says, else the usual way. Raises `InputError` where there are no masks."""
+        if masks is None:
+            return usual or self.finish
+        if masks not in self.finishes:
+            raise InputError(f"--masks {masks}: the model finds no masks (its task is {self.name}); leave it out, or "
+                             "take a model like yolov7-seg")
+        return self.finishes[masks]
 
 
 TASKS: dict[str, Task] = {}  # by the name of the head

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolov7.config import InputError
 from yolov7.inference.draw_masks import draw_masks
-from yolov7.inference.mask_assembly import finish_masks, mask_finish
+from yolov7.inference.mask_assembly import MODES, finish_masks, mask_finish
 from yolov7.model.heads.segment import SegmentHead
 from yolov7.tasks.base import Task, Training, register_task
 
@@ -34,4 +34,5 @@ def _adapt(arguments: Mapping[str, Any], train_set: ImageSet) -> Mapping[str, An
     return {}
 
 
-SEGMENT = register_task(Task("segment", SegmentHead, _training, finish_masks, draw_masks))
+SEGMENT = register_task(Task("segment", SegmentHead, _training, finish_masks, draw_masks,
+                             {mode: mask_finish(mode) for mode in MODES}))
