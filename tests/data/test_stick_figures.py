@@ -115,7 +115,7 @@ def test_several_people_of_many_sizes(people: Path) -> None:
     assert per_image.min() >= 1 and per_image.max() >= 4 and per_image.mean() > 2.5
     sides = boxes[:, 2:].max(axis=1)
     assert sides.min() < 50 and sides.max() > 180
-    assert sides.max() < 1.4 * HEIGHTS[1]
+    assert sides.max() < 1.4 * HEIGHTS[-1]
     assert {max(image["height"], image["width"]) for image in coco["images"]} == {320}
 
 
@@ -152,7 +152,7 @@ def covered(canvas: stick_figures._Canvas, x: float, y: float, half: int = 6) ->
 
 def test_a_block_hides_the_point_behind_it() -> None:
     before = figure().seen(0).keypoints
-    assert (before[:, 2] > 0).all()
+    assert (before[5:, 2] > 0).all()  # all but what a head hides
     for number in np.flatnonzero(before[:, 2] == 2).tolist():
         after = covered(figure(), *(2 * before[number, :2])).keypoints
         assert after[number].tolist() == [*before[number, :2], 1]
@@ -178,6 +178,7 @@ def test_what_leaves_the_image_is_not_labelled() -> None:
     keypoints = canvas.seen(0).keypoints
     inside = body.points[:, 1] < 640
     assert 0 < inside.sum() < 17
+    inside &= np.array([bool(owners) for owners in body.owners])  # not behind the own head
     assert np.array_equal(keypoints[:, 2] > 0, inside)
     assert np.allclose(keypoints[inside, :2], body.points[inside] / 2)
     assert np.concatenate(canvas.seen(0).polygons)[:, 1].max() == 320

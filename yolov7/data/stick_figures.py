@@ -2,8 +2,8 @@
 
 A figure is a skeleton in space, turned about its upright axis and drawn as thick lines, far ones darker and first.
 Left and right follow from where it faces, as in photographs: a mirrored image is as likely as the image. Its box and
-polygons follow what is visible; a key point is labelled where it is inside the image, and visible where the part of the
-body that has it is not behind another part, another figure or a block. An image is a function of (seed, split, index)
+polygons follow what is visible; a key point is labelled where it is inside the image and not behind the figure's own
+head, and visible where the part of the body that has it is not behind another part, another figure or a block. An image is a function of (seed, split, index)
 alone.
 """
 
@@ -27,8 +27,8 @@ CATEGORY = {"id": 1, "name": "person", "supercategory": "person", "keypoints": l
 MIN_INSIDE = 0.6  # of a figure's area, inside the image
 MIN_VISIBLE = 0.5  # of a figure's area, inside the image and not hidden
 MIN_CONTRAST = 80.0  # Euclidean RGB distance between a figure's colours and the mean of what it covers
-HEIGHTS = (30, 250)  # of a standing figure, pixels
-VERSION = 1  # of images and annotations: a set of another version is generated anew
+HEIGHTS = (40, 80, 250)  # of a standing figure, pixels: the small ones up to the second
+VERSION = 2  # of images and annotations: a set of another version is generated anew
 SHIFT = 4  # bits behind the point in OpenCV's coordinates
 
 
@@ -45,7 +45,7 @@ def generate(folder: Path, train: int = 400, val: int = 80, seed: int = 0) -> No
 class Seen:
     """What an image shows of a figure."""
 
-    keypoints: np.ndarray  # float64 [17, 3] pixels of the image; visibility 0 outside, 1 hidden, 2 visible
+    keypoints: np.ndarray  # float64 [17, 3] pixels of the image; visibility 0 not labelled, 1 hidden, 2 visible
     polygons: list[np.ndarray]  # float32 [K, 2] pixels of the image, of the visible parts
 
 
@@ -76,9 +76,9 @@ def paint(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Seen]]:
     canvas = _Canvas(busy_background(rng, height, width))
     for _ in range(rng.integers(0, 4)):
         _place_block(rng, canvas)  # behind everybody
-    for standing in np.sort([_random_height(rng) for _ in range(rng.integers(2, 6))]):  # nearer ones are larger
+    for standing in np.sort([_random_height(rng) for _ in range(rng.integers(2, 5))]):  # nearer ones are larger
         _place_figure(rng, canvas, standing)
-        if rng.random() < 0.3:
+        if rng.random() < 0.25:
             _place_block(rng, canvas)
     image = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
     grain = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(2, 7))
@@ -87,7 +87,7 @@ def paint(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Seen]]:
 
 
 def _random_height(rng: np.random.Generator) -> float:
-    low, high = (HEIGHTS[0], 70) if rng.random() < 0.15 else (70, HEIGHTS[1])
+    low, high = HEIGHTS[:2] if rng.random() < 0.1 else HEIGHTS[1:]
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -100,7 +100,7 @@ class _Sprite:
     pixels: np.ndarray  # uint8 [h, w, 3]
     mask: np.ndarray  # bool [h, w]
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # float64 [17, 2] pixels of the canvas
-    shown: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # bool [17]: not hidden by the figure itself
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # int [17]: visibility, if nothing else hides it
 
     def inside(self, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         """Where it lies on a canvas of this shape, and which of its own pixels these are."""
@@ -159,9 +159,9 @@ class _Canvas:
     def _keypoints(self, number: int, sprite: _Sprite) -> np.ndarray:
         height, width = self.figure_index.shape
         keypoints = np.zeros((len(sprite.points), 3))
-        for row, (x, y), shown in zip(keypoints, sprite.points, sprite.shown, strict=True):
-            if 0 <= x < width and 0 <= y < height:
-                row[:] = x / SUPER, y / SUPER, 1 + (shown and self.figure_index[int(y), int(x)] == number)
+        for row, (x, y), seen in zip(keypoints, sprite.points, sprite.seen.tolist(), strict=True):
+            if seen and 0 <= x < width and 0 <= y < height:
+                row[:] = x / SUPER, y / SUPER, seen if self.figure_index[int(y), int(x)] == number else 1
         return keypoints
 
 
@@ -235,8 +235,10 @@ def _draw(body: Body, palette: dict[str, np.ndarray]) -> _Sprite:
         _stroke(pixels, part, corner, colour.tolist())
         _stroke(part_index, part, corner, number, edge)
     spots = np.floor(body.points).astype(int) - corner
-    shown = [names[part_index[y, x]] in owners for (x, y), owners in zip(spots.tolist(), body.owners, strict=True)]
-    return _Sprite(int(corner[0]), int(corner[1]), pixels, part_index >= 0, body.points, np.array(shown))
+    # what a head hides nobody can tell, as in photographs; where a shoulder or a knee is behind, people can
+    seen = [(1 + (names[part_index[y, x]] in owners)) * bool(owners)
+            for (x, y), owners in zip(spots.tolist(), body.owners, strict=True)]
+    return _Sprite(int(corner[0]), int(corner[1]), pixels, part_index >= 0, body.points, np.array(seen))
 
 
 def _stroke(target: np.ndarray, part: Part, corner: np.ndarray, value: Any, grown: float = 0) -> None:
