@@ -79,7 +79,7 @@ def random_body(rng: np.random.Generator, height: float, centre: np.ndarray) -> 
 
 def _random_yaw(rng: np.random.Generator) -> float:
     """Degrees from facing the viewer: to the front, to either side or to the back."""
-    towards = rng.choice([0, -80, 80, 180], p=[0.5, 0.15, 0.15, 0.2])
+    towards = rng.choice([0, -80, 80, 180], p=[0.6, 0.07, 0.07, 0.26])
     return float(towards + rng.uniform(-30, 30))
 
 

@@ -24,8 +24,8 @@ from yolov7.keypoints import COCO_PERSON
 
 CATEGORY = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO_PERSON.names),
             "skeleton": [[a + 1, b + 1] for a, b in COCO_PERSON.limbs]}
-MIN_INSIDE = 0.6  # of a figure's area, inside the image
-MIN_VISIBLE = 0.5  # of a figure's area, inside the image and not hidden
+MIN_INSIDE = 0.7  # of a figure's area, inside the image
+MIN_VISIBLE = 0.65  # of a figure's area, inside the image and not hidden
 MIN_CONTRAST = 80.0  # Euclidean RGB distance between a figure's colours and the mean of what it covers
 HEIGHTS = (40, 80, 250)  # of a standing figure, pixels: the small ones up to the second
 VERSION = 2  # of images and annotations: a set of another version is generated anew
