@@ -3,8 +3,8 @@
 A figure is a skeleton in space, turned about its upright axis and drawn as thick lines, far ones darker and first.
 Left and right follow from where it faces, as in photographs: a mirrored image is as likely as the image. Its box and
 polygons follow what is visible; a key point is labelled where it is inside the image and not behind the figure's own
-head, and visible where the part of the body that has it is not behind another part, another figure or a block. An image is a function of (seed, split, index)
-alone.
+head, and visible where the part of the body that has it is not behind another part, another figure or a block. An image
+is a function of (seed, split, index) alone.
 """
 
 from __future__ import annotations
