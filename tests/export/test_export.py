@@ -31,7 +31,7 @@ from yolov7.inference.loading import load_network
 from yolov7.model import weights
 from yolov7.model.detector import Detector
 from yolov7.model.reparam import is_fused
-from yolov7.model.spec import read_spec
+from yolov7.model.spec import ModelSpec, parse_spec, read_spec
 
 pytestmark = pytest.mark.usefixtures("forked_comparisons")
 
@@ -44,6 +44,7 @@ MODELS = {  # gains of the golden weights, for which scores do not pile up at 1
 SMALL, LARGE = (("128", "192"), ("96", "192")), (("64", "128"), ("64", "256"))  # the flag's size, and the second one
 SIZES = {"yolov7-tiny": SMALL, "yolov7": SMALL, "yolov7-w6": LARGE, "yolov7-e6e": LARGE}  # by what they take to compute
 FORMATS = ("weights", "torchscript", "onnx", "openvino")
+ON_DEMAND = pytest.mark.skipif(not os.environ.get("YOLOV7_TEST_EXPORTS"), reason="takes minutes: YOLOV7_TEST_EXPORTS=1")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model that finds a lot, with scores all over their range."""
     path = tmp_path_factory.mktemp("weights") / "small.pt"
+    return save_random(read_spec(str(ROOT / "tests" / "micro.yaml")), path)
+
+
+def save_random(spec: ModelSpec, path: Path) -> Path:
     torch.manual_seed(5)
-    model = Detector(read_spec(str(ROOT / "tests" / "micro.yaml")), len(NAMES))
+    model = Detector(spec, len(NAMES))
     for weight in model.parameters():
         if weight.ndim == 4:
             torch.nn.init.kaiming_normal_(weight, nonlinearity="leaky_relu")
@@ -113,7 +118,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["yolov7-tiny", "yolov7", *(pytest.param(f"yolov7-{model}", marks=ON_DEMAND)
+                                                              for model in ("w6", "e6e"))])
 def test_export_parity(model: str, form: str, exports: Exports) -> None:
     """Training form = fused = exported, at two sizes, batches of 1 and 3, at least 50 detections an image."""
     result = exports.of(model)[form]
@@ -124,6 +130,22 @@ def test_export_parity(model: str, form: str, exports: Exports) -> None:
         assert row["detections"] >= 50 and row["unlike"] == 0
         assert row["boxes"] <= 1e-2 and row["scores"] <= 1e-4
     assert result["passed"]
+
+
+def test_export_parity_of_four_levels_with_an_auxiliary_head(images: Path, tmp_path: Path) -> None:
+    """What W6 and E6E have and the small model has not, in no time."""
+    pytest.importorskip("onnxruntime")
+    definition = read_spec(str(ROOT / "tests" / "micro.yaml")).definition
+    auxiliary = {f"a{level}": {"block": "Conv", "from": f"p{level}", "out": 16} for level in (3, 4, 5, 6)}
+    nodes = {"reorg": {"block": "ReOrg"}, **definition["nodes"], "stem": {"block": "Conv", "out": 8, "kernel": 3},
+             "c6": {"block": "MaxDown", "from": "c5"}, "p6": {"block": "Conv", "out": 32, "kernel": 3}, **auxiliary}
+    anchors = [*definition["head"]["anchors"], [[436, 615], [739, 380], [925, 792]]]
+    head = {**definition["head"], "from": ["p3", "p4", "p5", "p6"], "auxiliary": list(auxiliary), "anchors": anchors}
+    save_random(parse_spec({**definition, "nodes": nodes, "head": head}, "four levels"), tmp_path / "four.pt")
+    assert export(tmp_path / "four.pt", images, tmp_path, "--img-size", "128", "--dynamic-batch", "--format",
+                  "onnx") == 0
+    for row in parity(tmp_path)["onnx"]["inputs"]:
+        assert row["detections"] >= 50 and row["unlike"] == 0
 
 
 # --- forms -----------------------------------------------------------------------------------------------------
