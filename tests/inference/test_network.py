@@ -37,6 +37,7 @@ from yolov7.structures import HeadOutput, ImageMeta, Instances
 
 CPU = torch.device("cpu")
 NAMES = ("cat", "dog", "person")
+MICRO = str(Path(__file__).parents[1] / "micro.yaml")
 
 
 def small(seed: int = 5, name: str = "yolov7-tiny", classes: int = len(NAMES)) -> Detector:
@@ -157,7 +158,7 @@ def test_a_deployed_model_can_be_run_in_two_formats() -> None:
 def test_a_compiled_network_finds_the_same_at_every_size(tmp_path: Path, caplog: pytest.LogCaptureFixture,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # without minutes of C++
-    path = save(small(), tmp_path / "small.pt")
+    path = save(small(name=MICRO), tmp_path / "small.pt")
     plain = load_network([path], CPU, NetworkOptions(precision="fp32"))
     with caplog.at_level("INFO", "yolov7"):
         compiled = load_network([path], CPU, NetworkOptions(precision="fp32", compile=True))
