@@ -206,10 +206,9 @@ def identify(state: Mapping[str, Tensor], activation: str, where: str) -> ModelS
     several do and the activation is unknown.
     """
     theirs, head, found = _reference_leaves(state, where), head_of(state), []
-    for path in shipped_files("cfg").values():
+    for path in (path for path in shipped_files("cfg").values() if path.parent.name != "ablation"):
         spec = read_spec(str(path))
-        fits = head == spec.head.block and activation in ("", spec.activation)
-        if path.parent.name != "ablation" and fits:
+        if head == spec.head.block and activation in ("", spec.activation):
             missing = _missing(spec, theirs, count_classes(state, len(spec.head.anchors[0]), where), where)
             found += [] if missing is None else [(missing, spec)]
     fewest = min((missing for missing, _ in found), default=0)  # plain heads fit models with implicit knowledge too
