@@ -13,6 +13,7 @@ from yolov7.model import weights
 from yolov7.model.blocks import pyramid_pool
 from yolov7.model.detector import Detector
 from yolov7.model.reference.layout import export_state_dict
+from yolov7.model.reference.mit import from_mit, is_mit
 from yolov7.model.spec import read_spec
 
 PARTS = {"cv1.": "pre_conv.0.", "cv2.": "short_conv.", "cv3.": "pre_conv.1.", "cv4.": "pre_conv.2.",
@@ -40,19 +41,29 @@ def model() -> Detector:
     return Detector(read_spec("yolov7"), 80).eval()
 
 
-@pytest.mark.parametrize("prefix", ["", "model.", "model.model."])
-def test_the_same_outputs(model: Detector, prefix: str, tmp_path: Path) -> None:
-    state = mit_state(model, prefix, tracked=not prefix)
-    if prefix == "model.":
-        state |= {f"ema.{key}": value for key, value in mit_state(model, prefix).items()}
-        state |= {key: value * 0 for key, value in state.items() if not key.startswith("ema.")}
-    torch.save(state, tmp_path / "mit.pt")
+@pytest.mark.untraced
+def test_the_same_outputs(model: Detector, tmp_path: Path) -> None:
+    """From a file with the average beside the weights."""
+    averaged = mit_state(model, "model.")
+    state = {key: value * 0 for key, value in averaged.items()}
+    torch.save(state | {f"ema.{key}": value for key, value in averaged.items()}, tmp_path / "mit.pt")
     loaded = weights.load_model(tmp_path / "mit.pt")
     assert loaded.model.spec.name == "yolov7"
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for ours, theirs in zip(model(images).levels, loaded.model(images).levels, strict=True):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "model.model."])
+def test_the_same_tensors_layer_by_layer(model: Detector, prefix: str) -> None:
+    expected = {key: value for key, value in export_state_dict(model).items() if not key.endswith(".anchors")}
+    state = mit_state(model, prefix, tracked=bool(prefix))
+    assert is_mit(state)
+    found = from_mit(state, "mit.pt")
+    places = [int(key.split(".")[1]) for key in found]
+    assert places == sorted(places) and set(found) == set(expected)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def test_chained_pools_are_a_key_of_the_definition(tmp_path: Path) -> None:
