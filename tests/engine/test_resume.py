@@ -23,7 +23,7 @@ from yolov7.data.synthetic import generate
 from yolov7.engine import state
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 6  # of 12 kills only the four at checkpoints leave an epoch behind, at most
+EPOCHS = 5  # of 9 kills only the three at checkpoints leave an epoch behind, at most
 MODEL = str(Path(__file__).parents[1] / "micro.yaml")
 NAMES = {"T": "training", "E": "evaluation", "C": "checkpoint", "-": "start or between"}
 
@@ -109,9 +109,9 @@ def rows(folder: Path) -> list[list[str]]:
 
 
 def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> None:
-    """12 times SIGKILL: 4 aimed at evaluations, 4 at the writing of checkpoints, the others anywhere."""
+    """9 times SIGKILL: 3 aimed at evaluations, 3 at the writing of checkpoints, the others anywhere."""
     rng = random.Random(0)
-    aims = [*"EEEECCCC", *"TTTT"]
+    aims = [*"EEECCC", *"TTT"]
     rng.shuffle(aims)
     places: Counter[str] = Counter()
     for aim in aims:
@@ -121,19 +121,18 @@ def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> 
         if runs.last("killed").exists():
             state.read_last(runs.last("killed"))  # whole
     sys.stdout.write(f"kills fell into: {dict(places)}\n")
-    assert sum(places.values()) >= 10
-    assert places["evaluation"] >= 3 and places["checkpoint"] >= 3, places
+    assert places["evaluation"] >= 2 and places["checkpoint"] >= 2, places
     runs.complete("killed", resume=runs.last("killed").exists())
     assert hashes(runs.folder / "killed") == hashes(whole)
     assert rows(runs.folder / "killed") == rows(whole)
     assert not list((runs.folder / "killed").rglob(".*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_signal_leaves_a_checkpoint_of_that_very_step(runs: Runs, whole: Path, number: signal.Signals) -> None:
-    rng = random.Random(int(number))
-    name, inside, output = f"told{int(number)}", 0, ""
-    for aim in "TTTTE":
+def test_a_signal_leaves_a_checkpoint_of_that_very_step(runs: Runs, whole: Path) -> None:
+    """SIGTERM and SIGINT in turn: four times in the training of an epoch, then in its evaluation."""
+    rng = random.Random(int(signal.SIGTERM))
+    name, inside, output = "told", 0, ""
+    for aim, number in zip("TTTTEE", [signal.SIGTERM, signal.SIGINT] * 3, strict=True):
         process = runs.begin(name, resume=runs.last(name).exists())
         before = runs.last(name).stat().st_mtime_ns if runs.last(name).exists() else 0
         runs.stop(process, aim, rng.uniform(0.01, 0.1) if aim == "T" else 0.001, number)
@@ -146,7 +145,7 @@ def test_a_signal_leaves_a_checkpoint_of_that_very_step(runs: Runs, whole: Path,
     assert re.search(told, output)
     assert "going on in epoch 1 after" in output
     assert inside >= 2, "no checkpoint inside an epoch"
-    assert place["batch"] == 12  # the last one fell into an evaluation: the epoch is trained, but not evaluated
+    assert place["batch"] == 12  # the last ones fell into an evaluation: the epoch is trained, but not evaluated
     runs.complete(name, resume=True)
     assert hashes(runs.folder / name) == hashes(whole)
     assert rows(runs.folder / name) == rows(whole)
@@ -184,18 +183,3 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(runs: Runs, tmp_path: Path)
     assert cli.main(["train", "--resume", str(tmp_path / "exp"), "--workers", "0"]) == 0
     assert state.read_last(last)["place"]["epoch"] == 3
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-
-
-def test_a_finished_run_can_be_extended(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["train", "--data", str(runs.folder / "data"), "--cfg", MODEL, "--project",
-             str(tmp_path), "--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--epochs",
-             "1"]
-    assert cli.main(flags) == 0
-    folder = tmp_path / "exp"
-    assert cli.main(["train", "--resume", str(folder)]) == 2
-    assert "the run has finished its 1 epochs; more: --epochs N" in capsys.readouterr().err
-    assert cli.main(["train", "--resume", str(folder), "--workers", "0", "--epochs", "3"]) == 0
-    assert [row[0] for row in rows(folder)] == ["1", "2", "3"]
-    content = state.read_last(folder / "weights" / "last.pt")
-    assert content["config"]["epochs"] == 3
-    assert content["optimizer"]["param_groups"][0]["lr"] < 0.01  # the schedule of three epochs

@@ -75,6 +75,7 @@ def test_same_seed_same_run(shapes: Path, run: Path, tmp_path: Path) -> None:
     assert not torch.equal(ours["model"]["nodes.stem.conv.weight"], other["model"]["nodes.stem.conv.weight"])
 
 
+@pytest.mark.untraced
 def test_resumed_run_equals_the_uninterrupted_one(shapes: Path, run: Path, tmp_path: Path) -> None:
     """Stop after the first of two epochs, go on, and compare every tensor."""
     assert train(shapes, tmp_path, "--name", "part", "--epochs", "1") == 0
@@ -107,7 +108,10 @@ def test_finished_run_can_be_extended(shapes: Path, run: Path, tmp_path: Path,
     assert cli.main(["train", "--resume", str(tmp_path / "done")]) == 2
     assert "the run has finished its 1 epochs; more: --epochs N" in capsys.readouterr().err
     assert cli.main(["train", "--resume", str(tmp_path / "done"), "--epochs", "2", "--workers", "0"]) == 0
-    assert len(results(tmp_path / "done")) == 2
+    assert [row["epoch"] for row in results(tmp_path / "done")] == ["1", "2"]
+    content = checkpoint.read_last(tmp_path / "done" / "weights" / "last.pt")
+    assert content["config"]["epochs"] == 2
+    assert content["optimizer"]["param_groups"][0]["lr"] < 0.01  # the schedule of two epochs
 
 
 SLOW_SAVE = """
@@ -239,6 +243,7 @@ def test_fine_tuning_on_reference_weights_with_other_classes(shapes: Path, tmp_p
     assert len(torch.load(tmp_path / "tuned" / "weights" / "best.pt")["names"]) == 6
 
 
+@pytest.mark.untraced
 def test_clipped_gradients_move_the_weights_by_no_more(shapes: Path, tmp_path: Path) -> None:
     plain = ["--set", "optimizer.weight_decay=0", "optimizer.lr0=0.01", "optimizer.warmup_epochs=0", "--epochs", "1"]
     moved = {}
