@@ -346,6 +346,7 @@ def test_options_that_do_not_fit_are_explained(model: yolov7.Model, image: Path)
         yolov7.load("nowhere.pt")
 
 
+@pytest.mark.untraced
 @pytest.mark.usefixtures("forked_comparisons")
 def test_an_exported_file_is_a_model_too(best: Path, image: Path, model: yolov7.Model, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
@@ -555,6 +556,7 @@ def test_pickling_for_another_process_moves_no_memory(best: Path, image: Path) -
     assert same(copy.copy(found), found) and same(copy.deepcopy(found), found)
 
 
+@pytest.mark.untraced
 def test_spawned_processes_and_threads_find_the_same(model: yolov7.Model, image: Path) -> None:
     """scripts/soak_predictions.py does so a thousand times."""
     expected = model(image, conf=CONF)

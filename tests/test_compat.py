@@ -78,6 +78,7 @@ def tolerance_of(column: str) -> dict[str, float]:
     return {"rel": 0, "abs": 0.01} if column.startswith("AP") else {"rel": 2e-3}
 
 
+@pytest.mark.untraced
 def test_a_run_goes_on_to_what_it_would_have_become(
     place: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:

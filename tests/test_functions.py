@@ -219,6 +219,7 @@ def quiet_log(monkeypatch: pytest.MonkeyPatch) -> None:
     package.setLevel(before[0])
 
 
+@pytest.mark.untraced
 @pytest.mark.usefixtures("quiet_log", "forked_comparisons")
 def test_all_is_as_it_was_before(run: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = surroundings()
@@ -237,6 +238,7 @@ def test_all_is_as_it_was_before(run: Any, data: Path, tmp_path: Path, capsys: p
     assert done.metrics == run.history[0].metrics  # and the seed alone counts
 
 
+@pytest.mark.untraced
 def test_no_process_stays(data: Path, tmp_path: Path) -> None:
     small = SMALL | {"epochs": 1, "workers": 2}
     yolov7.train(data=data, project=tmp_path, dry_run=True, **small)
@@ -257,6 +259,7 @@ def test_who_sets_a_level_decides_what_is_said(data: Path, capsys: pytest.Captur
     assert "classes: " in capsys.readouterr().out
 
 
+@pytest.mark.untraced
 def test_an_interrupt_writes_a_checkpoint(data: Path, tmp_path: Path) -> None:
     def interrupt() -> None:
         while not (tmp_path / "exp" / "weights" / "last.pt").is_file():
@@ -274,6 +277,7 @@ def test_an_interrupt_writes_a_checkpoint(data: Path, tmp_path: Path) -> None:
     assert epochs and (tmp_path / "exp" / "results.csv").is_file()
 
 
+@pytest.mark.untraced
 def test_threads_run_side_by_side(run: Any, data: Path, tmp_path: Path) -> None:
     results: dict[int, Any] = {}
 

@@ -49,6 +49,7 @@ def test_made_up_images(squares: Callable[..., ImageSet], case: str, polygons: s
     assert_alike(squares(8, polygons=polygons), 160, CASES[case], 24, 2.0)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("case", CASES)
 def test_real_images(coco_mini: Path, case: str) -> None:
     assert_alike(open_split(open_data(str(coco_mini)), "train"), 320, CASES[case], 30, 0.5)

@@ -119,6 +119,7 @@ def test_some_classes_as_one(shapes: Path, tmp_path: Path) -> None:
     assert counted == sum(a["category_id"] in (2, 3) for a in truth)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("flags", [["--classes", "0", "3"], ["--single-cls"]], ids=["some", "one"])
 def test_resume_knows_the_classes(shapes: Path, tmp_path: Path, flags: list[str]) -> None:
     assert train(shapes, tmp_path, *flags, "--name", "run") == 0

@@ -209,6 +209,7 @@ def test_adamw_keeps_its_betas_through_the_warm_up() -> None:
     assert {group["betas"] for group in optimizer.param_groups} == {(0.937, 0.999)}
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("flags", [["--set", "optimizer.kind=adamw", "optimizer.lr0=0.001"], ["--precision", "bf16"]])
 def test_other_ways_to_train(shapes: Path, tmp_path: Path, flags: list[str]) -> None:
     folder = train(shapes, tmp_path, *flags, epochs=1)

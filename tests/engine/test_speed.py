@@ -106,6 +106,7 @@ def test_augmentation_and_ensembles_find_more(files: list[str], tmp_path: Path) 
     assert counts["plain"] < min(counts["augmented"], counts["both"])
 
 
+@pytest.mark.untraced
 @pytest.mark.usefixtures("forked_comparisons")
 def test_an_exported_file_scores_as_its_weights_do(files: list[str], shapes: Path, tmp_path: Path,
                                                    capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,7 @@ def assert_equals_oracle(ground_truth: Json, detections: list[Json], image_ids: 
     return result
 
 
+@pytest.mark.untraced
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs ../shared/data/coco-mini")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("split", ["train2017", "val2017"])

@@ -134,6 +134,7 @@ def check(kind: str, truth: Json, detections: list[Json], sigmas: tuple[float, .
     return result
 
 
+@pytest.mark.untraced
 @needs_coco_mini
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("split", SPLITS)

@@ -132,6 +132,7 @@ def test_export_parity(model: str, form: str, exports: Exports) -> None:
     assert result["passed"]
 
 
+@pytest.mark.untraced
 def test_export_parity_of_four_levels_with_an_auxiliary_head(images: Path, tmp_path: Path) -> None:
     """What W6 and E6E have and the small model has not, in no time."""
     pytest.importorskip("onnxruntime")
@@ -280,6 +281,7 @@ def test_the_example_needs_onnx_runtime_and_numpy_alone(small: Path, images: Pat
 # --- what goes wrong -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 def test_nms_that_differs_is_a_failure(small: Path, images: Path, tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the network of the graph is right."""

@@ -148,6 +148,7 @@ def test_forms_of_end_to_end_files(flags: tuple[str, ...], files: Path, tmp_path
     assert names[-1] == ("prototypes" if "none" in flags else "masks")
 
 
+@pytest.mark.untraced
 def test_the_graph_of_masks_is_the_same_from_run_to_run(files: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     for folder in ("a", "b"):
@@ -212,6 +213,7 @@ def test_flags_that_do_not_go_with_a_model(head: str, flags: tuple[str, ...], me
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.untraced
 def test_a_file_says_what_it_is(files: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     assert export(files, "PoseHead", tmp_path, "--head", "end2end", "--img-size", "64", *KEPT) == 0
@@ -223,6 +225,7 @@ def test_a_file_says_what_it_is(files: Path, tmp_path: Path) -> None:
     assert outputs["keypoints"].shape == (1, 20, 4, 3)
 
 
+@pytest.mark.untraced
 def test_outputs_that_are_missing_are_an_error(files: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     assert export(files, "SegmentHead", tmp_path, "--head", "end2end", "--img-size", "64", *KEPT) == 0

@@ -157,6 +157,7 @@ def test_files_give_what_pytorch_gives(small: Path, images: Path, tmp_path: Path
         load_network([tmp_path / "raw" / "small.torchscript"], torch.device("cpu"), NetworkOptions(augment=True))
 
 
+@pytest.mark.untraced
 def test_columns_that_differ_are_a_failure(small: Path, images: Path, tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")

@@ -288,6 +288,7 @@ def test_a_stream_that_is_cut_three_times_and_then_stays_away(
     assert len(set(numbers)) == len(found)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_stream_keeps_what_was_found(best: str, camera: Camera, tmp_path: Path, number: int) -> None:
     program = subprocess.Popen(

@@ -48,6 +48,7 @@ def leaves(output: HeadOutput) -> list[Tensor]:
     return [level for head in (output, *output.auxiliary) for level in head.levels] + list(output.maps.values())
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("task", ["masks", "separate masks", "keypoints"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_whole_step_runs_without_values(task: str, name: str) -> None:

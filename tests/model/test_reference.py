@@ -116,6 +116,7 @@ MALICIOUS: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", MALICIOUS)
 @pytest.mark.parametrize("place", ["beside", "inside"])
 def test_malicious_files_do_not_run(name: str, place: str, their: Callable[[str], Any], tmp_path: Path,
