@@ -8,9 +8,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.untraced  # the code is read here, not run
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "yolov7"
@@ -33,13 +36,25 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file, in the order of `ast.walk`; read once for all tests."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def tree_of(path: Path) -> ast.Module:
+    tree = nodes_of(path)[0]
+    assert isinstance(tree, ast.Module)
+    return tree
+
+
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, str]]:
     """Module and name of everything that is imported from the package."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "yolov7":
             yield from ((str(node.module), alias.name) for alias in node.names)
         elif isinstance(node, ast.Import):
@@ -63,8 +78,7 @@ def test_module_imports_from_its_floor_or_below(path: Path) -> None:
 def test_no_module_imports_in_a_circle() -> None:
     graph = {".".join(path.relative_to(ROOT).with_suffix("").parts): set[str]() for path in MODULES}
     for path in MODULES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body:  # what stands at the top is imported at once
+        for node in tree_of(path).body:  # what stands at the top is imported at once
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
                 graph[".".join(path.relative_to(ROOT).with_suffix("").parts)] |= names & set(graph)
@@ -93,7 +107,7 @@ def test_nothing_private_crosses_a_room(path: Path) -> None:
 
 
 def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node
 
@@ -122,7 +136,7 @@ def test_shape_of_the_code(path: Path) -> None:
     for node in functions_of(path):
         assert length_of(node) <= 60, node.name
         assert nesting_of(node) <= 3, node.name
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("print", "eval", "exec"), f"line {node.lineno}: {node.func.id}"
 
@@ -136,20 +150,20 @@ def test_functions_are_short() -> None:
 def test_nothing_is_unpickled() -> None:
     """But for checkpoints of the reference implementation, by an unpickler that looks no class up."""
     for path in MODULES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        imports = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        imports = [ast.unparse(node) for node in nodes_of(path) if isinstance(node, (ast.Import, ast.ImportFrom))]
         pickling = [text for text in imports if "pickle" in text.split()[1] and text != "import pickletools"]
         if path == PACKAGE / "model" / "reference" / "reader.py":
-            uses = {ast.unparse(node) for node in ast.walk(tree)
+            uses = {ast.unparse(node) for node in nodes_of(path)
                     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"}
             assert pickling == ["import pickle"] and uses == {"pickle._Unpickler", "pickle.UnpicklingError"}
-            reader = next(ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+            reader = next(ast.unparse(node) for node in nodes_of(path) if isinstance(node, ast.ClassDef)
                           and [ast.unparse(base) for base in node.bases] == ["pickle._Unpickler"])
             assert "def find_class" in reader and "super().find_class" not in reader
         else:
             assert not pickling, path
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+        for node in nodes_of(path):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load" and (
+                    ast.unparse(node.func) == "torch.load"):
                 assert "weights_only=True" in ast.unparse(node), path
 
 
@@ -159,7 +173,7 @@ def test_progress_is_shown_in_one_place() -> None:
 
 
 def modules_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom):
             yield node.module or ""
         elif isinstance(node, ast.Import):
