@@ -55,6 +55,7 @@ def test_what_aliases_are_for() -> None:
         "base": {"x": 1, "y": [1, 2]}, "one": {"x": 1, "y": [1, 2]}, "two": {"x": 3, "y": [1, 2]}}
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("text", [bomb("[x]"), "lr0: 2001-99-99\n", "? [a]\n: b\n", "lr0: " + "9" * 5000],
                          ids=["bomb", "date", "list as key", "digits"])
 def test_every_reader_of_yaml(tmp_path: Path, text: str) -> None:
