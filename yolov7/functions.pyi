@@ -192,7 +192,7 @@ def test(
       conf_thres: minimum score (default: 0.001)
       iou_thres: maximum IoU of two detections of one class (default: 0.65)
       max_det: maximum number of detections in an image (default: 300)
-      masks: how masks come to the pixels of the image: low, cells of 4 x 4 pixels of the network input;
+      masks: how masks come to the image's pixels: low, cells of 4 x 4 pixels of the network input;
         upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
         most exact; default as published: upsampled to detect, fine to score
       project: results are folders below this one (default: runs/test)
@@ -292,7 +292,7 @@ def speed(
       conf_thres: minimum score (default: 0.001)
       iou_thres: maximum IoU of two detections of one class (default: 0.65)
       max_det: maximum number of detections in an image (default: 300)
-      masks: how masks come to the pixels of the image: low, cells of 4 x 4 pixels of the network input;
+      masks: how masks come to the image's pixels: low, cells of 4 x 4 pixels of the network input;
         upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
         most exact; default as published: upsampled to detect, fine to score
       project: results are folders below this one (default: runs/test)
@@ -368,7 +368,7 @@ def detect(
       conf_thres: minimum score (default: 0.25)
       iou_thres: maximum IoU of two detections of one class (default: 0.45)
       max_det: maximum number of detections in an image (default: 300)
-      masks: how masks come to the pixels of the image: low, cells of 4 x 4 pixels of the network input;
+      masks: how masks come to the image's pixels: low, cells of 4 x 4 pixels of the network input;
         upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
         most exact; default as published: upsampled to detect, fine to score
       project: results are folders below this one (default: runs/detect)
