@@ -39,7 +39,7 @@ def test_one_sentence_with_the_place_at_once(text: str) -> None:
         parse_yaml(text, "file.yaml")
     message = str(error.value)
     assert message.startswith("file.yaml") and "\n" not in message and len(message) < 400
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 5  # a bomb takes minutes; a collection of garbage in between a second
 
 
 def test_a_long_list_is_left_early(monkeypatch: pytest.MonkeyPatch) -> None:
