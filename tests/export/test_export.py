@@ -118,8 +118,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("model", ["yolov7-tiny", "yolov7", *(pytest.param(f"yolov7-{model}", marks=ON_DEMAND)
-                                                              for model in ("w6", "e6e"))])
+@pytest.mark.parametrize("model", ["yolov7-tiny", *(pytest.param(model, marks=ON_DEMAND) for model in MODELS
+                                                    if model != "yolov7-tiny")])
 def test_export_parity(model: str, form: str, exports: Exports) -> None:
     """Training form = fused = exported, at two sizes, batches of 1 and 3, at least 50 detections an image."""
     result = exports.of(model)[form]

@@ -72,7 +72,7 @@ ON_DEMAND = pytest.mark.skipif(not os.environ.get("YOLOV7_TEST_TASKS"), reason="
 
 
 @pytest.mark.usefixtures("tasks")
-@pytest.mark.parametrize("size", ["low", "full"])
+@pytest.mark.parametrize("size", [pytest.param("low", marks=ON_DEMAND), "full"])
 def test_a_file_ends_with_the_masks_of_its_detections(size: str, files: Path, tmp_path: Path) -> None:
     """In cells of a quarter of the input, or in its pixels; ours, brought to the image as the documentation says."""
     pytest.importorskip("onnxruntime")

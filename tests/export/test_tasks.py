@@ -114,7 +114,8 @@ def comparison(folder: Path) -> dict[str, Any]:
     ("--format", "weights", "torchscript", "openvino"),
     ("--format", "torchscript", "onnx", "--head", "raw", "--dynamic-batch", "--with-preprocess"),
     ("--format", "onnx", "openvino", "--head", "end2end", "--max-det", "20"),
-    ("--format", "onnx", "--fp16", "--dynamic"),
+    pytest.param(("--format", "onnx", "--fp16", "--dynamic"), marks=pytest.mark.skipif(
+        not os.environ.get("YOLOV7_TEST_TASKS"), reason="takes long: YOLOV7_TEST_TASKS=1")),
 ], ids=lambda flags: " ".join(flags).replace("--", ""))
 def test_parity_of_columns_and_maps(flags: tuple[str, ...], small: Path, images: Path, tmp_path: Path,
                                     capsys: pytest.CaptureFixture[str]) -> None:

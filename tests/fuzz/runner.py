@@ -34,7 +34,7 @@ WRITES = {"os.mkdir": 0, "os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.link
           "os.chmod": 0}
 SECRET = "s3cr3t"  # stands where passwords and tokens stand, and nowhere in what is written
 PROGRAMS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn")
-LINKER = "/sbin/ldconfig"  # asked by torch while it is imported
+LINKER, FONTS = "/sbin/ldconfig", "fc-list"  # asked by torch while it is imported; by matplotlib for its first figure
 NOWHERE = ("/dev/null", "/dev/shm", "/dev/tty", "/proc/self")
 
 
@@ -143,7 +143,7 @@ def _watcher(case: Case, folder: Path, outside: list[str]) -> Any:
     forbidden = [str(folder / "in"), str(folder.parents[1] / "corpus")]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        expected = (LINKER, *((sys.executable,) if case.arguments[:1] == ("export",) else ()))
+        expected = (LINKER, FONTS, *((sys.executable,) if case.arguments[:1] == ("export",) else ()))
         if event in PROGRAMS and not any(program in str(arguments[:2]) for program in expected):
             outside.append(f"{event} {str(arguments[:2])[:200]}")
         with contextlib.suppress(ValueError, OSError, TypeError):
