@@ -217,6 +217,7 @@ def complete_record(folder: Path, terms: Mapping[str, str], last: EpochRecord | 
 # --- curves ----------------------------------------------------------------------------------------------------
 
 BLUE, ORANGE, *_ = COLOURS
+FEW_CURVES = 6  # of detection: three, a line at 0 and a mark, which leave room for their legend
 PLACES = {"left": 0.046, "right": 0.992, "bottom": 0.075, "top": 0.9, "wspace": 0.16, "hspace": 0.37}  # 7 digits
 
 
@@ -289,10 +290,15 @@ def _mark_best(axes: Axes, records: Sequence[EpochRecord], best: int | None) -> 
         return None
     if best not in evaluated:
         best = max(evaluated, key=lambda epoch: fitness(evaluated[epoch]["AP"], evaluated[epoch].get("AP50", 0)))
-    value = evaluated[best]["AP"]
+    name = next((name for name in reversed(evaluated[best]) if name.endswith("_AP")), "AP")  # what the task adds
+    value = evaluated[best][name]
     axes.plot([best], [value], "o", color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.8,
-              label=f"best epoch {best}: AP {value:.3f}")
-    axes.legend(frameon=False)
+              label=f"best epoch {best}: {name} {value:.3f}")
+    if len(axes.get_lines()) <= FEW_CURVES:
+        axes.legend(frameon=False)
+    else:  # there is no free place among those of a task: it is made above them
+        axes.set_ylim(0, 1.55 * axes.get_ylim()[1])
+        axes.legend(frameon=False, ncols=2, loc="upper left", fontsize=8.5, columnspacing=1.0)
     return best
 
 

@@ -160,8 +160,7 @@ def _write(evaluation: Evaluation, subject: Subject, folder: Path, settings: dic
     """The files that are no evaluator's own; ``settings`` stand beside the numbers."""
     atomic_write(folder / "results.json", json.dumps({**evaluation.table(), "settings": settings}, indent=1))
     title = ", ".join(Path(file["path"]).name for file in settings["weights"])
-    title += (f" on {settings['split']} of {settings['data']}: AP {evaluation.boxes.AP:.3f}, AP50 "
-              f"{evaluation.boxes.AP50:.3f}")
+    title += f" on {settings['split']} of {settings['data']}: {evaluation.headline()}"
     sheet = prediction_sheet(evaluation.samples, subject.image_set, subject.task.draw, title,
                              max(SHOWN_SCORE, settings["nms"]["conf_thres"]))
     write_image(folder / "predictions.jpg", sheet)

@@ -344,8 +344,7 @@ class Trainer:
         tag = "val/predictions" if (epoch + 1) % every == 0 else None
         if better or tag:
             name = "val_predictions.jpg" if better else None
-            boxes = evaluation.boxes
-            title = f"{self.folder.name}, epoch {epoch + 1}: AP {boxes.AP:.3f}, AP50 {boxes.AP50:.3f}"
+            title = f"{self.folder.name}, epoch {epoch + 1}: {evaluation.headline()}"
             self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw, title),
                                tag, epoch + 1)
 

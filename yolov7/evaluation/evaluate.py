@@ -142,6 +142,11 @@ class Evaluation:
         return {key if name in (CocoBoxes.name, OperatingPoint.name) else f"{name}_{key}": value
                 for name, result in self.results.items() for key, value in result.metrics().items()}
 
+    def headline(self) -> str:
+        """AP and AP50 of boxes, then of what the task finds, for titles."""
+        return ", ".join(f"{'' if name == CocoBoxes.name else f'{name} '}AP {result.AP:.3f}, AP50 {result.AP50:.3f}"
+                         for name, result in self.results.items() if isinstance(result, CocoResult))
+
     def table(self) -> dict[str, Any]:
         """Numbers and times as plain values (docs/reference.md, Results of an evaluation).
 
