@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from yolov7.engine import console
-from yolov7.engine.console import ClassNumbers, EpochNumbers, EpochTable, numbers_text, warm_up_text
+from yolov7.engine.console import (
+    ClassNumbers,
+    EpochNumbers,
+    EpochTable,
+    numbers_text,
+    task_scores_text,
+    warm_up_text,
+)
 from yolov7.engine.log import TERMS, EpochRecord
 
 RECORD = EpochRecord(3, dict.fromkeys(TERMS, 0.05123), {"AP": 0.3312, "AP50": 0.6121, "AP75": 0.2, "precision": 0.7112,
@@ -114,3 +121,10 @@ def test_of_very_many_classes_the_lowest() -> None:
 
 def test_without_objects_there_is_no_table() -> None:
     assert numbers_text(numbers(row("cell", objects=0))) == ""
+
+
+def test_scores_of_a_task_stand_behind_those_of_boxes() -> None:
+    boxes = {"AP": 0.5, "AP50": 0.9, "confidence": 0.3}
+    assert task_scores_text(boxes) == ""
+    found = task_scores_text(boxes | {"keypoints_AP": 0.1915, "keypoints_AP50": 0.598, "keypoints_AP75": 0.1})
+    assert found == ", keypoints AP 0.192, AP50 0.598"

@@ -236,5 +236,12 @@ def numbers_text(numbers: EpochNumbers) -> str:
     return "\n".join(lines)
 
 
+def task_scores_text(metrics: Mapping[str, float]) -> str:
+    """AP and AP50 of masks or key points among the numbers of an epoch, behind those of boxes: '' without any."""
+    names = [name.removesuffix("_AP") for name in metrics if name.endswith("_AP")]
+    return "".join(f", {name} AP {metrics[f'{name}_AP']:.3f}, AP50 {metrics.get(f'{name}_AP50', -1.0):.3f}"
+                   for name in names)
+
+
 def _shortened(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"

@@ -19,7 +19,7 @@ from yolov7.data.check import explained
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
-from yolov7.engine.console import head_text, numbers_text
+from yolov7.engine.console import head_text, numbers_text, task_scores_text
 from yolov7.engine.finetuning import Start
 from yolov7.engine.forecast import Forecast, dry_run, explain_lack_of_memory
 from yolov7.engine.history import TrainingRun
@@ -190,9 +190,11 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
 def _say_what_comes_next(trainer: Trainer, result: TrainingResult) -> None:
     """The best epoch class by class, and commands to go on with: with files that are there."""
     folder = trainer.folder
-    logger.info("\nbest epoch %d: AP %.3f, AP50 %.3f (%s)%s", result.epoch + 1, result.AP, result.AP50,
-                shlex.quote(str(result.best)), "" if len(trainer.val_set.objects) else "; not measured, the last one")
-    if (numbers := trainer.best_numbers()) and (text := numbers_text(numbers)):
+    numbers = trainer.best_numbers()
+    logger.info("\nbest epoch %d: AP %.3f, AP50 %.3f%s (%s)%s", result.epoch + 1, result.AP, result.AP50,
+                task_scores_text(numbers.metrics) if numbers else "", shlex.quote(str(result.best)),
+                "" if len(trainer.val_set.objects) else "; not measured, the last one")
+    if numbers and (text := numbers_text(numbers)):
         logger.info("%s\n", text)
     files = {"numbers": folder / "results.csv", "curves": folder / "results.png",
              "predictions": folder / "val_predictions.jpg"}
