@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import os
 import signal
 import statistics
 import sys
@@ -123,7 +122,8 @@ def measure(run: Run, place: Place) -> dict[str, Any]:
 @contextlib.contextmanager
 def stopped_after(seconds: float) -> Iterator[None]:
     """As Ctrl-C after so many seconds."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    # to the thread that runs: another one would take it without ending what this one waits for
+    timer = threading.Timer(seconds, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
     timer.daemon = True
     timer.start()
     try:
