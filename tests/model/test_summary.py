@@ -121,8 +121,9 @@ def test_table_of_all_models(capsys: pytest.CaptureFixture[str], monkeypatch: py
     monkeypatch.setattr(summary, "model_cost", known)
     assert cli.main(["models"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("models: ")]  # progress
-    assert {line.split()[0].rstrip("*") for line in lines[2:-1]} == set(CONFIGS)
-    assert lines[2].startswith("yolov7-d6*") and lines[-1].startswith("* yolov7-d6")
+    rows = [line for line in lines[2:] if not line.startswith("*")]  # notes where a cost is not that of the paper
+    assert {line.split()[0].rstrip("*") for line in rows} == set(CONFIGS)
+    assert any(line.startswith("yolov7-d6*") for line in rows) and any(line.startswith("* yolov7-d6") for line in lines)
 
 
 @pytest.mark.parametrize("name", [name for name, path in CONFIGS.items() if path.parent.name == "paper"])
