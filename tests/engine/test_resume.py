@@ -23,7 +23,7 @@ from yolov7.data.synthetic import generate
 from yolov7.engine import state
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 5  # of 9 kills only the three at checkpoints leave an epoch behind, at most
+EPOCHS = 6  # of 12 kills only the four at checkpoints leave an epoch behind, at most
 MODEL = str(Path(__file__).parents[1] / "micro.yaml")
 NAMES = {"T": "training", "E": "evaluation", "C": "checkpoint", "-": "start or between"}
 
@@ -109,9 +109,9 @@ def rows(folder: Path) -> list[list[str]]:
 
 
 def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> None:
-    """9 times SIGKILL: 3 aimed at evaluations, 3 at the writing of checkpoints, the others anywhere."""
+    """12 times SIGKILL: 4 aimed at evaluations, 4 at the writing of checkpoints, the others anywhere."""
     rng = random.Random(0)
-    aims = [*"EEECCC", *"TTT"]
+    aims = [*"EEEECCCC", *"TTTT"]
     rng.shuffle(aims)
     places: Counter[str] = Counter()
     for aim in aims:
@@ -121,7 +121,8 @@ def test_killed_again_and_again_it_becomes_the_same(runs: Runs, whole: Path) -> 
         if runs.last("killed").exists():
             state.read_last(runs.last("killed"))  # whole
     sys.stdout.write(f"kills fell into: {dict(places)}\n")
-    assert places["evaluation"] >= 2 and places["checkpoint"] >= 2, places
+    assert sum(places.values()) >= 10
+    assert places["evaluation"] >= 3 and places["checkpoint"] >= 3, places
     runs.complete("killed", resume=runs.last("killed").exists())
     assert hashes(runs.folder / "killed") == hashes(whole)
     assert rows(runs.folder / "killed") == rows(whole)
