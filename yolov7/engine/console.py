@@ -13,7 +13,7 @@ import torch
 
 from yolov7.engine.decisions import Decision, decisions_text
 from yolov7.evaluation.coco import class_table
-from yolov7.evaluation.evaluate import Evaluation
+from yolov7.evaluation.evaluate import Evaluation, score_text
 from yolov7.evaluation.operating_point import OperatingPoint, OperatingPointResult
 from yolov7.runtime.device import available_cores
 from yolov7.runtime.progress import duration_text, is_terminal
@@ -239,8 +239,7 @@ def numbers_text(numbers: EpochNumbers) -> str:
 def task_scores_text(metrics: Mapping[str, float]) -> str:
     """AP and AP50 of masks or key points among the numbers of an epoch, behind those of boxes: '' without any."""
     names = [name.removesuffix("_AP") for name in metrics if name.endswith("_AP")]
-    return "".join(f", {name} AP {metrics[f'{name}_AP']:.3f}, AP50 {metrics.get(f'{name}_AP50', -1.0):.3f}"
-                   for name in names)
+    return "".join(f", {score_text(name, metrics[f'{name}_AP'], metrics.get(f'{name}_AP50', -1.0))}" for name in names)
 
 
 def _shortened(name: str) -> str:

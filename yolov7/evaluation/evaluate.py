@@ -111,6 +111,11 @@ def pose_evaluators(image_set: ImageSet, complete: bool = True) -> list[Evaluato
             ErrorAnalysis(similarity=points)]
 
 
+def score_text(name: str, ap: float, ap50: float) -> str:
+    """The score of masks or key points by their name; that of boxes has none."""
+    return f"{name} AP {ap:.3f}, AP50 {ap50:.3f}".lstrip()
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What came out, and what it took."""
@@ -144,7 +149,7 @@ class Evaluation:
 
     def headline(self) -> str:
         """AP and AP50 of boxes, then of what the task finds, for titles."""
-        return ", ".join(f"{'' if name == CocoBoxes.name else f'{name} '}AP {result.AP:.3f}, AP50 {result.AP50:.3f}"
+        return ", ".join(score_text("" if name == CocoBoxes.name else name, result.AP, result.AP50)
                          for name, result in self.results.items() if isinstance(result, CocoResult))
 
     def table(self) -> dict[str, Any]:
