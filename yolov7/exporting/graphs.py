@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from yolov7.inference.exported import ExportFacts
 from yolov7.model.detector import Detector
@@ -64,21 +63,20 @@ class MasksOf(nn.Module):
     """Boxes ``[B, N, 4]``, columns and maps of detections -> their masks ``[B, N, h, w]``.
 
     Float32 in 0..1 at the resolution that the head makes them in (``low``), or uint8, 0 and 1, of the size of the
-    network input (``full``): enlarged bilinearly, then 1 above 0.5.
+    network input (``full``): 1 above 0.5.
     """
 
     def __init__(self, head: Head, facts: ExportFacts) -> None:
         super().__init__()
-        self.make, self.stride = head.make_masks, head.mask_stride  # without the weights of the head
+        self.make = head.make_masks  # without the weights of the head
         self.columns, self.maps, self.size = facts.columns, facts.maps, facts.masks
 
     def forward(self, boxes: Tensor, *others: Tensor) -> Tensor:
         columns, maps = others[: len(self.columns)], others[len(self.columns) :]
-        masks = self.make(boxes, dict(zip(self.columns, columns, strict=True)), dict(zip(self.maps, maps, strict=True)))
-        if self.size == "full":
-            enlarged = F.interpolate(masks, scale_factor=self.stride, mode="bilinear")
-            return (enlarged > ABOVE).to(torch.uint8)
-        return masks
+        full = self.size == "full"
+        masks = self.make(boxes, dict(zip(self.columns, columns, strict=True)), dict(zip(self.maps, maps, strict=True)),
+                          full)
+        return (masks > ABOVE).to(torch.uint8) if full else masks
 
 
 def make_graph(model: Detector, facts: ExportFacts) -> nn.Module:

@@ -179,8 +179,8 @@ class ExportedNetwork:
         self.stride = facts.stride
         self.shape = (facts.height, facts.width) if facts.height and facts.width else None
         self.task_outputs = (*facts.columns, *facts.maps)
-        channels = Channels(facts.channels or Channels.of(len(facts.names), {}).widths)
         head = find_head(facts.block, facts.model, facts.task_package)
+        channels = Channels(facts.channels or Channels.of(len(facts.names), {}).widths, reach=head.reach)
         self._decoder = Decoder(channels, torch.tensor(facts.anchors), facts.strides, head.decode_columns,
                                 facts.arguments.get("class_score", False))
 

@@ -27,6 +27,7 @@ class Block(nn.Module):
     """The properties of a block that the builder of a network reads."""
 
     inputs: ClassVar[int] = 1  # feature maps it takes; 0 = two or more
+    input_strides: ClassVar[tuple[float, ...]] = ()  # over that of the first; (): all the same
     reduction: float = 1  # stride of its output over the (largest) stride of its inputs
     extra_outputs: ClassVar[tuple[str, ...]] = ()  # maps that `forward` returns behind the output: ``node.name``
     width_step: ClassVar[int] = 8  # scaling rounds ``out`` up to a multiple of this (see `scaling`) ...
@@ -316,6 +317,7 @@ class UpCat(Block):
     """Top-down merge of a coarse map and a lateral one of twice its size, ``out / 2`` channels each, lateral first."""
 
     inputs = 2
+    input_strides = (1, 0.5)
     reduction = 0.5
     width_step = 16
 

@@ -165,13 +165,13 @@ class SPP(Block):
 
 @register_block
 class Upsample(Block):
-    """Nearest-neighbour upsampling by 2 (YOLOv3; `UpCat` elsewhere)."""
+    """Upsampling by 2: nearest neighbour (YOLOv3; `UpCat` elsewhere), or bilinear (YOLOv7-mask)."""
 
     reduction = 0.5
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, mode: Literal["nearest", "bilinear"] = "nearest") -> None:
         super().__init__()
-        self.out_channels = in_channels
+        self.out_channels, self.mode = in_channels, mode
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.interpolate(x, scale_factor=2, mode=self.mode)

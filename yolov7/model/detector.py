@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -56,8 +56,8 @@ class Detector(nn.Module):
             for done in released:  # memory: a map is kept until its last reader
                 del features[done]
         head = self.spec.head
-        output: HeadOutput = self.head([features[name] for name in head.inputs],
-                                       [features[name] for name in head.auxiliary])
+        output: HeadOutput = self.head(*([features[name] for name in names]
+                                         for names in (head.inputs, head.auxiliary, head.maps)))
         return output
 
     def drop_auxiliary(self) -> None:
@@ -114,7 +114,7 @@ def _build_block(node: NodeSpec, channels: dict[str, int], strides: dict[str, in
     if "activation" in block.__init__.__annotations__:
         arguments.setdefault("activation", spec.activation)
     found = tuple(strides[name] for name in node.inputs)
-    expected = (found[0], found[0] // 2) if block.reduction < 1 else (found[0],) * len(found)
+    expected = tuple(int(found[0] * ratio) for ratio in block.input_strides) or (found[0],) * len(found)
     if len(found) > 1 and found != expected:
         raise InputError(f"{where}: {node.block} got inputs {', '.join(node.inputs)} of strides {found}; "
                          f"accepted: strides {expected}")
@@ -134,20 +134,28 @@ def _build_head(channels: dict[str, int], strides: dict[str, int], spec: ModelSp
     extra = tuple(strides[name] for name in head.auxiliary)
     if extra and extra != levels:
         raise InputError(f"{where}, auxiliary: strides {extra}; accepted: those of the lead head, {levels}")
+    kind = find_head(head.block, where)
     try:
-        kind = find_head(head.block, where)
         widths, auxiliary = ([channels[name] for name in names] for names in (head.inputs, head.auxiliary))
-        return build(lambda: kind(widths, levels, num_classes, head.anchors, head.implicit, auxiliary,
+        made = build(lambda: kind(widths, levels, num_classes, head.anchors, head.implicit, auxiliary,
                                   **head.arguments))
     except ValueError as error:
         raise InputError(str(error) if isinstance(error, InputError) else f"{where}: {head.block}: {error}") from None
+    given = tuple((channels[name], strides[name]) for name in head.maps)
+    if given != made.map_inputs:
+        raise InputError(f"{where}, maps: {head.block} got {_listed(given)}; accepted: {_listed(made.map_inputs)}")
+    return made
+
+
+def _listed(maps: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{channels} channels of stride {stride}" for channels, stride in maps) or "none"
 
 
 def _plan_of(spec: ModelSpec) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]:
     """For every node its name, inputs, outputs, and the maps that no later node reads."""
     last = {output: node.name for node in spec.nodes for output in node.outputs}
     last |= {name: node.name for node in spec.nodes for name in node.inputs}
-    kept = {*spec.head.inputs, *spec.head.auxiliary}
+    kept = {*spec.head.inputs, *spec.head.auxiliary, *spec.head.maps}
     return tuple((node.name, node.inputs, node.outputs,
                   tuple(name for name, user in last.items() if user == node.name and name not in kept))
                  for node in spec.nodes)

@@ -66,14 +66,17 @@ def resolve(definition: Mapping[str, Any], where: str,
 
 
 def _derive(base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The base with keys replaced, inside nodes and head key by key. A node that is ``null`` is removed."""
+    """The base with keys replaced, inside nodes and head key by key.
+
+    A node that is ``null`` is removed; one that the base does not have, with a block, stands behind those of the base.
+    """
     result = {key: value for key, value in base.items() if key not in OWN_KEYS} | dict(changes)
     nodes = dict(base["nodes"])
     for name, change in convert(changes.get("nodes", {}), dict[str, Any], f"{where}, nodes").items():
-        if name not in nodes:
-            raise InputError(f"{where}, nodes: {unknown('node', name, nodes)}")
-        nodes[name] = None if change is None else nodes[name] | convert(change, dict[str, Any],
-                                                                        f"{where}, nodes, {name}")
+        if name not in nodes and not _kind_of(change):
+            raise InputError(f"{where}, nodes: {unknown('node', name, nodes)} (a new node needs a block)")
+        nodes[name] = None if change is None else nodes.get(name, {}) | convert(change, dict[str, Any],
+                                                                                f"{where}, nodes, {name}")
     result["nodes"] = {name: node for name, node in nodes.items() if node is not None}
     result["head"] = base["head"] | convert(changes.get("head", {}), dict[str, Any], f"{where}, head")
     return result

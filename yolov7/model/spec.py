@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import nn
 
-import yolov7.model.csp  # noqa: F401  # registers the blocks of the baselines
+import yolov7.model.csp
+import yolov7.model.merging  # noqa: F401  # these register blocks
 from yolov7.config import InputError, convert, find_yaml, from_mapping, read_yaml, unknown
 from yolov7.config.errors import shown
 from yolov7.config.options import MAX_SIDE
@@ -34,7 +35,7 @@ MAX_NODES, MAX_LEVELS, MAX_ANCHORS, MAX_ANCHOR = 500, 8, 32, 100_000.0  # the la
 LIMITS = {"depth": 100, "keypoint_depth": 100, "kernel": 31, "stride": 8}  # the largest published: 15, 7 and 2
 MAX_CHANNELS = 16_384  # of a node, and of every other whole number of a block; the largest published: 1536
 TAKEN = frozenset(dir(nn.ModuleDict()))  # no node can have these names
-HEAD_KEYS = ("block", "from", "auxiliary", "anchors", "implicit")
+HEAD_KEYS = ("block", "from", "auxiliary", "maps", "anchors", "implicit")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class NodeSpec:
 class HeadSpec:
     """The detection head: which nodes feed its levels (finest first), and its anchors in pixels.
 
-    ``auxiliary`` feeds the head that is used in training alone; empty, or as many nodes as levels.
+    ``auxiliary`` feeds the head that is used in training alone; empty, or as many nodes as levels. ``maps`` are nodes
+    that the head reads beside its levels, such as the bases of masks.
     """
 
     inputs: tuple[str, ...]
@@ -65,6 +67,7 @@ class HeadSpec:
     auxiliary: tuple[str, ...] = ()
     block: str = "AnchorHead"
     arguments: Mapping[str, Any] = field(default_factory=dict)  # those of `block` alone
+    maps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,16 @@ class ModelSpec:
 
     def deployed(self) -> ModelSpec:
         """The graph without auxiliary heads and the nodes that only they read."""
-        needed = set(self.head.inputs)
+        nodes = self.nodes_of((*self.head.inputs, *self.head.maps))
+        return dataclasses.replace(self, nodes=nodes, head=dataclasses.replace(self.head, auxiliary=()))
+
+    def nodes_of(self, outputs: Sequence[str]) -> tuple[NodeSpec, ...]:
+        """The nodes that some outputs depend on."""
+        needed = set(outputs)
         for node in reversed(self.nodes):
             if needed & set(node.outputs):
                 needed |= set(node.inputs)
-        nodes = tuple(node for node in self.nodes if needed & set(node.outputs))
-        return dataclasses.replace(self, nodes=nodes, head=dataclasses.replace(self.head, auxiliary=()))
+        return tuple(node for node in self.nodes if needed & set(node.outputs))
 
     def with_anchors(self, anchors: Anchors) -> ModelSpec:
         """The same network with other anchors ``[L, A, 2]`` in pixels, also in its definition."""
@@ -222,7 +229,7 @@ def _parse_inputs(value: Any, above: Sequence[NodeSpec], later: list[str], where
 
 
 def _check_all_read(nodes: Sequence[NodeSpec], head: HeadSpec, where: str) -> None:
-    read = {name for node in nodes for name in node.inputs} | set(head.inputs) | set(head.auxiliary)
+    read = {name for node in nodes for name in node.inputs} | {*head.inputs, *head.auxiliary, *head.maps}
     for node in nodes:
         if not read & set(node.outputs):
             raise InputError(f"{where}.{node.name}: is read by no other node and not by the head; accepted: a node "
@@ -262,10 +269,11 @@ def _parse_head(content: Any, nodes: Sequence[NodeSpec], where: str, package: st
     if auxiliary and len(auxiliary) != len(inputs):
         raise InputError(f"{where}, auxiliary: found {len(auxiliary)} nodes; accepted: none, or one for each of the "
                          f"{len(inputs)} levels")
+    maps = _parse_inputs(content.get("maps", ()), nodes, [], f"{where}, maps")
     anchors = parse_anchors(content["anchors"], len(inputs), f"{where}, anchors")
     given = {key: value for key, value in content.items() if key in own}
     return HeadSpec(inputs, anchors, convert(content.get("implicit", True), bool, f"{where}, implicit"), auxiliary,
-                    block, _check_arguments(block, own, given, where))
+                    block, _check_arguments(block, own, given, where), maps)
 
 
 def parse_anchors(content: Any, levels: int, where: str) -> tuple[tuple[tuple[float, float], ...], ...]:

@@ -25,7 +25,7 @@ from yolov7.runtime.plugins import import_all, load_plugins
 from yolov7.structures import HeadOutput
 
 NOMINAL_SIZE = 640  # the objectness prior counts on 8 objects in an image of this side
-CONSTRAINED, FREE = 0.5, 1.0  # cells outside its own that a centre may reach; FREE is of table 7 alone
+CONSTRAINED, FREE = 0.5, 1.0  # cells outside its own that a centre may reach; FREE is of table 7 and YOLOv7-mask
 Anchors = Sequence[Sequence[Sequence[float]]]  # [L, A, 2] width, height in pixels
 RESERVED = frozenset((  # what a detector's own values are called, in results, files and graphs
     "images", "box", "boxes", "bbox", "objectness", "score", "scores", "label", "labels", "class", "classes", "name",
@@ -38,11 +38,12 @@ class Channels:
 
     widths: Mapping[str, int]
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the terms of a task must know, such as sigmas
+    reach: float = CONSTRAINED  # cells outside its own that the centre of a box may lie in: see `decode_boxes`
 
     @classmethod
-    def of(cls, num_classes: int, extra: Mapping[str, int]) -> Channels:
+    def of(cls, num_classes: int, extra: Mapping[str, int], reach: float = CONSTRAINED) -> Channels:
         """The channels of a detector, then those that a task adds."""
-        return cls({"box": 4, "objectness": 1, "classes": num_classes, **extra})
+        return cls({"box": 4, "objectness": 1, "classes": num_classes, **extra}, reach=reach)
 
     @property
     def size(self) -> int:
@@ -130,7 +131,8 @@ class Decoder:
         for logits, anchors, stride in zip(output.levels, self.anchors, self.strides, strict=True):
             cells = cell_grid(logits.shape[2], logits.shape[3], logits.device)
             # the anchors are viewed once, and after the logits: exported graphs number operations in their order
-            boxes = decode_boxes(logits[..., :4], cells, sides := anchors[:, None, None], stride)  # [B, A, h, w, 4]
+            boxes = decode_boxes(logits[..., :4], cells, sides := anchors[:, None, None], stride,
+                                 self.channels.reach)  # [B, A, h, w, 4]
             scores = logits[..., self.channels.scores].float().sigmoid()
             rows.append(torch.cat((boxes, scores), dim=-1).flatten(1, 3))
             extra.append({name: column.flatten(1, 3) for name, column in
@@ -151,7 +153,7 @@ class Decoder:
             image, anchor, y, x = (logits[..., 4].to(dtype).sigmoid() > confidence).nonzero(as_tuple=True)
             chosen = logits[image, anchor, y, x]  # [N, X]
             cells = torch.stack((x, y), dim=-1).float()
-            boxes = decode_boxes(chosen[:, :4], cells, anchors[anchor], stride, dtype=dtype)
+            boxes = decode_boxes(chosen[:, :4], cells, anchors[anchor], stride, self.channels.reach, dtype)
             scores = chosen[:, self.channels.scores].to(dtype).sigmoid()
             images.append(image)
             rows.append(torch.cat((boxes, scores), dim=-1))
@@ -185,11 +187,14 @@ class Head(nn.Module):
 
     The head of a task names its additional channels in ``extra``, and in ``apart`` those of them that the lead head's
     convolutions leave to modules of its own, which `level` then joins. Its own keyword arguments are keys of the
-    model's YAML. It may add modules, maps by overriding `make_maps`, and decode its channels in `decode_columns`.
+    model's YAML. It may add modules, maps by overriding `make_maps`, and decode its channels in `decode_columns`. Nodes
+    that the YAML names under ``maps`` are those of `map_inputs`; `make_maps` finds them behind the levels.
     """
 
     anchors: Tensor
     map_names: ClassVar[tuple[str, ...]] = ()  # keys of `make_maps`
+    map_inputs: tuple[tuple[int, int], ...] = ()  # channels and stride of each node that it reads beside its levels
+    reach: ClassVar[float] = CONSTRAINED  # see `Channels`
     nominal_classes: ClassVar[int] = 80  # of the data set that models with this head are published for
     multiplies: ClassVar[bool] = True  # whether the multiplicative part of implicit knowledge takes part
     has_masks: ClassVar[bool] = False  # whether its task finds a mask of each object: the column ``masks``
@@ -203,7 +208,7 @@ class Head(nn.Module):
         self.strides = tuple(strides)
         self.num_classes = num_classes
         self.num_anchors = len(anchors[0])
-        self.channels = Channels.of(num_classes, check_names(extra or {}, type(self)))
+        self.channels = Channels.of(num_classes, check_names(extra or {}, type(self)), self.reach)
         check_names(self.map_names, type(self))
         self.apart = tuple(apart)
         outputs = self.num_anchors * self.channels.size
@@ -231,13 +236,18 @@ class Head(nn.Module):
         return {name: value.float() for name, value in logits.items()}
 
     def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Maps for the whole image by name, such as prototypes of masks: ``[B, ...]``."""
+        """Maps for the whole image by name, such as prototypes of masks: ``[B, ...]``.
+
+        ``features`` are the levels, then what `map_inputs` names.
+        """
         return {}
 
-    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> Tensor:
+    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor],
+                   full: bool = False) -> Tensor:
         """The masks of detections, for graphs that end with them: float32 ``[B, N, h, w]`` in 0..1, 0 outside a box.
 
-        ``boxes`` ``[B, N, 4]`` are pixels of the network input; of no use where `has_masks` is not set.
+        One cell is `mask_stride` pixels, if ``full`` one pixel of the network input, of which ``boxes`` ``[B, N, 4]``
+        are pixels; of no use where `has_masks` is not set.
         """
         raise NotImplementedError(type(self).__name__)
 
@@ -248,13 +258,18 @@ class Head(nn.Module):
         bias[:, self.channels.slice("objectness")] += math.log(8 / (NOMINAL_SIZE / stride) ** 2)
         bias[:, self.channels.slice("classes")] += math.log(0.6 / (self.num_classes - 0.99))
 
-    def forward(self, features: Sequence[Tensor], auxiliary: Sequence[Tensor] = ()) -> HeadOutput:
-        """L maps ``[B, c, h, w]``, finest first, and L or none for the auxiliary head -> logits [B, A, h, w, X]."""
+    def forward(self, features: Sequence[Tensor], auxiliary: Sequence[Tensor] = (),
+                others: Sequence[Tensor] = ()) -> HeadOutput:
+        """L maps ``[B, c, h, w]``, finest first, and L or none for the auxiliary head -> logits [B, A, h, w, X].
+
+        ``others`` are those of `map_inputs`.
+        """
         levels = [self.level(index, x) for index, x in zip(range(len(self.convs)), features, strict=True)]
         extra = tuple(self.separate(conv(x)) for x, conv in zip(auxiliary, self.auxiliary_convs, strict=True))
         maps = {}
         if self.map_names:
-            maps = self.make_maps([in_format_of(conv, x) for conv, x in zip(self.convs, features, strict=True)])
+            levels_in = [in_format_of(conv, x) for conv, x in zip(self.convs, features, strict=True)]
+            maps = self.make_maps([*levels_in, *others])
         return HeadOutput(tuple(levels), (HeadOutput(extra),) if extra else (), maps)
 
     def level(self, index: int, x: Tensor) -> Tensor:

@@ -67,8 +67,9 @@ class SegmentHead(Head):
         width = self.prototypes.last.conv.in_channels
         return [f"{label} of width {width}" for label in labels] if name == "coefficients" else labels
 
-    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> Tensor:
-        """Probabilities at the resolution of the prototypes; see `Head.make_masks`.
+    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor],
+                   full: bool = False) -> Tensor:
+        """Probabilities at the resolution of the prototypes, enlarged from there if ``full``; see `Head.make_masks`.
 
         A cell belongs to a box from its left and upper corner on, up to but not at the right and lower one.
         """
@@ -80,4 +81,4 @@ class SegmentHead(Head):
         across, down = (x >= left) & (x < right), (y >= top) & (y < bottom)  # [B, N, w], [B, N, h]
         inside = down[..., None] & across[..., None, :]  # [B, N, h, w]
         masks: Tensor = logits.sigmoid().view(*boxes.shape[:2], height, width) * inside
-        return masks
+        return F.interpolate(masks, scale_factor=self.mask_stride, mode="bilinear") if full else masks
