@@ -18,6 +18,7 @@ from yolov7.config import InputError, shipped_files
 from yolov7.model.blocks import EELAN, ELAN, Conv, RepConv
 from yolov7.model.detector import Detector
 from yolov7.model.heads.base import Head
+from yolov7.model.merging import Projection, Refine
 from yolov7.model.spec import ModelSpec, NodeSpec, read_spec
 
 Leaf = tuple[str, str, dict[str, Tensor]]  # kind, prefix, tensors by the rest of their key
@@ -25,14 +26,13 @@ Leaf = tuple[str, str, dict[str, Tensor]]  # kind, prefix, tensors by the rest o
 _LEAF_KEYS = (  # (kind, pattern of the part of the key that belongs to the leaf)
     ("Conv", re.compile(r"^(.*)\.(conv\.weight|bn\.\w+)$")),
     ("RepConv", re.compile(r"^(.*)\.(rbr_\w+\..*)$")),
-    ("outputs", re.compile(r"^(.*\.m_kpt\.\d+\.\d+)\.(weight|bias)$")),
-    ("head", re.compile(r"^(.*)\.(anchors|anchor_grid|(?:m|m2|ia|im)\.\d+\.\w+)$")),
+    ("outputs", re.compile(r"^((?:.*\.)?(?:m_kpt\.\d+|model)\.\d+)\.(weight|bias)$")),
+    ("head", re.compile(r"^(.*)\.(anchors|anchor_grid|(?:m|m2|ia|im|attn_m)\.\d+\.\w+)$")),
 )
 _OUTPUTS = re.compile(r"(?:.*\.)?keypoint_paths\.\d+\.last")  # those of our layers that are "outputs" there
 # Parts of keys that no other head has -> our head; AnchorHead has none.
-HEADS = {".proto.": "SegmentHead", ".m_kpt.": "PublishedPoseHead"}
+HEADS = {".proto.": "SegmentHead", ".m_kpt.": "PublishedPoseHead", ".attn_m.": "MaskHead"}
 EXPORTED = ("AnchorHead", *HEADS.values())  # our heads that it has, too
-REFUSED = {".attn_m.": "YOLOv7-mask"}  # networks that are not supported
 NOT_IN_FILE, OTHER_CLASSES = "the file does not have them", "the file is for another class count"
 _BRANCHES = {"identity": "rbr_identity", "dense": "rbr_dense", "point": "rbr_1x1"}
 _BY_CLASSES = ("convs.", "auxiliary_convs.", "implicit_multiply.")  # tensors whose shapes depend on the class count
@@ -67,9 +67,6 @@ def _reference_leaves(state: Mapping[str, Tensor], where: str) -> list[Leaf]:
     """Group a state dict of the reference implementation into leaves, in order."""
     leaves: dict[str, Leaf] = {}
     for key, value in state.items():
-        if other := next((name for part, name in REFUSED.items() if part in key), None):
-            raise InputError(f"{where}: is a {other} checkpoint, a network that is not supported; accepted: detection, "
-                             "YOLOv7-seg and YOLOv7-W6-pose")
         found = next(((kind, match) for kind, pattern in _LEAF_KEYS if (match := pattern.match(key))), None)
         if found is None:
             raise InputError(f"{where}: the tensor {key!r} is not part of the reference implementation's "
@@ -90,7 +87,8 @@ def _kind_of(name: str, module: nn.Module) -> str:
     """The kind of a leaf; "" for a module that is none."""
     if isinstance(module, nn.Conv2d):
         return "outputs" if _OUTPUTS.fullmatch(name) else ""
-    kinds: tuple[tuple[str, type[nn.Module]], ...] = (("Conv", Conv), ("RepConv", RepConv), ("head", Head))
+    kinds: tuple[tuple[str, type[nn.Module]], ...] = (("Conv", Conv), ("RepConv", RepConv), ("head", Head),
+                                                      ("outputs", Projection))
     return next((kind for kind, cls in kinds if isinstance(module, cls)), "")
 
 
@@ -104,10 +102,13 @@ def _reference_name(module: nn.Module, rest: str) -> str:
     """The reference implementation's name of a tensor of one of our leaves."""
     if isinstance(module, (Conv, nn.Conv2d)):
         return rest
+    if isinstance(module, Projection):
+        return rest.removeprefix("conv.")
     part, _, name = rest.partition(".")
     if isinstance(module, RepConv):
         return f"{_BRANCHES[part]}.{name}"
     return {"anchors": "anchor_grid", "convs": f"m.{name}", "auxiliary_convs": f"m2.{name}",
+            "attention_convs": f"attn_m.{name}",
             "implicit_add": f"ia.{name}.implicit", "implicit_multiply": f"im.{name}.implicit"}[part]
 
 
@@ -260,7 +261,8 @@ def export_state_dict(model: Detector) -> dict[str, Tensor]:
         count, names = _node_places(node, model.nodes[node.name], model.spec)
         inner |= {f"nodes.{node.name}{'.' if name else ''}{name}": f"model.{place + offset}{rest}"
                   for name, (offset, rest) in names.items()}
-        place += count
+        merged = bool(model.spec.head.maps) and node.name == model.spec.head.inputs[-1]
+        place += count + merged  # with further maps, a layer there puts the levels together
     inner |= {f"head.{name}": f"model.{place}.{rest}" for name, rest in _keys_inside_head(model.head).items()}
     for _, name, module in _own_leaves(model):
         prefix = inner.get(name, f"model.{place}")
@@ -303,8 +305,10 @@ def _keys_inside(block: nn.Module) -> dict[str, str]:
 
     Convolutions of a block are cv1, cv2, ..., its residual layers m.0, m.1, ...
     """
-    if isinstance(block, (Conv, RepConv)):
+    if isinstance(block, (Conv, RepConv, Projection)):
         return {"": ""}
+    if isinstance(block, Refine):
+        return {f"levels.{index}": f".refine.{index}" for index in range(len(block.levels))}
     keys, number = {}, 0
     for name, child in block.named_children():
         if isinstance(child, Conv):
@@ -335,6 +339,6 @@ def _head_tensors(head: Head, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {"anchors": head.anchors / _strides_of(head, head.anchors)}
     if type(head).__name__ != "SegmentHead":
         tensors["anchor_grid"] = head.anchors.view(levels, 1, per_level, 1, 1, 2)
-    for group in ("m.", "m2.", "ia.", "im."):
+    for group in ("m.", "m2.", "ia.", "im.", "attn_m."):
         tensors |= {key: value for key, value in own.items() if key.startswith(group)}
     return tensors

@@ -37,14 +37,13 @@ LAYERS = {  # classes of the models that can be read, behind "models."
     *(f"common.{name}" for name in (
         "Conv", "Concat", "MP", "SP", "SPP", "SPPCSPC", "RepConv", "ReOrg", "DownC", "Shortcut", "Stem",
         "Bottleneck", "BottleneckCSPA", "BottleneckCSPB", "BottleneckCSPC", "Res", "ResCSPA", "ResCSPB", "ResCSPC",
-        "ResXCSPA", "ResXCSPB", "ResXCSPC", "ImplicitA", "ImplicitM", "Proto",
+        "ResXCSPA", "ResXCSPB", "ResXCSPC", "ImplicitA", "ImplicitM", "Proto", "Merge", "Refine",
     )),
     *(f"yolo.{name}" for name in ("Model", "SegmentationModel", "Detect", "IDetect", "IAuxDetect", "Segment",
-                                  "ISegment", "IKeypoint")),
+                                  "ISegment", "IKeypoint", "MT")),
 }
 
-BRANCHES = {"IRSegment": "YOLOv7-seg (with a refine module)", "IBin": "YOLOv7-bin", "Mask": "YOLOv7-mask",
-            "IMerge": "YOLOv7-mask", "Merge": "YOLOv7-mask", "yolo.MT": "YOLOv7-mask", "Refine": "YOLOv7-mask"}
+BRANCHES = {"IRSegment": "YOLOv7-seg (with a refine module)", "IBin": "YOLOv7-bin"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Attention and maps of an image -> masks of boxes (BlendMask; docs/reference.md, Mask blending).
+
+A mask is a grid over its box: the maps are sampled there (ROI-align), and blended with weights that the attention of
+the prediction gives. Loss, inference and exported graphs share these functions; `sample_grids` does with matrix
+products, which any runtime has, what `pool` does with torchvision's operator.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+GRID = 56  # rows and columns of a mask in its box
+ATTENTION = 14  # rows and columns of the attention
+
+
+def pool(maps: Tensor, boxes: Tensor, image: Tensor, stride: int) -> Tensor:
+    """Maps ``[B, K, h, w]`` in boxes ``[N, 4]`` of images int64 ``[N]``: ``[N, K, GRID, GRID]``.
+
+    ``boxes`` are xyxy pixels of the network input, of which a cell has ``stride``. One bilinear sample at the centre of
+    each bin; beyond the outermost cells' centres their values, more than half a cell outside of the map 0.
+    """
+    rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
+    pooled: Tensor = roi_align(maps, rois, GRID, 1 / stride, 1, aligned=True)
+    return pooled
+
+
+def sample_grids(maps: Tensor, boxes: Tensor, stride: int) -> Tensor:
+    """`pool` of boxes ``[B, N, 4]`` of each image, by matrix products: ``[B, N, K, GRID, GRID]``."""
+    steps = (torch.arange(GRID, device=boxes.device, dtype=torch.float32) + 0.5) / GRID
+    low, high = (boxes[..., None, 0:2], boxes[..., None, 2:4])  # [B, N, 1, 2]
+    places = (low + (high - low) * steps[:, None]) / stride - 0.5  # [B, N, GRID, 2] x, y in cells
+    across = _shares_clamped(places[..., 0], maps.shape[3])  # [B, N, GRID, w]
+    down = _shares_clamped(places[..., 1], maps.shape[2])  # [B, N, GRID, h]
+    columns = maps[:, None] @ across.transpose(2, 3)[:, :, None]  # [B, N, K, h, GRID]
+    sampled: Tensor = down[:, :, None] @ columns
+    return sampled
+
+
+def blend(attention: Tensor, pooled: Tensor) -> Tensor:
+    """Logits of masks ``[N, GRID, GRID]`` of attention ``[N, K * ATTENTION^2]`` and maps ``[N, K, GRID, GRID]``."""
+    count = pooled.shape[1]
+    weights = F.interpolate(attention.float().view(-1, count, ATTENTION, ATTENTION), size=(GRID, GRID),
+                            mode="bilinear").softmax(dim=1)
+    return (weights * pooled).sum(dim=1)
+
+
+def mask_scores(masks: Tensor) -> Tensor:
+    """How sure masks ``[N, GRID, GRID]`` in 0..1 are: the geometric mean of max(m, 1 - m), ``[N]`` in 0.5..1."""
+    return torch.maximum(masks, 1 - masks).log().flatten(1).mean(dim=1).exp()
+
+
+def paste_grids(masks: Tensor, boxes: Tensor, size: tuple[int, int], stride: float) -> Tensor:
+    """Grids ``[B, N, GRID, GRID]`` in the cells of an image: ``[B, N, h, w]``, bilinear, 0 outside.
+
+    ``size`` is the height and width in cells of ``stride`` pixels, of which ``boxes`` ``[B, N, 4]`` are.
+    """
+    down, across = (paste_shares(boxes[..., axis], boxes[..., axis + 2], count, stride)
+                    for axis, count in zip((1, 0), size, strict=True))
+    pasted: Tensor = down @ masks @ across.transpose(2, 3)
+    return pasted
+
+
+def paste_shares(low: Tensor, high: Tensor, count: int, stride: float) -> Tensor:
+    """The share of each row of a grid in each of ``count`` cells, of boxes from ``low`` to ``high``: ``[..., count, GRID]``.
+
+    A cell's centre lies between the centres of two rows of the grid.
+    """
+    centres = (torch.arange(count, device=low.device, dtype=torch.float32) + 0.5) * stride
+    side = (high - low).clamp(min=1e-6)[..., None]
+    return _shares((centres - low[..., None]) / side * GRID - 0.5, GRID)
+
+
+def _shares(places: Tensor, count: int) -> Tensor:
+    """Bilinear shares of ``count`` samples at places ``[...]`` between them: ``[..., count]``."""
+    return (1 - (places[..., None] - torch.arange(count, device=places.device, dtype=torch.float32)).abs()).clamp(min=0)
+
+
+def _shares_clamped(places: Tensor, count: int) -> Tensor:
+    """As ROI-align has it: the outermost samples reach half a cell beyond the map, there is nothing further outside."""
+    inside = (places >= -1) & (places <= count)
+    return _shares(places.clamp(0, count - 1), count) * inside[..., None]

@@ -1,0 +1,99 @@
+"""The head of YOLOv7-mask: attention for each prediction, bases and a semantic map for the image (BlendMask's way)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from yolov7.model import blending
+from yolov7.model.heads.base import FREE, Anchors, Head, in_format_of, register_head
+
+
+@register_head
+class MaskHead(Head):
+    """A detector whose predictions also have attention over the maps of their image: ``bases`` and a semantic map.
+
+    The nodes that make those stand under ``maps`` of the YAML, at half the stride of the finest level. The attention,
+    14 x 14 for each map, comes from convolutions of its own without implicit knowledge. Centres reach a cell out of
+    their own (docs/reference.md, Mask head).
+    """
+
+    map_names = ("bases", "semantic")
+    has_masks = True
+    reach = FREE
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
+                 implicit: bool = True, auxiliary_channels: Sequence[int] = (), bases: int = 4) -> None:
+        attention = (bases + 1) * blending.ATTENTION**2
+        super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels,
+                         self.added_channels(attention), tuple(self.added_channels(attention)))
+        self.mask_stride = self.strides[0] // 2
+        self.map_inputs = ((bases, self.mask_stride), (1, self.mask_stride))
+        self.attention_convs = self._convs(in_channels, attention)
+
+    @classmethod
+    def added_channels(cls, attention: int) -> dict[str, int]:
+        """The channels behind those of a detector, each made by convolutions of their own."""
+        return {"attention": attention}
+
+    def _convs(self, in_channels: Sequence[int], width: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Conv2d(channels, self.num_anchors * width, 1) for channels in in_channels)
+
+    def own_convs(self) -> dict[str, nn.ModuleList]:
+        """The convolutions of each name of `added_channels`."""
+        return {"attention": self.attention_convs}
+
+    def level(self, index: int, x: Tensor) -> Tensor:
+        """The logits of one level: ``[B, c, h, w]`` -> ``[B, A, h, w, X]``."""
+        widths = self.channels.widths
+        parts = [self.separate(self.convolve(index, x), self.channels.slice("classes").stop)]
+        for name, convs in self.own_convs().items():
+            conv = convs[index]
+            parts.append(self.separate(conv(in_format_of(conv, x)), widths[name]))
+        return torch.cat(parts, dim=-1)
+
+    def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """``bases`` ``[B, bases, h, w]`` and ``semantic`` ``[B, 1, h, w]``, as their nodes made them."""
+        return dict(zip(self.map_names, features[len(self.strides) :], strict=True))
+
+    def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor],
+                   full: bool = False) -> Tensor:
+        """Probabilities pasted at the resolution of the maps, or at that of the network input; see `Head.make_masks`."""
+        joined = torch.cat([maps[name] for name in self.map_names], dim=1).float()
+        pooled = blending.sample_grids(joined, boxes, self.mask_stride).flatten(0, 1)
+        masks = blending.blend(columns["attention"].flatten(0, 1), pooled).sigmoid()
+        height, width = joined.shape[2:]
+        stride, factor = (1, self.mask_stride) if full else (self.mask_stride, 1)
+        size = height * factor, width * factor
+        return blending.paste_grids(masks.view(*boxes.shape[:2], *masks.shape[1:]), boxes, size, stride)
+
+    def outputs(self) -> dict[str, tuple[list[nn.Conv2d], list[str]]]:
+        """The convolutions that make channels, also those of its own (see `Head.outputs`)."""
+        own = {f"{name}_convs": (list(convs), self.row_names([name])) for name, convs in self.own_convs().items()}
+        return super().outputs() | own  # type: ignore[operator]
+
+
+@register_head
+class MaskIoUHead(MaskHead):
+    """`MaskHead` whose predictions also know how well their mask will fit, which makes their score (Mask Scoring)."""
+
+    def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
+                 implicit: bool = True, auxiliary_channels: Sequence[int] = (), bases: int = 4) -> None:
+        super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels, bases)
+        self.mask_iou_convs = self._convs(in_channels, 1)
+
+    @classmethod
+    def added_channels(cls, attention: int) -> dict[str, int]:
+        """See `MaskHead.added_channels`."""
+        return {"attention": attention, "mask_iou": 1}
+
+    def own_convs(self) -> dict[str, nn.ModuleList]:
+        """See `MaskHead.own_convs`."""
+        return {"attention": self.attention_convs, "mask_iou": self.mask_iou_convs}
+
+    @staticmethod
+    def decode_columns(logits: dict[str, Tensor], cells: Tensor, anchors: Tensor, stride: float) -> dict[str, Tensor]:
+        """The attention as it is, and ``mask_iou`` in 0..1: ``[..., 1]``."""
+        return {"attention": logits["attention"].float(), "mask_iou": logits["mask_iou"].float().sigmoid()}
