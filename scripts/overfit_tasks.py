@@ -190,7 +190,7 @@ class Learner:
         network = TorchNetwork(self.model, self.device, self.precision)
         evaluators = self.training.evaluators(self.image_set, False)
         found = evaluate(network, self.loader, self.image_set, evaluators=evaluators,
-                         finish=self.training.finish or self.task.finish)
+                         after=self.task.after(usual=self.training.finish))
         return found.metrics()
 
 

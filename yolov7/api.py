@@ -15,7 +15,7 @@ import torch
 
 from yolov7.config import InputError, RunError
 from yolov7.config.arguments import CallArguments, LoadArguments, check_arguments, named_as_arguments
-from yolov7.config.options import MaskMode, NetworkOptions, Precision
+from yolov7.config.options import MaskMode, MaskScores, NetworkOptions, Precision
 from yolov7.data.any_image import ImageLike, PathLike, is_one_image, to_array
 from yolov7.data.image_set import class_indices
 from yolov7.data.sources import open_images, open_source
@@ -81,7 +81,8 @@ class Model:
 
     def __call__(self, images: ImageLike | Sequence[ImageLike], conf: float = 0.25, iou: float = 0.45,
                  classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
-                 agnostic: bool = False, masks: MaskMode | None = None) -> Any:
+                 agnostic: bool = False, masks: MaskMode | None = None,
+                 mask_scores: MaskScores | None = None) -> Any:
         """Detect in an image, in several, or in those of a folder.
 
         An image is a path, an address (``https://...``), the bytes of an image file (``bytes`` or an open file), an
@@ -90,12 +91,12 @@ class Model:
         a glob (in the order of ``detect.py``; what cannot be read is logged and left out). Results keep their images:
         for a large folder take `stream`. ``size`` is the long side of the network input (default: that of the
         weights), ``classes`` are names or numbers, ``masks`` is how masks come to the image's pixels (low, upsampled,
-        fine, soft). Arguments have the limits of the flags of ``detect.py``. Raises
+        fine, soft), ``mask_scores`` whose masks count in scores (all, kept, none). Arguments have the limits of the flags of ``detect.py``. Raises
         `yolov7.InputError` (a `ValueError`) for what does not fit and for images that cannot be read,
         `yolov7.RunError` (a `RuntimeError`) on a GPU in a process that was forked.
         """
         predictor = self._predictor("model()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
-                                    agnostic=agnostic, masks=masks)
+                                    agnostic=agnostic, masks=masks, mask_scores=mask_scores)
         with named_as_arguments():
             if folder := _folder(images):
                 return self._of_folder(folder, predictor)
@@ -107,7 +108,8 @@ class Model:
 
     def stream(self, source: PathLike | int, conf: float = 0.25, iou: float = 0.45,
                classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
-               agnostic: bool = False, masks: MaskMode | None = None) -> Iterator[ImageResult]:
+               agnostic: bool = False, masks: MaskMode | None = None,
+               mask_scores: MaskScores | None = None) -> Iterator[ImageResult]:
         """Detect in whatever ``detect.py --source`` takes, one `ImageResult` after the other.
 
         Folders, globs, lists, videos, cameras by number, addresses of images, videos and streams; results of frames
@@ -119,7 +121,7 @@ class Model:
             raise InputError(f"model.stream(), source: found a {type(source).__name__}; accepted: a path, an address, "
                              "or the number of a camera")
         predictor = self._predictor("model.stream()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
-                                    agnostic=agnostic, masks=masks)
+                                    agnostic=agnostic, masks=masks, mask_scores=mask_scores)
         return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor)
 
     def _predictor(self, call: str, **arguments: Any) -> Predictor:
@@ -130,7 +132,7 @@ class Model:
         with named_as_arguments():
             chosen = None if given.classes is None else class_indices(given.classes, self.names)
             options = NMSOptions(given.conf, given.iou, given.max_det, agnostic=given.agnostic, classes=chosen)
-            return Predictor(self.network, options, given.size, self.task.finish_as(given.masks))
+            return Predictor(self.network, options, given.size, self.task.after(given.masks, given.mask_scores))
 
     def _result(self, found: Instances, image: np.ndarray, path: str, frame: int = 0,
                 seconds: float | None = None) -> ImageResult:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+GRID = 56  # rows and columns of a mask that is kept as a grid over its box (BlendMask)
 Window = tuple[int, int, int, int]  # xyxy pixels of the image; right and bottom are outside
 Ring = np.ndarray  # int32 [K, 2] x, y: corners of pixels, not closed
 Rle = dict[str, Any]  # COCO's run-length mask: size (height, width) and counts, compressed

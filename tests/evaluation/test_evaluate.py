@@ -20,7 +20,7 @@ from yolov7.data.loader import evaluation_loader
 from yolov7.evaluation.coco import CocoBoxes
 from yolov7.evaluation.evaluate import WHOLE, Evaluator, StageTimes, box_evaluators, evaluate
 from yolov7.evaluation.v7_metric import V7Metric
-from yolov7.inference.nms import NMSOptions, to_native
+from yolov7.inference.nms import After, NMSOptions, to_native
 from yolov7.model.heads.base import Predictions
 from yolov7.model.weights import ModelInfo
 from yolov7.runtime.distributed import Processes
@@ -110,7 +110,7 @@ def test_the_default_is_the_score_of_the_boxes() -> None:
 def test_a_tasks_evaluator_beside_those_of_boxes(tmp_path: Path) -> None:
     data = split()
     evaluators: list[Evaluator] = [*box_evaluators(data), Weights()]
-    evaluation = evaluate(Finder(), [batch(0, 1), batch(2)], data, evaluators=evaluators, finish=finish)
+    evaluation = evaluate(Finder(), [batch(0, 1), batch(2)], data, evaluators=evaluators, after=After(finish=finish))
     assert list(evaluation.results) == ["bbox", "v7", "confusion", "errors", "weights"]
     boxes, weights = evaluation.boxes, evaluation.results["weights"]
     assert isinstance(weights, Weights) and weights.found == {"0.png": 0.0, "1.png": 10.0, "2.png": 20.0}
@@ -144,11 +144,11 @@ class Gathering(Processes):
 
 def test_processes_share_the_images() -> None:
     data, others = split(), [CocoBoxes(), Weights()]
-    evaluate(Finder(), [batch(1)], data, evaluators=others, finish=finish)
+    evaluate(Finder(), [batch(1)], data, evaluators=others, after=After(finish=finish))
     own: list[Evaluator] = [CocoBoxes(), Weights()]
     evaluation = evaluate(Finder(), [batch(0, 2)], data, evaluators=own, processes=Gathering(other=others),
-                          finish=finish)
-    alone = evaluate(Finder(), [batch(0, 2), batch(1)], data, evaluators=[CocoBoxes(), Weights()], finish=finish)
+                          after=After(finish=finish))
+    alone = evaluate(Finder(), [batch(0, 2), batch(1)], data, evaluators=[CocoBoxes(), Weights()], after=After(finish=finish))
     assert evaluation.boxes == alone.boxes and evaluation.results["weights"] == alone.results["weights"]
     assert evaluation.boxes.predictions == alone.boxes.predictions and len(evaluation.samples) == 2
 

@@ -55,7 +55,7 @@ def test_masks_from_the_network_to_the_scores(coco_mini: Path, tmp_path: Path) -
     options = replace(PROTOCOL, confidence=0.3, max_detections=20)
     loader = evaluation_loader(data, 96, 2, network.stride, 0)
     evaluation = evaluate(network, loader, data, options, training.evaluators(data, True),
-                          finish=training.finish or task.finish)
+                          after=task.after(usual=training.finish))
     found = evaluation.results["segm"].predictions  # type: ignore[attr-defined]
     assert 20 <= len(found) == len(evaluation.boxes.predictions)
     sizes = dict(zip(data.image_ids, data.sizes.tolist(), strict=True))
@@ -65,7 +65,7 @@ def test_masks_from_the_network_to_the_scores(coco_mini: Path, tmp_path: Path) -
     assert set(evaluation.results) > {"segm", "v7_segm", "confusion_segm", "errors_segm"}
     image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8)
     for each in (network, Augmented(network)):
-        instances = Predictor(each, NMSOptions(0.3), 96, task.finish)([image])[0]
+        instances = Predictor(each, NMSOptions(0.3), 96, task.after())([image])[0]
         assert list(instances.extra) == ["masks"] and instances.extra["masks"].size == (90, 130)
         assert len(instances.extra["masks"]) == len(instances) > 3
 
@@ -81,13 +81,13 @@ def test_key_points_from_the_network_to_the_scores(coco_mini: Path, tmp_path: Pa
     training = task.training()
     loader = evaluation_loader(data, 96, 16, network.stride, 0)
     evaluation = evaluate(network, loader, data, replace(PROTOCOL, confidence=0.3, max_detections=5),
-                          training.evaluators(data, True), finish=training.finish or task.finish)
+                          training.evaluators(data, True), after=task.after(usual=training.finish))
     found = evaluation.results["keypoints"].predictions  # type: ignore[attr-defined]
     assert len(found) > 50 and all(len(row["keypoints"]) == 51 for row in found)
     assert evaluation.boxes.fitness is None and evaluation.fitness == evaluation.results["keypoints"].fitness
     image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8)
     for each in (network, Augmented(network)):
-        instances = Predictor(each, NMSOptions(0.3), 96, task.finish)([image])[0]
+        instances = Predictor(each, NMSOptions(0.3), 96, task.after())([image])[0]
         points = instances.extra["keypoints"]
         assert points.shape == (len(instances), 17, 3) and len(points)
         assert points.amin() >= 0 and points[..., 0].amax() <= 130 and points[..., 1].amax() <= 90

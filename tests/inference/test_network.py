@@ -23,7 +23,7 @@ from yolov7.data.images import letterbox
 from yolov7.inference import network as networks
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Augmented, Ensemble, TorchNetwork, compile_frozen, shrink
-from yolov7.inference.nms import NMSOptions, nms_image, non_maximum_suppression, to_native
+from yolov7.inference.nms import After, NMSOptions, nms_image, non_maximum_suppression, to_native
 from yolov7.inference.predictor import Predictor
 from yolov7.model import weights
 from yolov7.model.detector import Detector, network_input
@@ -324,7 +324,7 @@ def test_columns_and_maps_reach_the_end_of_a_task() -> None:
         return replace(native, extra={"points": found.extra["points"] / gain})
 
     images = [np.full((60, 80, 3), 90, np.uint8), np.full((96, 96, 3), 30, np.uint8)]
-    found = Predictor(network, NMSOptions(0.2), 96, finish)(images)
+    found = Predictor(network, NMSOptions(0.2), 96, After(finish=finish))(images)
     assert len(seen) == 2 and min(len(each) for each in found) > 5
     for own, (before, maps, meta), image in zip(found, seen, images, strict=True):
         assert meta.size == image.shape[:2] and maps["depth"].shape == (2, *(side // 8 for side in SIDES[meta.size]))

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from yolov7.config.recipe import LossConfig
 from yolov7.loss import assignment as simota
-from yolov7.loss.criterion import Criterion, Losses, Prepared, total_loss
+from yolov7.loss.criterion import Criterion, Losses, total_loss
+from yolov7.loss.terms import Prepared
 from yolov7.structures import HeadOutput, Targets
 
 CONFIGS = {

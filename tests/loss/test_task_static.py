@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from yolov7.config.recipe import LossConfig
 from yolov7.loss import assignment as simota
-from yolov7.loss.criterion import Criterion, Prepared, total_loss
+from yolov7.loss.criterion import Criterion, total_loss
+from yolov7.loss.terms import Prepared
 from yolov7.loss.keypoints import KEYPOINT_TERMS
 from yolov7.loss.masks import MASK_TERMS
 from yolov7.structures import HeadOutput, Targets

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from yolov7.config.recipe import LossConfig
 from yolov7.loss.assignment import every_candidate
 from yolov7.loss.candidates import Assignment, Candidates
-from yolov7.loss.criterion import DETECTION_TERMS, Criterion, Matched, Prepared, Term, total_loss
+from yolov7.loss.criterion import DETECTION_TERMS, Criterion, total_loss
+from yolov7.loss.terms import Matched, Prepared, Term
 from yolov7.model.heads.base import Channels
 from yolov7.structures import HeadOutput, Targets
 

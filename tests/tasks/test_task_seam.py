@@ -30,7 +30,8 @@ from yolov7.data.loader import Field
 from yolov7.data.objects import Sample
 from yolov7.evaluation.evaluate import Evaluator, box_evaluators
 from yolov7.inference.draw import draw_instances
-from yolov7.loss.criterion import DETECTION_TERMS, Matched, Term, assign_positives
+from yolov7.loss.criterion import DETECTION_TERMS, assign_positives
+from yolov7.loss.terms import Matched, Term
 from yolov7.model.heads.base import Anchors, Head, register_head
 from yolov7.structures import Instances
 from yolov7.tasks import Task, Training, register_task

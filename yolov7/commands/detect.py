@@ -25,6 +25,6 @@ def detect(options: DetectOptions) -> DetectionRun:
     paths = folders.find_weights(options.weights)
     network = load_network(paths, own_device(usual_device(paths, options.device)), options)
     task = find_task(network.info.head)
-    finish = task.finish_as(options.masks)
+    after = task.after(options.masks, options.mask_scores)
     new_folder = partial(folders.new_folder, options.project, options.name, options.exist_ok)
-    return run_detection(options, network, new_folder, finish, task.draw)
+    return run_detection(options, network, new_folder, after, task.draw)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from yolov7.config.errors import InputError, RunError, unknown
 from yolov7.config.flags import check_paths, flag_fields, flag_of
 from yolov7.config.messages import with_names
-from yolov7.config.options import DetectOptions, MaskMode, NetworkOptions, Precision
+from yolov7.config.options import DetectOptions, MaskMode, MaskScores, NetworkOptions, Precision
 from yolov7.config.schema import from_mapping
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class CallArguments:
     max_det: int = same_as(DetectOptions, "max_det")
     agnostic: bool = same_as(DetectOptions, "agnostic_nms")
     masks: MaskMode | None = same_as(DetectOptions, "masks")
+    mask_scores: MaskScores | None = same_as(DetectOptions, "mask_scores")
 
 
 ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, CallArguments)

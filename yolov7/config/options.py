@@ -12,6 +12,7 @@ from yolov7.config.schema import option
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MaskMode = Literal["low", "upsampled", "fine", "soft"]
+MaskScores = Literal["all", "kept", "none"]
 MAX_CLASSES = 100_000
 MAX_SIDE = 32_768  # pixels of a network input
 MAX_COUNT = 1_000_000  # of epochs, detections, attempts: more than anybody means
@@ -58,6 +59,10 @@ class NMSFlags:
                                     "network input; upsampled, those enlarged; fine, enlarged, then cropped; soft, "
                                     "never rounded on the way, the most exact; default as published: upsampled to "
                                     "detect, fine to score", group="detections")
+    mask_scores: MaskScores | None = option(
+        None, "of models like yolov7-mask, whose masks count in the scores: all, those of every candidate before NMS; "
+        "kept, those of what NMS keeps, much faster; none; default: kept, or all where the "
+        "network itself says how good they are", group="detections")
 
 
 @dataclass(frozen=True)

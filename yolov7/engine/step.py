@@ -67,7 +67,7 @@ class TrainingStep:
         with together:
             with self._autocast:
                 output = network(inputs)
-            losses = loss(output, self.criterion.prepare(output, targets))
+            losses = loss(output, self.criterion.prepare(output, targets, (*key, self.processes.rank)))
             # a sum over the batch, as the recipe's learning rate expects; gradients are averaged over the processes
             total = total_loss(losses) * (images * self.processes.world_size)
             self.state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]

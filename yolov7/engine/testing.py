@@ -104,6 +104,7 @@ class Subject:
     scored: tuple[int, ...] | None  # class of the network for each class of the data; None: the same in order
     data: str = ""  # the data set's name or path
     masks: str | None = None  # how they come to pixels, as --masks says
+    mask_scores: str | None = None  # as --mask-scores says
 
     @cached_property
     def task(self) -> Task:
@@ -117,7 +118,7 @@ class Subject:
         evaluators = training.evaluators(self.image_set, complete)
         with worker_failures():
             return evaluate(self.network, loader, self.image_set, nms, evaluators, processes,
-                            self.task.finish_as(self.masks, training.finish))
+                            self.task.after(self.masks, self.mask_scores, training.finish))
 
     def loader(self, image_size: int | None, batch_size: int, workers: int,
                processes: Processes = Processes()) -> BatchLoader:  # noqa: B008  # frozen
@@ -138,11 +139,11 @@ class Subject:
 def open_subject(paths: Sequence[Path], options: TestOptions, device: torch.device, split: str) -> Subject:
     """Load the network of some files, and the data that the flags or the files name."""
     network = load_network(paths, device, options)
-    find_task(network.info.head).finish_as(options.masks)  # before anything is opened
+    find_task(network.info.head).after(options.masks, options.mask_scores)  # before anything is opened
     data = options.data or network.info.data
     if not data:
         raise InputError(f"{paths[0]} does not say what it was trained on; name the data set with --data")
-    return Subject(network, *open_for(network.info, open_data(data), options, split), data, options.masks)
+    return Subject(network, *open_for(network.info, open_data(data), options, split), data, options.masks, options.mask_scores)
 
 
 def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str) -> None:

@@ -274,7 +274,7 @@ class Trainer:
         evaluators = self.training.evaluators(self.val_set, False)
         loss = self.make_validation_loss()
         evaluation = evaluate(network, self.stop.guard(self.val_loader), self.val_set, evaluators=evaluators,
-                              processes=self.processes, finish=self.training.finish or self.task.finish,
+                              processes=self.processes, after=self.task.after(usual=self.training.finish),
                               watch=loss.add)
         if not self._left_out.issuperset(evaluation.left_out):
             self._left_out.update(evaluation.left_out)

@@ -21,7 +21,7 @@ from yolov7.evaluation.similarity import KeypointSimilarity, MaskSimilarity
 from yolov7.evaluation.tables import MEAN, best_f1, class_frame, class_rows, mean_row, named_metrics
 from yolov7.evaluation.v7_metric import V7Metric, V7Result
 from yolov7.inference.network import Network, TorchNetwork
-from yolov7.inference.nms import Finish, NMSOptions, nms_image, to_native
+from yolov7.inference.nms import After, NMSOptions
 from yolov7.model.detector import network_input
 from yolov7.model.heads.base import Predictions
 from yolov7.runtime.distributed import Processes
@@ -191,7 +191,7 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, options: NMSOptions = PROTOCOL,
              evaluators: Sequence[Evaluator] | None = None, processes: Processes = Processes(),  # noqa: B008  # frozen
-             finish: Finish = to_native, watch: Watch | None = None) -> Evaluation:
+             after: After = After(), watch: Watch | None = None) -> Evaluation:  # noqa: B008  # frozen
     """Run a network over the batches of a split, and give each image's detections to fresh ``evaluators``.
 
     Images that could not be read are left out: neither their objects nor detections in them count. The default is the
@@ -214,16 +214,16 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
         predictions = _predict(network, images, options.confidence, batch, watch)
         clock.stop("network", count)
         facts = network.info.arguments
-        kept = [replace(nms_image(rows, options).to("cpu"), facts=facts) for rows in predictions]
+        kept = [replace(after.select(rows, options).to("cpu"), facts=facts) for rows in predictions]
         clock.stop("nms", count)
         for found, rows, meta in zip(kept, predictions, batch.metas, strict=True):
-            native = _native(found, rows, meta, image_set, options, finish)
+            native = _native(found, rows, meta, image_set, options, after)
             for evaluator in own:
                 own_mapping = {"stretch": meta.stretch} if isinstance(evaluator, V7Metric) else {}
                 evaluator.add(native, image_set, index_of[meta.image_id], **own_mapping)
             if len(samples) < SAMPLES:
-                shown = native if len(native) else _native(_best(rows, options, facts), rows, meta, image_set, options,
-                                                           finish)
+                shown = native if len(native) else _native(_best(rows, options, facts, after), rows, meta, image_set,
+                                                           options, after)
                 samples.append((meta.path, shown))
         clock.stop("collect", count)
     unread = processes.broadcast_object(sum(processes.gather_object(left_out), []))
@@ -232,16 +232,16 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
 
 
 def _native(found: Instances, rows: Predictions, meta: ImageMeta, image_set: ImageSet, options: NMSOptions,
-            finish: Finish) -> Instances:
+            after: After) -> Instances:
     """Instances in native pixels, with the labels and names of the split."""
-    native = finish(found, rows.maps, meta)
+    native = after.finish(found, rows.maps, meta)
     return replace(native, labels=_labels_of_split(native.labels, options.classes), names=image_set.names)
 
 
-def _best(rows: Predictions, options: NMSOptions, facts: Mapping[str, Any]) -> Instances:
+def _best(rows: Predictions, options: NMSOptions, facts: Mapping[str, Any], after: After) -> Instances:
     """The best detections of an image of which none is good enough, one for a box: to be drawn."""
     lenient = replace(options, confidence=0, multi_label=False, max_detections=DRAWN_AT_LEAST)
-    return replace(nms_image(rows, lenient).to("cpu"), facts=facts)
+    return replace(after.select(rows, lenient).to("cpu"), facts=facts)
 
 
 def _shown(loader: Iterable[Batch], images: int, processes: Processes) -> Iterator[Batch]:

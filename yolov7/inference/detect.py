@@ -26,7 +26,7 @@ from yolov7.data.streams import StreamError, Streams
 from yolov7.data.video import Frame
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.network import Network
-from yolov7.inference.nms import Finish, NMSOptions, to_native
+from yolov7.inference.nms import After, NMSOptions
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.writers import Result, Write, open_writers
 from yolov7.model.heads.base import find_head
@@ -51,11 +51,11 @@ class DetectionRun:
     faults: tuple[str, ...]  # what could not be read
 
 
-def detect(options: DetectOptions, network: Network, make_folder: Callable[[], Path], finish: Finish = to_native,
+def detect(options: DetectOptions, network: Network, make_folder: Callable[[], Path], after: After = After(),  # noqa: B008  # frozen
            overlay: Overlay = draw_instances) -> DetectionRun:
     """Detect in every image and frame of ``--source``.
 
-    ``make_folder`` is called with the first result: bad input leaves nothing behind. ``finish`` and ``overlay`` are
+    ``make_folder`` is called with the first result: bad input leaves nothing behind. ``after`` and ``overlay`` are
     the task's. Ctrl-C, SIGTERM and a stream that stays away (`StreamError`) end the run early; what was found until
     then is kept, and they are raised again.
     """
@@ -64,7 +64,7 @@ def detect(options: DetectOptions, network: Network, make_folder: Callable[[], P
     classes = None if options.classes is None else class_indices(options.classes, names)
     nms = NMSOptions(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.agnostic_nms,
                      classes=classes)
-    predictor = Predictor(network, nms, options.img_size, finish)
+    predictor = Predictor(network, nms, options.img_size, after)
     showing = options.view_img and has_display()
     if options.view_img and not showing:
         logger.warning("--view-img: no window can be opened on this machine; it goes on without")

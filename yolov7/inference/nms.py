@@ -27,6 +27,7 @@ SAMPLE = 32768  # scores that stand for all
 # what follows NMS in a task: instances in pixels of the network input (on the CPU), the maps of their image by name
 # (on the network's device), where the image lies in the input -> instances in native pixels (on the CPU)
 Finish = Callable[[Instances, dict[str, Tensor], ImageMeta], Instances]
+Select = Callable[[Predictions, "NMSOptions"], Instances]  # a task's NMS of one image, such as `nms_image`
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ def to_native(found: Instances, maps: dict[str, Tensor], meta: ImageMeta) -> Ins
     gain = found.boxes.new_tensor(meta.gain * 2)
     height, width = meta.size
     return replace(found, boxes=clip((found.boxes - pad) / gain, height, width))
+
+
+@dataclass(frozen=True)
+class After:
+    """What a task does behind its network: predictions -> instances in native pixels."""
+
+    select: Select = nms_image
+    finish: Finish = to_native
 
 
 def _scores(predictions: Predictions, options: NMSOptions) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yolov7.data.images import letterbox
 from yolov7.inference.network import Network, check_size
-from yolov7.inference.nms import Finish, NMSOptions, nms_image, to_native
+from yolov7.inference.nms import After, NMSOptions
 from yolov7.model.detector import network_input
 from yolov7.structures import ImageMeta, Instances
 
@@ -22,17 +22,17 @@ class Predictor:
     """A network with all that lies before and behind it.
 
     ``image_size`` is the long side of the network input (default: that of the network), rounded up to its stride;
-    ``finish`` is the task's. Nothing changes from call to call: several threads may share one.
+    what comes ``after`` it is the task's. Nothing changes from call to call: several threads may share one.
     """
 
     def __init__(self, network: Network, options: NMSOptions | None = None, image_size: int | None = None,
-                 finish: Finish = to_native) -> None:
+                 after: After = After()) -> None:  # noqa: B008  # frozen
         check_size(network, image_size)
         self.network = network
         self.names = network.info.names
         self.options = options or NMSOptions()
         self.image_size = -(-(image_size or network.info.image_size) // network.stride) * network.stride
-        self.finish = finish
+        self.after = after
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Detect in RGB images ``uint8 [H, W, 3]``; images of one shape share a batch, each runs exactly once."""
@@ -49,7 +49,7 @@ class Predictor:
             members = [index for index, (tensor, _) in enumerate(prepared) if tensor.shape == shape]
             batch = torch.stack([prepared[index][0] for index in members])
             for index, (instances, maps) in zip(members, self._detect(batch, spent), strict=True):
-                found[index] = replace(self.finish(instances, maps, prepared[index][1]), names=self.names)
+                found[index] = replace(self.after.finish(instances, maps, prepared[index][1]), names=self.names)
         return [found[index] for index in range(len(images))], dict(spent)
 
     def _prepare(self, image: np.ndarray) -> tuple[Tensor, ImageMeta]:
@@ -66,7 +66,7 @@ class Predictor:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the time of the network is reported
         between = time.perf_counter()
-        found = [(replace(nms_image(rows, self.options).to("cpu"), facts=self.network.info.arguments), rows.maps)
+        found = [(replace(self.after.select(rows, self.options).to("cpu"), facts=self.network.info.arguments), rows.maps)
                  for rows in predictions]
         spent["network"] += 1000 * (between - started)  # type: ignore[assignment]
         spent["nms"] += 1000 * (time.perf_counter() - between)  # type: ignore[assignment]

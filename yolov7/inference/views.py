@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from yolov7.config import InputError
 from yolov7.inference.mask_assembly import CELL
 from yolov7.keypoints import layout_of
+from yolov7.model.blending import ATTENTION
 from yolov7.model.heads.base import Predictions
 
 Columns = dict[str, Tensor]
+NO_SHARE = -1e4  # a logit whose softmax is 0
 
 
 @dataclass(frozen=True)
@@ -106,5 +108,25 @@ def _on_image(prototypes: Tensor, view: View) -> Tensor:
                          align_corners=False)[0]
 
 
+def join_blended(parts: Sequence[Predictions], views: Sequence[View],
+                 arguments: Mapping[str, Any]) -> tuple[Columns, Columns]:
+    """The bases and semantic maps of all views on the cells of the image, one behind the other; the softmax of the
+    attention gives those of other views nothing. Attention of a mirrored view is mirrored."""
+    maps = {name: [_on_image(part.maps[name].float(), view) for part, view in zip(parts, views, strict=True)]
+            for name in ("bases", "semantic")}
+    of_maps = torch.cat([torch.full((len(each),), float(index)) for name in maps for index, each in
+                         enumerate(maps[name])])  # the view of each map
+    rows = []
+    for index, (part, view) in enumerate(zip(parts, views, strict=True)):
+        attention = part.extra["attention"].float().view(len(part.boxes), -1, ATTENTION, ATTENTION)
+        all_maps = attention.new_full((len(attention), len(of_maps), ATTENTION, ATTENTION), NO_SHARE)
+        all_maps[:, of_maps == index] = attention.flip(-1) if view.mirrored else attention
+        rows.append(all_maps.flatten(1))
+    others = {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra if name != "attention"}
+    return {"attention": torch.cat(rows), **others}, {name: torch.cat(each) for name, each in maps.items()}
+
+
 register_join(("keypoints",), join_keypoints)
 register_join(("coefficients", "prototypes"), join_prototypes)
+register_join(("attention", "bases", "semantic"), join_blended)
+register_join(("attention", "mask_iou", "bases", "semantic"), join_blended)

@@ -1,13 +1,12 @@
 """The loss: named terms over the assigned predictions (docs/reference.md, Loss terms).
 
-A task names its terms; those of a detector are here: box, objectness and classification.
+A task names its terms (see `terms`); those of a detector are here: box, objectness and classification.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 
@@ -18,18 +17,17 @@ from torch.nn import functional as F
 from yolov7.boxes import paired_iou
 from yolov7.config import InputError
 from yolov7.config.recipe import LossConfig
-from yolov7.loss.assignment import Matching, PairCost, assign, every_candidate, sum_of_costs
+from yolov7.loss.assignment import Matching, assign, every_candidate, sum_of_costs
 from yolov7.loss.candidates import (
     COARSE,
     FINE,
     Assignment,
-    Candidates,
-    Gathered,
     find_candidates,
     gather_predictions,
     places_in_levels,
     row_index,
 )
+from yolov7.loss.terms import Matched, Means, Prepared, Term, of_own_level
 from yolov7.model.heads.base import CONSTRAINED, FREE, Channels, decode_boxes
 from yolov7.structures import HeadOutput, Targets
 
@@ -38,6 +36,7 @@ DEEP_LEVEL_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 FOCAL_ALPHA = 0.25
 TOP_K, AUXILIARY_TOP_K = 10, 20
 AUXILIARY_WEIGHT = 0.25
+OF_TASKS = {"keypoint_loss": "yolov7-tiny-pose", "mask_pw": "yolov7-mask", "mask_jitter": "yolov7-mask"}
 REACH = {"constrained": CONSTRAINED, "free": FREE}
 
 Losses = dict[str, Tensor]  # named terms, weighted by their gains: means, not yet times the batch size
@@ -54,99 +53,6 @@ def scale_gains(config: LossConfig, levels: int, num_classes: int, image_size: i
     return dataclasses.replace(
         config, box=config.box * per_level, cls=config.cls * per_level * num_classes / 80,
         obj=config.obj * per_level * (image_size / 640) ** 2)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Targets and their candidates, on the device of the predictions."""
-
-    targets: Targets
-    candidates: Candidates
-    tables: dict[str, Tensor] = field(default_factory=dict)  # what the terms of a task made of them on the host
-
-
-@dataclass(frozen=True)
-class Means:
-    """Divisors of the sums of a head, over all processes."""
-
-    positives: tuple[Tensor, ...]  # L times [], at least 1
-    share: Tensor  # [], images of this process over all images: the weight of its mean over cells
-    counts: dict[str, Tensor] = field(default_factory=dict)  # [L], at least 1, for each term that counts on its own
-
-
-@dataclass(frozen=True)
-class Matched:
-    """The input of the terms of one head: its candidates with their predictions and targets."""
-
-    config: LossConfig
-    channels: Channels
-    gathered: Gathered
-    targets: Targets
-    assignment: Assignment
-    labels: Tensor  # int64 [S], the class of each candidate's object
-    inside: Sequence[Tensor]  # L times bool [S]: positives of each level
-    places: Sequence[Tensor]  # L times int64 [4, S]: image, anchor, row, column
-    strides: tuple[int, ...]
-    weight: Tensor  # [S], 1 / positives of its level; 0 where not positive
-    ciou: Tensor  # [S], of predicted and target boxes
-    objectness: Sequence[Tensor]  # L times [B, A, h, w]: targets of the objectness
-    share: Tensor  # [], see `Means`
-    class_weights: Tensor  # [C] or [1]
-    maps: dict[str, Tensor]  # of the lead head
-    size: tuple[int, int]  # height and width of the network input
-    tables: dict[str, Tensor]  # see `Prepared`
-    counts: dict[str, Tensor]  # see `Means`
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Values of the candidates ``[S]`` -> the sum over levels of their mean over the level's positives: ``[]``."""
-        return (values * self.weight).sum()
-
-    def target(self, name: str) -> Tensor:
-        """A field of each candidate's object: ``[S, ...]``."""
-        return self.targets.extra[name][self.assignment.image, self.assignment.gt_index]
-
-    def logits(self, name: str) -> Tensor:
-        """The logits of the channels of a name that a task adds: ``[S, width]``."""
-        where = self.channels.slice(name)
-        return self.gathered.rest[:, where.start - 5 : where.stop - 5]
-
-    def in_cells(self, points: Tensor) -> Tensor:
-        """Points ``[S, K, 2]`` in pixels -> in cells of each candidate's level, relative to its cell."""
-        relative = [points / stride - place[2:].flip(0).T[:, None] for place, stride in
-                    zip(self.places, self.strides, strict=True)]
-        return _of_own_level(self.inside, [level.flatten(1) for level in relative]).view_as(points)
-
-    def stride(self) -> Tensor:
-        """The stride of each candidate's level: ``[S]``."""
-        values = [torch.full_like(self.weight, stride) for stride in self.strides]
-        return _of_own_level(self.inside, [value[:, None] for value in values])[:, 0]
-
-
-@dataclass(frozen=True)
-class Term:
-    """One named term of the loss."""
-
-    name: str  # column of results.csv
-    value: Callable[[Matched], Tensor]  # -> [], to be multiplied by the gain
-    gain: Callable[[LossConfig], float] | float  # for terms of a task a number, which ``loss.gains`` may change
-    short: str = ""  # name in the progress bar; default: the name
-    replaceable: bool = False  # ``loss.gains`` may change a gain that is a function, too
-    # on the host, from targets and candidates there: tables for `Prepared`
-    prepare: Callable[[Criterion, HeadOutput, Prepared], dict[str, Tensor]] | None = None
-    # int64 [S]: what the positives of a level are counted by over all processes, for `Matched.counts`
-    count: Callable[[Targets, Assignment], Tensor] | None = None
-    # what a pair of object and candidate costs simOTA, where ``loss.task_cost`` is set
-    cost: Callable[[Criterion, HeadOutput, Prepared], PairCost] | None = None
-
-    def weight(self, config: LossConfig) -> float:
-        """The gain of the term in a recipe."""
-        gain = self.gain(config) if callable(self.gain) else self.gain
-        return config.gains.get(self.name, gain) if self.has_key else gain
-
-    @property
-    def has_key(self) -> bool:
-        """Whether the term has a key of its own under ``loss.gains``."""
-        return self.replaceable or not callable(self.gain)
 
 
 Assigner = Callable[["Criterion", HeadOutput, Prepared], tuple[Assignment, ...]]  # for the lead, then auxiliary head
@@ -181,13 +87,20 @@ class Criterion:
         if config.task_cost and not (config.loss_ota and any(term.cost for term in self.terms)):
             raise InputError(f"loss.task_cost: found {config.task_cost}; accepted: 0 for a model without masks and key "
                              "points, and for loss.loss_ota=false")
+        used, usual = {key for term in self.terms for key in term.keys}, LossConfig()
+        for key in (key for key in OF_TASKS if key not in used and getattr(config, key) != getattr(usual, key)):
+            raise InputError(f"loss.{key}: found {getattr(config, key)}; no term of this model's loss reads it; accepted: "
+                             f"{getattr(usual, key)}, or a model like {OF_TASKS[key]}")
 
     def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
         """Assign, then compute the terms: means over the positives of each level, not yet times the batch size."""
         return self.loss(output, self.prepare(output, targets))
 
-    def prepare(self, output: HeadOutput, targets: Targets) -> Prepared:
-        """Targets on the host -> targets and candidates on the device of the predictions (only shapes are read)."""
+    def prepare(self, output: HeadOutput, targets: Targets, key: Sequence[int] = ()) -> Prepared:
+        """Targets on the host -> targets and candidates on the device of the predictions (only shapes are read).
+
+        What a term draws at random follows from the ``key``: of training (seed, epoch, batch, rank).
+        """
         coarse = bool(output.auxiliary) and self.config.loss_ota and self.config.assignment == "coarse_to_fine"
         sizes = [(level.shape[1], level.shape[2], level.shape[3]) for level in output.levels]
         candidates = find_candidates(targets, sizes, self.host_anchors, self.strides, self.config.anchor_t,
@@ -195,7 +108,7 @@ class Criterion:
         tables: dict[str, Tensor] = {}
         for term in self.terms:
             if term.prepare is not None:
-                tables |= term.prepare(self, output, Prepared(targets, candidates))
+                tables |= term.prepare(self, output, Prepared(targets, candidates, key=tuple(key)))
         device = output.levels[0].device
 
         def move(tensor: Tensor) -> Tensor:
@@ -210,11 +123,11 @@ class Criterion:
         with torch.autocast(output.levels[0].device.type, enabled=False):  # costs and terms in float32
             assignments = self.assign(output, prepared)
             lead, *auxiliary = assignments
-            means, *further = self._means(assignments, prepared.targets)
+            means, *further = self._means(assignments, prepared)
             losses = self.head_losses(output, prepared, lead, means)
             for head, assignment, own in zip(output.auxiliary, auxiliary, further, strict=True):
                 of_head = HeadOutput(head.levels, maps=output.maps)
-                extra = self.head_losses(of_head, prepared, assignment, own, REACH[self.config.aux_decode])
+                extra = self.head_losses(of_head, prepared, assignment, own, self.reach_of_auxiliary())
                 losses = {name: value + AUXILIARY_WEIGHT * extra[name] for name, value in losses.items()}
         return losses
 
@@ -222,13 +135,13 @@ class Criterion:
         """Which prediction learns which object: for the lead head, then for the auxiliary head."""
         return self.assigner(self, output, prepared)
 
-    def _means(self, assignments: Sequence[Assignment], targets: Targets) -> list[Means]:
+    def _means(self, assignments: Sequence[Assignment], prepared: Prepared) -> list[Means]:
         """The divisors of each head, in one small reduction of all heads and levels."""
-        images = len(targets.labels)
+        images = len(prepared.targets.labels)
         inside = [(a, a.positive & (a.level == index)) for a in assignments for index in range(len(self.strides))]
         counting = {term.name: term.count for term in self.terms if term.count is not None}
         found = [mask.sum() for _, mask in inside]
-        found += [torch.where(mask, count(targets, a), 0).sum() for count in counting.values() for a, mask in inside]
+        found += [torch.where(mask, count(prepared, a), 0).sum() for count in counting.values() for a, mask in inside]
         counts = torch.stack(found)
         share = counts.new_ones((), dtype=torch.float32)
         if self.across is not None:
@@ -239,9 +152,9 @@ class Criterion:
                 for own in counts.unbind(1)]
 
     def head_losses(self, output: HeadOutput, prepared: Prepared, assignment: Assignment, means: Means,
-                    reach: float = CONSTRAINED) -> Losses:
-        """The terms of one head for a given assignment."""
-        matched = self._match(output, prepared, assignment, means, reach)
+                    reach: float | None = None) -> Losses:
+        """The terms of one head for a given assignment; centres of the lead head reach as far as its channels say."""
+        matched = self._match(output, prepared, assignment, means, self.channels.reach if reach is None else reach)
         return {term.name: term.weight(self.config) * term.value(matched) for term in self.terms}
 
     def _match(self, output: HeadOutput, prepared: Prepared, assignment: Assignment, means: Means,
@@ -268,6 +181,10 @@ class Criterion:
         height, width = output.levels[0].shape[2:4]
         return height * self.strides[0], width * self.strides[0]
 
+    def reach_of_auxiliary(self) -> float:
+        """At least that of the lead head."""
+        return max(REACH[self.config.aux_decode], self.channels.reach)
+
     def top_k(self, output: HeadOutput) -> int:
         """How many candidates an object selects at most."""
         return self.config.top_k or (AUXILIARY_TOP_K if output.auxiliary else TOP_K)
@@ -275,9 +192,9 @@ class Criterion:
     def _ciou(self, logits: Tensor, boxes: Tensor, assignment: Assignment, inside: Sequence[Tensor],
               places: Sequence[Tensor], reach: float) -> Tensor:
         """CIoU of predicted and target boxes in cells, relative to the cell: ``[S]``."""
-        anchors = _of_own_level(inside, [level[place[1]] / stride for level, place, stride in
+        anchors = of_own_level(inside, [level[place[1]] / stride for level, place, stride in
                                          zip(self.anchors, places, self.strides, strict=True)])
-        truth = _of_own_level(inside, [boxes / stride - place[2:].flip(0).T.repeat(1, 2) for place, stride in
+        truth = of_own_level(inside, [boxes / stride - place[2:].flip(0).T.repeat(1, 2) for place, stride in
                                        zip(places, self.strides, strict=True)])
         predicted = decode_boxes(logits, torch.zeros_like(logits[:, :2]), anchors, 1.0, reach)
         positive = assignment.positive[:, None]
@@ -296,7 +213,8 @@ def assign_positives(criterion: Criterion, output: HeadOutput, prepared: Prepare
         costs = [term.cost(criterion, output, prepared) for term in criterion.terms if term.cost is not None]
         task_cost = sum_of_costs(costs, config.task_cost)
     matching = Matching(criterion.anchors, criterion.stride_values, criterion.top_k(output),
-                        scores_end=criterion.channels.scores.stop, task_cost=task_cost)
+                        scores_end=criterion.channels.scores.stop, reach=criterion.channels.reach,
+                        task_cost=task_cost)
     if output.auxiliary and config.assignment == "coarse_to_fine":
         return assign(output, targets, candidates, matching, ("fine", "valid"))
     lead, = assign(output, targets, candidates, matching)
@@ -304,7 +222,7 @@ def assign_positives(criterion: Criterion, output: HeadOutput, prepared: Prepare
         return (lead,)
     if config.assignment == "lead_guided":
         return lead, lead
-    free = dataclasses.replace(matching, reach=REACH[config.aux_decode])
+    free = dataclasses.replace(matching, reach=criterion.reach_of_auxiliary())
     return lead, *assign(output.auxiliary[0], targets, candidates, free)
 
 
@@ -374,14 +292,6 @@ def _scatter_others(index: Tensor, inside: Tensor, level: Tensor) -> Tensor:
     """
     rows = level.numel() // level.shape[-1]
     return torch.where(inside, index, torch.arange(index.shape[0], device=index.device) % rows)
-
-
-def _of_own_level(inside: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """The value of each candidate's level: L times ``[S]`` and ``[S, Y]`` -> ``[S, Y]``, zero for those in no level."""
-    chosen = torch.where(inside[0][:, None], values[0], 0.0)
-    for mask, value in zip(inside[1:], values[1:], strict=True):
-        chosen = torch.where(mask[:, None], value, chosen)
-    return chosen
 
 
 def _target_maps(quality: Tensor, assignment: Assignment, inside: Sequence[Tensor],

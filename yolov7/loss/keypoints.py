@@ -10,8 +10,9 @@ from torch import Tensor
 from yolov7.boxes import area
 from yolov7.loss.assignment import PairCost, Pairs
 from yolov7.loss.candidates import Assignment
-from yolov7.loss.criterion import DETECTION_TERMS, Criterion, Matched, Prepared, Term, bce
-from yolov7.structures import HeadOutput, Targets
+from yolov7.loss.criterion import DETECTION_TERMS, Criterion, bce
+from yolov7.loss.terms import Matched, Prepared, Term
+from yolov7.structures import HeadOutput
 
 EPSILON = 1e-9  # of the scale of a distance, as in the reference implementation
 
@@ -48,9 +49,9 @@ def visibility_term(matched: Matched) -> Tensor:
     return matched.mean(bce(_points(matched)[..., 2], labelled, config, config.cls_pw).mean(dim=1))
 
 
-def labelled_points(targets: Targets, assignment: Assignment) -> Tensor:
+def labelled_points(prepared: Prepared, assignment: Assignment) -> Tensor:
     """The labelled points of each candidate's object: int64 ``[S]``."""
-    counts = (targets.extra["keypoints"][..., 2] > 0).sum(dim=-1)
+    counts = (prepared.targets.extra["keypoints"][..., 2] > 0).sum(dim=-1)
     return counts[assignment.image, assignment.gt_index]
 
 
@@ -91,5 +92,6 @@ def keypoint_cost(criterion: Criterion, output: HeadOutput, prepared: Prepared) 
 
 KEYPOINT_TERMS = (
     *DETECTION_TERMS,
-    Term("keypoints", keypoint_term, 0.1, "kpt", count=labelled_points, cost=keypoint_cost),
+    Term("keypoints", keypoint_term, 0.1, "kpt", count=labelled_points, cost=keypoint_cost,
+         keys=("keypoint_loss",)),
     Term("visibility", visibility_term, lambda config: config.cls, "kptv", replaceable=True))

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from yolov7.boxes import area
 from yolov7.loss.assignment import PAIR_POINTS, PairCost, Pairs
-from yolov7.loss.criterion import DETECTION_TERMS, Criterion, Matched, Prepared, Term
+from yolov7.loss.criterion import DETECTION_TERMS, Criterion
+from yolov7.loss.terms import Matched, Prepared, Term
 from yolov7.structures import HeadOutput, Targets
 
 PIECE = 64  # cells of a window that are multiplied together

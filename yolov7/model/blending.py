@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-GRID = 56  # rows and columns of a mask in its box
+from yolov7.masks import GRID
+
 ATTENTION = 14  # rows and columns of the attention
 
 
@@ -70,10 +71,10 @@ def paste_shares(low: Tensor, high: Tensor, count: int, stride: float) -> Tensor
     """
     centres = (torch.arange(count, device=low.device, dtype=torch.float32) + 0.5) * stride
     side = (high - low).clamp(min=1e-6)[..., None]
-    return _shares((centres - low[..., None]) / side * GRID - 0.5, GRID)
+    return bilinear_shares((centres - low[..., None]) / side * GRID - 0.5, GRID)
 
 
-def _shares(places: Tensor, count: int) -> Tensor:
+def bilinear_shares(places: Tensor, count: int) -> Tensor:
     """Bilinear shares of ``count`` samples at places ``[...]`` between them: ``[..., count]``."""
     return (1 - (places[..., None] - torch.arange(count, device=places.device, dtype=torch.float32)).abs()).clamp(min=0)
 
@@ -81,4 +82,4 @@ def _shares(places: Tensor, count: int) -> Tensor:
 def _shares_clamped(places: Tensor, count: int) -> Tensor:
     """As ROI-align has it: the outermost samples reach half a cell beyond the map, there is nothing further outside."""
     inside = (places >= -1) & (places <= count)
-    return _shares(places.clamp(0, count - 1), count) * inside[..., None]
+    return bilinear_shares(places.clamp(0, count - 1), count) * inside[..., None]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolov7.config import InputError
 from yolov7.inference.draw import Overlay, draw_instances
-from yolov7.inference.nms import Finish, to_native
+from yolov7.inference.nms import After, Finish, Select, nms_image, to_native
 from yolov7.model.heads.base import Head, find_head
 from yolov7.runtime.plugins import import_all
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from yolov7.data.image_set import ImageSet
     from yolov7.data.loader import Field
     from yolov7.evaluation.evaluate import Evaluator
-    from yolov7.loss.criterion import Assigner, Term
+    from yolov7.loss.criterion import Assigner
+    from yolov7.loss.terms import Term
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,24 @@ class Task:
     finish: Finish = to_native  # network input -> pixels of the native image
     draw: Overlay = draw_instances  # on an image
     finishes: Mapping[str, Finish] = field(default_factory=dict)  # ways of masks, by the name that --masks takes
+    select: Select = nms_image  # NMS
+    selections: Mapping[str, Select] = field(default_factory=dict)  # by the name that --mask-scores takes
 
-    def finish_as(self, masks: str | None, usual: Finish | None = None) -> Finish:
-        """What follows NMS as ``--masks`` says, else the usual way. Raises `InputError` where there are no masks."""
-        if masks is None:
-            return usual or self.finish
-        if masks not in self.finishes:
-            raise InputError(f"--masks {masks}: the model finds no masks (its task is {self.name}); leave it out, or "
-                             "take a model like yolov7-seg")
-        return self.finishes[masks]
+    def after(self, masks: str | None = None, mask_scores: str | None = None, usual: Finish | None = None) -> After:
+        """What follows the network as ``--masks`` and ``--mask-scores`` say, else the usual way.
+
+        Raises `InputError` where a model has no such ways.
+        """
+        finish = self.finishes.get(masks or "", usual or self.finish)
+        select = self.selections.get(mask_scores or "", self.select)
+        if masks is not None and masks not in self.finishes:
+            found = "makes its masks in one way alone" if self.head.has_masks else "finds no masks"
+            raise InputError(f"--masks {masks}: the model {found} (its task is {self.name}); leave it out, or take a "
+                             "model like yolov7-seg")
+        if mask_scores is not None and mask_scores not in self.selections:
+            raise InputError(f"--mask-scores {mask_scores}: masks do not count in the scores of a model with the head "
+                             f"{self.head.__name__}; leave it out, or take a model like yolov7-mask")
+        return After(select, finish)
 
 
 TASKS: dict[str, Task] = {}  # by the name of the head

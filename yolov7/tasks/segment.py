@@ -22,10 +22,10 @@ def _training() -> Training:
     from yolov7.loss.masks import MASK_TERMS
 
     return Training(MASK_TERMS, assign_positives, segment_evaluators, (mask_field(), known_masks_field()),
-                    finish=mask_finish("fine"), adapt=_adapt)
+                    finish=mask_finish("fine"), adapt=check_polygons)
 
 
-def _adapt(arguments: Mapping[str, Any], train_set: ImageSet) -> Mapping[str, Any]:
+def check_polygons(arguments: Mapping[str, Any], train_set: ImageSet) -> Mapping[str, Any]:
     """Nothing of the head follows from the data; without a single polygon there is nothing to learn masks from."""
     if len(train_set.objects) and not train_set.objects.has_polygon.any():
         raise InputError(f"{train_set.split}: none of its {len(train_set.objects)} objects has a polygon, so masks "
