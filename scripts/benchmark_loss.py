@@ -36,9 +36,9 @@ from simple_loss import SimpleCriterion  # noqa: E402
 from yolov7.config import atomic_write  # noqa: E402
 from yolov7.config.recipe import LossConfig  # noqa: E402
 from yolov7.loss.criterion import DETECTION_TERMS, Criterion, Losses, total_loss  # noqa: E402
-from yolov7.loss.terms import Term  # noqa: E402
 from yolov7.loss.keypoints import KEYPOINT_TERMS  # noqa: E402
 from yolov7.loss.masks import MASK_TERMS  # noqa: E402
+from yolov7.loss.terms import Term  # noqa: E402
 from yolov7.model.detector import Detector  # noqa: E402
 from yolov7.model.spec import read_spec  # noqa: E402
 from yolov7.structures import HeadOutput, Targets  # noqa: E402

@@ -116,7 +116,8 @@ def measure(run: Run, place: Place) -> dict[str, Any]:
             "stopped": code == cli.INTERRUPTED, "AP50": round(scores[best][0], 4), "AP": round(scores[best][1], 4),
             "last_AP50": round(scores[-1][0], 4), "box_AP50": round(history[best]["AP50"], 4),
             "AP50_of_epochs": [round(score[0], 3) for score in scores],
-            "threads": place.threads, **{key: round(value, 1) for key, value in taken.items()}}
+            "budget_seconds": place.budget, "threads": place.threads,
+            **{key: round(value, 1) for key, value in taken.items()}}
 
 
 @contextlib.contextmanager
@@ -147,7 +148,7 @@ class Records:
     def __init__(self, path: Path, place: Place) -> None:
         self.path = path
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        same = {"budget_seconds": place.budget, "epochs": place.epochs}
+        same = {"epochs": place.epochs}
         if other := {key: found[key] for key in same if found.get(key, same[key]) != same[key]}:
             raise SystemExit(f"{path}: is of other runs ({other}); take the same flags, or another file")
         self.runs: dict[str, dict[str, Any]] = found.get("runs", {})

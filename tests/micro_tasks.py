@@ -24,17 +24,26 @@ from yolov7.tasks import base
 from yolov7.tasks.pose import POSE
 from yolov7.tasks.segment import SEGMENT
 
-NAMES = {"SegmentHead": ("cat", "dog", "person"), "PoseHead": ("robot", "crane")}
+NAMES = {"SegmentHead": ("cat", "dog", "person"), "PoseHead": ("robot", "crane"), "MaskHead": ("cat", "dog", "person")}
 LAYOUT = KeypointLayout(("head", "left_arm", "right_arm", "foot"), ((0, 1), (0, 2), (0, 3)), (), (0.05, 0.1, 0.1, 0.2))
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "SegmentHead": {"masks": 8, "prototype_width": 16}, "PoseHead": LAYOUT.arguments()}
+    "SegmentHead": {"masks": 8, "prototype_width": 16}, "PoseHead": LAYOUT.arguments(),
+    "MaskHead": {"maps": ["bases", "semantic"]}, "MaskIoUHead": {"maps": ["bases", "semantic"]}}
+MAPS = {"bases": {"block": "Projection", "from": "c2", "maps": 4},
+        "semantic": {"block": "Projection", "from": "c2", "maps": 1}}
+
+
+def definition_of(head: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The micro network with another head, and the nodes that this reads."""
+    definition = dict(read_spec(str(Path(__file__).parent / "micro.yaml")).definition)
+    nodes = {**definition["nodes"], **(MAPS if "maps" in arguments else {})}
+    return {**definition, "name": f"micro-{head.lower()}", "nodes": nodes,
+            "head": {**definition["head"], "block": head, **arguments}}
 
 
 def write_weights(path: Path, head: str, bias: float = 0.0) -> Path:
     """Random weights with scores all over their range; ``bias`` raises the objectness."""
-    definition = read_spec(str(Path(__file__).parent / "micro.yaml")).definition
-    spec = parse_spec({**definition, "name": f"micro-{head.lower()}",
-                       "head": {**definition["head"], "block": head, **ARGUMENTS[head]}}, "micro")
+    spec = parse_spec(definition_of(head, ARGUMENTS[head]), "micro")
     torch.manual_seed(5)
     model = Detector(spec, len(NAMES[head]))
     for weight in model.parameters():

@@ -79,7 +79,8 @@ class Model:
         """The classes."""
         return self.network.info.names
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike], conf: float = 0.25, iou: float = 0.45,
+    def __call__(self, images: ImageLike | Sequence[ImageLike],  # noqa: PLR0913, PLR0917  # as many as flags
+                 conf: float = 0.25, iou: float = 0.45,
                  classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
                  agnostic: bool = False, masks: MaskMode | None = None,
                  mask_scores: MaskScores | None = None) -> Any:
@@ -91,9 +92,9 @@ class Model:
         a glob (in the order of ``detect.py``; what cannot be read is logged and left out). Results keep their images:
         for a large folder take `stream`. ``size`` is the long side of the network input (default: that of the
         weights), ``classes`` are names or numbers, ``masks`` is how masks come to the image's pixels (low, upsampled,
-        fine, soft), ``mask_scores`` whose masks count in scores (all, kept, none). Arguments have the limits of the flags of ``detect.py``. Raises
-        `yolov7.InputError` (a `ValueError`) for what does not fit and for images that cannot be read,
-        `yolov7.RunError` (a `RuntimeError`) on a GPU in a process that was forked.
+        fine, soft), ``mask_scores`` whose masks count in scores (all, kept, none). Arguments have the limits of the
+        flags of ``detect.py``. Raises `yolov7.InputError` (a `ValueError`) for what does not fit and for images that
+        cannot be read, `yolov7.RunError` (a `RuntimeError`) on a GPU in a process that was forked.
         """
         predictor = self._predictor("model()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
                                     agnostic=agnostic, masks=masks, mask_scores=mask_scores)
@@ -106,7 +107,7 @@ class Model:
         found = Results(self._result(one, image, path) for one, (image, path) in zip(results, arrays, strict=True))
         return found[0] if is_one else found
 
-    def stream(self, source: PathLike | int, conf: float = 0.25, iou: float = 0.45,
+    def stream(self, source: PathLike | int, conf: float = 0.25, iou: float = 0.45,  # noqa: PLR0913, PLR0917  # as above
                classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
                agnostic: bool = False, masks: MaskMode | None = None,
                mask_scores: MaskScores | None = None) -> Iterator[ImageResult]:

@@ -13,7 +13,15 @@ from image_records import polygons_of
 from yolov7.config.recipe import AugmentConfig, read_recipe
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
-from yolov7.data.fields import keypoint_field, known_masks_field, mask_field, resize_maps, separate_masks_field
+from yolov7.data.fields import (
+    grid_field,
+    keypoint_field,
+    known_masks_field,
+    mask_field,
+    resize_maps,
+    semantic_field,
+    separate_masks_field,
+)
 from yolov7.data.loader import EpochSampler, collate, evaluation_loader, training_loader
 from yolov7.data.objects import Sample, no_objects
 from yolov7.data.rasterize import index_map
@@ -42,8 +50,34 @@ def test_what_a_batch_holds() -> None:
     assert separate[0, 0].sum() == 8 * 8 and separate.sum() == 8 * 8
 
 
+def test_masks_in_their_boxes() -> None:
+    """A grid over the box, whatever its sides; of eight pixels a byte."""
+    triangle = np.array([(4, 8), (32, 8), (32, 64)], np.float32)
+    hole = np.concatenate((SQUARE, SQUARE[:1], SQUARE[::-1] / 3 + 5, SQUARE[3:] / 3 + 5))
+    polygons = [SQUARE, triangle, SQUARE[:0], hole]
+    objects = no_objects(2).like(np.array([(0, 0, 15, 15), (4, 8, 32, 64), (3, 3, 9, 9), (0, 0, 15, 15)], np.float32),
+                                 np.arange(4), polygons=polygons_of(polygons),
+                                 keypoints=np.zeros((4, 2, 3), np.float32))
+    drawn = Sample(np.zeros((64, 32, 3), np.uint8), objects, ImageMeta("x"))
+    batch = collate([drawn, sample()], (grid_field(), semantic_field()))
+    found = batch.targets.extra["grids"]
+    assert found.shape == (2, 8, 392) and found.dtype == torch.uint8
+    grids = np.unpackbits(found.numpy(), axis=2).reshape(2, 8, 56, 56).astype(bool)
+    assert grids[0, 0].all() and not grids[0, 2].any() and not grids[0, 4:].any() and not grids[1].any()
+    y, x = np.mgrid[:56, :56] + 0.5
+    apart = grids[0, 1] != (x > y)
+    assert apart.sum() <= 56  # of the border, which is filled, too
+    assert not grids[0, 3, 20:36, 20:36].any() and grids[0, 3, :16].all()
+    assert batch.targets.maps["semantic"].dtype == torch.int8
+    cells = batch.targets.maps["semantic"][0]
+    assert cells.shape == (16, 8) and cells[:4, :4].min() == 1 and cells[10:, 0].max() == 0
+    alone = Sample(drawn.image, objects[np.array([2])], drawn.meta)
+    unknown = collate([alone], (semantic_field(),)).targets.maps["semantic"][0]
+    assert unknown[1, 1] == -1 and (unknown == 0).sum() == unknown.numel() - (unknown == -1).sum()
+
+
 def test_fields_can_be_sent_to_spawned_processes() -> None:
-    for field in (*FIELDS, separate_masks_field()):
+    for field in (*FIELDS, separate_masks_field(), grid_field(), semantic_field()):
         again = pickle.loads(pickle.dumps(field))
         np.testing.assert_array_equal(again.of(sample(SQUARE)), field.of(sample(SQUARE)))
         assert again.resize == field.resize and again.outlines == field.outlines

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import micro_tasks
 import pytest
 import yaml
 
 from yolov7 import cli
 from yolov7.data import stick_figures, synthetic
 
-ROOT = Path(__file__).parents[2]
 FLAGS = ["--img-size", "64", "--batch-size", "2", "--epochs", "1", "--device", "cpu", "--precision", "fp32",
          "--workers", "0"]
 
 
 def model_with(head: str, folder: Path) -> str:
     """The micro network with another head, as a file."""
-    definition = yaml.safe_load((ROOT / "tests" / "micro.yaml").read_text(encoding="utf-8"))
-    definition["head"]["block"] = head
+    arguments = {} if head == "PoseHead" else micro_tasks.ARGUMENTS.get(head, {})
+    definition = micro_tasks.definition_of(head, arguments)
     path = folder / "model.yaml"
     path.write_text(yaml.safe_dump(definition, sort_keys=False), encoding="utf-8")
     return str(path)
@@ -34,7 +34,8 @@ def small_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("head", "data", "classes"), [
-    ("AnchorHead", "shapes", 6), ("SegmentHead", "shapes", 6), ("PoseHead", "stick-figures", 1)])
+    ("AnchorHead", "shapes", 6), ("SegmentHead", "shapes", 6), ("PoseHead", "stick-figures", 1),
+    ("MaskHead", "shapes", 6)])
 def test_the_data_follow_the_task(head: str, data: str, classes: int, small_sets: Path,
                                   capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--cfg", model_with(head, small_sets), *FLAGS]) == 0

@@ -148,7 +148,8 @@ def test_processes_share_the_images() -> None:
     own: list[Evaluator] = [CocoBoxes(), Weights()]
     evaluation = evaluate(Finder(), [batch(0, 2)], data, evaluators=own, processes=Gathering(other=others),
                           after=After(finish=finish))
-    alone = evaluate(Finder(), [batch(0, 2), batch(1)], data, evaluators=[CocoBoxes(), Weights()], after=After(finish=finish))
+    alone = evaluate(Finder(), [batch(0, 2), batch(1)], data, evaluators=[CocoBoxes(), Weights()],
+                     after=After(finish=finish))
     assert evaluation.boxes == alone.boxes and evaluation.results["weights"] == alone.results["weights"]
     assert evaluation.boxes.predictions == alone.boxes.predictions and len(evaluation.samples) == 2
 

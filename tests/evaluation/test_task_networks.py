@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import micro_tasks
 import numpy as np
 import pytest
 import torch
@@ -24,16 +25,13 @@ from yolov7.model.spec import read_spec
 from yolov7.model.weights import ModelInfo
 from yolov7.tasks.base import find_task
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
 def network_of(head: str, classes: tuple[str, ...], folder: Path, **arguments: Any) -> TorchNetwork:
     """A small network of random weights that finds a lot."""
-    micro = yaml.safe_load((ROOT / "tests" / "micro.yaml").read_text(encoding="utf-8"))
     file = folder / "model.yaml"
-    definition = {**micro, "name": "micro", "head": {**micro["head"], "block": head, **arguments}}
-    file.write_text(yaml.safe_dump(definition, sort_keys=False))
+    file.write_text(yaml.safe_dump(micro_tasks.definition_of(head, arguments), sort_keys=False))
     torch.manual_seed(0)
     model = Detector(read_spec(str(file)), len(classes)).eval()
     for conv in model.head.convs:
@@ -47,12 +45,14 @@ def some_images(coco_mini: Path, count: int = 4) -> ImageSet:
                    offsets=whole.offsets[: count + 1], objects=whole.objects[: whole.offsets[count]])
 
 
-def test_masks_from_the_network_to_the_scores(coco_mini: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["SegmentHead", "MaskHead", "MaskIoUHead"])
+def test_masks_from_the_network_to_the_scores(head: str, coco_mini: Path, tmp_path: Path) -> None:
     data = some_images(coco_mini)
-    network = network_of("SegmentHead", data.names, tmp_path, masks=8, prototype_width=8)
-    task = find_task("SegmentHead")
+    network = network_of(head, data.names, tmp_path, **micro_tasks.ARGUMENTS[head])
+    task = find_task(head)
     training = task.training()
-    options = replace(PROTOCOL, confidence=0.3, max_detections=20)
+    confidence = 0.3 if head == "SegmentHead" else 0.1  # masks count in the others' scores
+    options = replace(PROTOCOL, confidence=confidence, max_detections=20)
     loader = evaluation_loader(data, 96, 2, network.stride, 0)
     evaluation = evaluate(network, loader, data, options, training.evaluators(data, True),
                           after=task.after(usual=training.finish))
@@ -65,7 +65,7 @@ def test_masks_from_the_network_to_the_scores(coco_mini: Path, tmp_path: Path) -
     assert set(evaluation.results) > {"segm", "v7_segm", "confusion_segm", "errors_segm"}
     image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8)
     for each in (network, Augmented(network)):
-        instances = Predictor(each, NMSOptions(0.3), 96, task.after())([image])[0]
+        instances = Predictor(each, NMSOptions(confidence), 96, task.after())([image])[0]
         assert list(instances.extra) == ["masks"] and instances.extra["masks"].size == (90, 130)
         assert len(instances.extra["masks"]) == len(instances) > 3
 
@@ -93,6 +93,6 @@ def test_key_points_from_the_network_to_the_scores(coco_mini: Path, tmp_path: Pa
         assert points.amin() >= 0 and points[..., 0].amax() <= 130 and points[..., 1].amax() <= 90
 
 
-@pytest.mark.parametrize("head", ["SegmentHead", "PoseHead"])
+@pytest.mark.parametrize("head", ["SegmentHead", "PoseHead", "MaskHead"])
 def test_tasks_finish_as_their_files_say(head: str) -> None:
-    assert find_task(head).finish.__name__ in ("finish_masks", "finish_keypoints")  # type: ignore[attr-defined]
+    assert find_task(head).finish.__name__ in ("finish_masks", "finish_keypoints", "finish_blended")  # type: ignore[attr-defined]

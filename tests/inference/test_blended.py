@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from yolov7.boxes import cxcywh_to_xyxy
-from yolov7.inference.blended import finish_blended, paste, scores_of_masks, select_all, select_kept
+from yolov7.inference.blended import finish_blended, paste, select_all, select_kept, select_without
 from yolov7.inference.nms import NMSOptions
 from yolov7.masks import GRID
 from yolov7.model.blending import blend, mask_scores, paste_grids, pool, sample_grids
@@ -56,9 +56,10 @@ def test_golden_mask_post_blend(name: str) -> None:
     np.testing.assert_allclose(logits.flatten()[:: case["step_logits"]], golden["logits"], atol=2e-5)
     np.testing.assert_allclose(mask_scores(logits.sigmoid()), golden["score"], rtol=1e-5)
     size = case["height"], case["width"]
-    found = Instances(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64),
-                      extra={"attention": attention})
-    masks = finish_blended(found, named(maps), ImageMeta("", size=size)).extra["masks"]
+    rows = Predictions(boxes, torch.ones(len(boxes)), torch.eye(len(boxes)), {"attention": attention}, named(maps))
+    found = select_without(rows, NMSOptions())
+    assert torch.equal(found.boxes, boxes) and list(found.extra) == ["grids"]
+    masks = finish_blended(found, rows.maps, ImageMeta("", size=size)).extra["masks"]
     apart = masks.dense().numpy() != golden["pasted"].astype(bool)
     assert apart.sum(axis=(1, 2)).max() <= 3
     assert np.abs(masks.area.numpy() - case["areas"]).max() <= 3
@@ -97,17 +98,16 @@ def test_golden_mask_post_nms(name: str) -> None:
         np.testing.assert_allclose(found.boxes, expected[:, :4], atol=1e-3)
         np.testing.assert_allclose(found.scores, expected[:, 4], rtol=1e-5)
         assert found.labels.tolist() == expected[:, 5].astype(int).tolist()
-        masks = blended(torch.cat(tuple(rows.maps.values())), found.boxes, found.extra["attention"]).sigmoid()
+        masks = found.extra["grids"]
         np.testing.assert_allclose(masks.flatten(1)[:, :: case["step_masks"]], golden[f"masks{index}"], atol=1e-5)
-        scores = scores_of_masks(found.boxes, found.extra, rows.maps)
-        np.testing.assert_allclose(scores, golden[f"score{index}"], rtol=1e-5)
+        np.testing.assert_allclose(mask_scores(masks), golden[f"score{index}"], rtol=1e-5)
 
 
 # --- what must hold of any -----------------------------------------------------------------------------------------
 
 
 def bilinear(values: np.ndarray, y: float, x: float) -> float:
-    """A sample as the specification of ROI-align has it."""
+    """A sample as the definition of ROI-align has it."""
     height, width = values.shape
     if not (-1 <= y <= height and -1 <= x <= width):
         return 0.0
@@ -162,7 +162,7 @@ def test_boxes_without_area_and_none_at_all() -> None:
     masks = paste(torch.ones(3, GRID, GRID), np.array([[5, 5, 5, 9], [7.0, 7, 3, 3], [900, 900, 990, 990]]), (20, 20))
     assert len(masks) == 3 and not masks.area.any()
     empty = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64),
-                      extra={"attention": torch.zeros(0, WIDTH)})
+                      extra={"grids": torch.zeros(0, GRID, GRID)})
     found = finish_blended(empty, named(torch.zeros(5, 8, 8)), ImageMeta("", size=(32, 32)))
     assert len(found) == len(found.extra["masks"]) == 0 and list(found.extra) == ["masks"]
 
@@ -181,6 +181,8 @@ def test_the_scores_of_what_nms_keeps_count_the_masks() -> None:
     cheap = select_kept(rows, NMSOptions(0.0, 1.0))
     torch.testing.assert_close(cheap.scores, exact.scores)
     assert torch.equal(cheap.boxes, exact.boxes)
+    nothing = [select(rows, NMSOptions(1.0)) for select in (select_all, select_kept, select_without)]
+    assert all(len(each) == 0 and each.extra["grids"].shape == (0, GRID, GRID) for each in nothing)
     assert (select_all(rows, options).scores > 0.1).all() and (found.scores > 0.1).all()
 
 

@@ -159,13 +159,33 @@ def test_masks_come_to_pixels_as_asked(models: dict[str, yolov7.Model], image: P
         models["PoseHead"](image, masks="soft")
 
 
+def test_masks_count_in_scores_as_asked(models: dict[str, yolov7.Model], image: Path) -> None:
+    """Masks of a network that blends them are drawn and written as others are; their quality is in the score."""
+    model = models["MaskHead"]
+    usual, every, none = (model(image, conf=CONF, max_det=12, mask_scores=scores) for scores in (None, "all", "none"))
+    assert list(usual.extra) == ["masks"] and usual.masks.shape == (len(usual), 120, 160) and usual.masks.any()
+    assert torch.equal(model(image, conf=CONF, max_det=12, mask_scores="kept").scores, usual.scores)
+    assert (usual.scores < none.scores[: len(usual)]).all() and len(every) == 12
+    assert any(part for index in range(12) for part in usual.polygons()[index]) and (usual.plot() != usual.image).any()
+    assert all(rle["size"] == [120, 160] for rle in usual.extra["masks"].rles)
+    with pytest.raises(InputError, match=r"model\(\), mask_scores: .*'al'.*all"):
+        model(image, mask_scores="al")
+
+
 @pytest.mark.parametrize("command", ["detect", "test"])
 def test_the_flag_of_masks(command: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    masks, points = (micro_tasks.write_weights(tmp_path / f"{head}.pt", head, bias=3.0) for head in micro_tasks.NAMES)
+    masks, points, blended = (micro_tasks.write_weights(tmp_path / f"{head}.pt", head, bias=3.0)
+                              for head in micro_tasks.NAMES)
     project = ["--device", "cpu", "--project", str(tmp_path / "runs")]
     subject = ["--source", str(image)] if command == "detect" else ["--data", str(tmp_path / "none.yaml")]
     assert cli.main([command, "--weights", str(points), *subject, *project, "--masks", "soft"]) == 2
     assert "--masks soft: the model finds no masks (its task is pose)" in capsys.readouterr().err
+    for weights, flags, message in (
+            (blended, ["--masks", "soft"], "--masks soft: the model makes its masks in one way alone"),
+            (masks, ["--mask-scores", "all"], "--mask-scores all: masks do not count in the scores of a model with the "
+             "head SegmentHead; leave it out, or take a model like yolov7-mask")):
+        assert cli.main([command, "--weights", str(weights), *subject, *project, *flags]) == 2
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     if command == "test":
         return

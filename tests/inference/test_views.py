@@ -11,6 +11,7 @@ from torch import Tensor
 
 from yolov7.boxes import mirror
 from yolov7.config import InputError
+from yolov7.inference.blended import finish_blended, select_without
 from yolov7.inference.mask_assembly import assemble
 from yolov7.inference.network import GREY, Augmented, Ensemble
 from yolov7.inference.nms import NMSOptions, nms_image
@@ -18,6 +19,7 @@ from yolov7.inference.views import JOINS, View, join_keypoints, register_join
 from yolov7.keypoints import COCO_PERSON
 from yolov7.model.heads.base import Predictions
 from yolov7.model.weights import ModelInfo
+from yolov7.structures import ImageMeta
 
 CPU = torch.device("cpu")
 SPOTS = torch.tensor([[12.0, 20.0], [50.0, 12.0], [30.0, 40.0]])  # nose, left eye, right eye: red, green, blue
@@ -49,6 +51,14 @@ class Painted:
             cells = content.amax(0).view(height, 4, width, 4).mean((1, 3))
             maps = {"prototypes": torch.stack((cells - 0.4, -torch.ones_like(cells)))}
             extra = {"coefficients": torch.tensor([[10.0, 0.5]])}
+        if "attention" in self.task_outputs:  # bright where the nose is, dark in the other half of the box
+            bright, nothing = 20 * (cells - 0.4), torch.zeros_like(cells)
+            maps = {"bases": torch.stack((bright, -bright, nothing, nothing)), "semantic": nothing[None]}
+            nose_is_left = bool(places[0, 0] < places[:, 0].mean())
+            left = torch.arange(14) < 7
+            attention = torch.zeros(5, 14, 14)
+            attention[0, :, left == nose_is_left], attention[1, :, left != nose_is_left] = 8.0, 8.0
+            extra = {"attention": attention.view(1, -1)}
         return Predictions(box, torch.tensor([0.9]), torch.ones(1, 1), extra, maps)
 
 
@@ -104,6 +114,22 @@ def test_masks_of_all_views_agree() -> None:
         assert (mask * truth).sum() / torch.maximum(mask, truth).sum() > 0.75
     plain = network(image, 0.25)[0]
     assert torch.equal(found.maps["prototypes"][:2], plain.maps["prototypes"])
+
+
+def test_blended_masks_of_all_views_agree() -> None:
+    """Also in the mirrored one, whose attention has its left where the image has its right."""
+    network, image = Painted(("attention", "bases", "semantic")), picture()
+    (found,) = Augmented(network)(image, 0.25)
+    assert found.extra["attention"].shape == (3, 15 * 196) and found.maps["bases"].shape == (12, 16, 24)
+    kept = select_without(found, NMSOptions(0.25, 1.0))
+    masks = finish_blended(kept, found.maps, ImageMeta("", size=(64, 96))).extra["masks"].dense().float()
+    plain = network(image, 0.25)[0]
+    own = select_without(plain, NMSOptions(0.25, 1.0))
+    truth = finish_blended(own, plain.maps, ImageMeta("", size=(64, 96))).extra["masks"].dense().float()[0]
+    assert len(masks) == 3 and 0.1 * truth.numel() < truth.sum() < 0.6 * truth.numel()
+    for mask in masks:
+        assert (mask * truth).sum() / torch.maximum(mask, truth).sum() > 0.75
+    torch.testing.assert_close(kept.extra["grids"][kept.scores.argmax()], own.extra["grids"][0], rtol=0, atol=1e-5)
 
 
 def test_ensembles_of_one_task() -> None:

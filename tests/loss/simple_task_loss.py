@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from yolov7.config.recipe import LossConfig
 from yolov7.keypoints import COCO_PERSON
 from yolov7.loss.criterion import AUXILIARY_WEIGHT, Criterion, Losses
-from yolov7.loss.terms import Term
 from yolov7.loss.masks import GRID
+from yolov7.loss.terms import Term
 from yolov7.model.heads.base import Channels
 from yolov7.structures import HeadOutput, Targets
 

@@ -9,28 +9,32 @@ from typing import Any
 import pytest
 import torch
 from simple_task_loss import KEYPOINT_CHANNELS, criterion_of, keypoint_batch, mask_batch, mask_channels
+from test_blend_terms import CHANNELS, batch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from yolov7.config.recipe import LossConfig
 from yolov7.loss import assignment as simota
+from yolov7.loss import blends
 from yolov7.loss.criterion import Criterion, total_loss
-from yolov7.loss.terms import Prepared
 from yolov7.loss.keypoints import KEYPOINT_TERMS
 from yolov7.loss.masks import MASK_TERMS
+from yolov7.loss.terms import Prepared
 from yolov7.structures import HeadOutput, Targets
 
 CONFIGS = {
     "plain": (LossConfig(loss_ota=False), False), "ota": (LossConfig(), False),
     "cost": (LossConfig(task_cost=1.0), False), "auxiliary": (LossConfig(task_cost=1.0), True),
     "independent": (LossConfig(task_cost=1.0, assignment="independent"), True),
-    "auxiliary plain": (LossConfig(loss_ota=False), True)}
+    "auxiliary plain": (LossConfig(loss_ota=False), True), "jitter": (LossConfig(mask_jitter=0.1), False)}
 COUNTS, SIZE = (3, 0, 12), (64, 96)
 
 
 def case_of(task: str, name: str, counts: tuple[int, ...] = COUNTS,
             size: tuple[int, int] = SIZE) -> tuple[Criterion, HeadOutput, Targets]:
     config, auxiliary = CONFIGS[name]
+    if task == "blends":
+        return criterion_of(config, blends.MASK_IOU_TERMS, CHANNELS), *batch(0, counts, size, True, auxiliary=auxiliary)
     if task == "keypoints":
         return (criterion_of(config, KEYPOINT_TERMS, KEYPOINT_CHANNELS),
                 *keypoint_batch(0, counts, size, auxiliary=auxiliary))
@@ -49,9 +53,13 @@ def leaves(output: HeadOutput) -> list[Tensor]:
     return [level for head in (output, *output.auxiliary) for level in head.levels] + list(output.maps.values())
 
 
+CASES = [(task, name) for task in ("masks", "separate masks", "keypoints") for name in CONFIGS
+         if name != "jitter"]
+CASES += [("blends", "plain"), ("blends", "jitter"), ("blends", "auxiliary plain")]
+
+
 @pytest.mark.untraced
-@pytest.mark.parametrize("task", ["masks", "separate masks", "keypoints"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("task", "name"), CASES)
 def test_the_whole_step_runs_without_values(task: str, name: str) -> None:
     real, output, targets = case_of(task, name)
     prepared = real.prepare(output, targets)
@@ -71,7 +79,7 @@ def test_the_whole_step_runs_without_values(task: str, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("YOLOV7_TEST_TASKS"), reason="takes minutes: YOLOV7_TEST_TASKS=1")
-@pytest.mark.parametrize(("task", "name"), [("masks", "plain"), ("keypoints", "auxiliary")])
+@pytest.mark.parametrize(("task", "name"), [("masks", "plain"), ("keypoints", "auxiliary"), ("blends", "jitter")])
 def test_compiled_with_a_dynamic_batch(task: str, name: str) -> None:
     """The same numbers, in one graph."""
     torch._dynamo.reset()
@@ -93,8 +101,7 @@ def test_compiled_with_a_dynamic_batch(task: str, name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("task", ["masks", "separate masks", "keypoints"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("task", "name"), CASES)
 def test_no_synchronisation_on_a_gpu(task: str, name: str) -> None:
     host, output, targets = case_of(task, name)
     own = moved(output, lambda leaf: leaf.detach().cuda().requires_grad_())

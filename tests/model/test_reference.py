@@ -251,7 +251,7 @@ def test_fused_models_load_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layer", "name"), [("yolo.IRSegment", r"YOLOv7-seg \(with a refine module\)"),
-                                             ("yolo.MT", "YOLOv7-mask"), ("common.Merge", "YOLOv7-mask")])
+                                             ("yolo.IBin", "YOLOv7-bin")])
 def test_networks_of_other_branches_are_named(tmp_path: Path, layer: str, name: str) -> None:
     """With the ``getattr`` that files of the branch for segments have, of which nothing is looked up."""
     found = b"c__builtin__\ngetattr\nX\x01\x00\x00\x00aX\x01\x00\x00\x00b\x86R"
@@ -285,7 +285,7 @@ def invented(form: str) -> dict[str, torch.Tensor]:
 
 BRANCHES = {"yolov7-seg.training": ("SegmentationModel", "ISegment"),
             "yolov7-seg.plain-head": ("SegmentationModel", "Segment"),
-            "yolov7-w6-pose.training": ("Model", "IKeypoint")}
+            "yolov7-w6-pose.training": ("Model", "IKeypoint"), "yolov7-mask.training": ("Model", "MT")}
 
 
 @pytest.mark.slow
@@ -305,7 +305,7 @@ def test_files_of_the_branches_there_and_back(form: str, their: Callable[[str], 
         detect.forward = forward  # type: ignore[assignment]
         network._modules["model"]._modules[place].detect = forward
         network.names = dict(enumerate(network.names))
-    else:
+    elif kind == "IKeypoint":
         network.names = ["person"]
     path = tmp_path / "w.pt"
     torch.save({"model": network, "ema": None, "epoch": -1, "opt": {"cfg": "x"}, "date": "2022-08-01"}, path)
@@ -337,19 +337,18 @@ def test_another_head_is_named() -> None:
         ("yolov7", "yolov7-seg.training", "SegmentHead", "AnchorHead"),
         ("yolov7-w6", "yolov7-w6-pose.training", "PublishedPoseHead", "AnchorHead"),
         ("yolov7-seg", "yolov7.training", "AnchorHead", "SegmentHead"),
+        ("yolov7-seg", "yolov7-mask.training", "MaskHead", "SegmentHead"),
         ("yolov7-w6-pose-aux", "yolov7-w6-pose.training", "PublishedPoseHead", "PoseHead")):
         with torch.device("meta"):
             model = Detector(read_spec(name))
         with pytest.raises(InputError, match=f"w.pt: weights of another model: of one with {found}, while {name} has "
                                              f"{expected}"):
             layout.import_state_dict(model, states[form], "w.pt")
-    with pytest.raises(InputError, match="w.pt: is a YOLOv7-mask checkpoint, a network that is not supported"):
-        layout.identify({"model.125.attn_m.0.weight": torch.zeros(1)}, "", "w.pt")
 
 
 def test_a_head_that_the_reference_implementation_does_not_have() -> None:
     with torch.device("meta"):
         model = Detector(read_spec("yolov7-tiny-pose"))
     with pytest.raises(InputError, match="yolov7-tiny-pose.head: PoseHead is not in the reference implementation; "
-                                         "accepted: AnchorHead, SegmentHead, PublishedPoseHead"):
+                                         "accepted: AnchorHead, SegmentHead, PublishedPoseHead, MaskHead"):
         layout.export_state_dict(model)

@@ -211,10 +211,94 @@ def test_any_key_points() -> None:
 
 def test_published_costs() -> None:
     for name, classes, entries, training, deployed in (
-        ("yolov7-seg", 80, 565, 38_292_218, 38_266_045), ("yolov7-w6-pose", 1, 907, 80_238_452, 80_175_724)):
+        ("yolov7-seg", 80, 565, 38_292_218, 38_266_045), ("yolov7-w6-pose", 1, 907, 80_238_452, 80_175_724),
+        ("yolov7-mask", 80, 695, 45_438_870, 45_413_366)):
         with torch.device("meta"):
             model = Detector(read_spec(name), classes)
             fused = reparameterize(model)
-        assert len(model.state_dict()) == entries  # of pose theirs has the anchors twice
+        assert len(model.state_dict()) == entries  # of pose and mask theirs has the anchors twice
         assert sum(p.numel() for p in model.parameters()) == training
         assert sum(p.numel() for p in fused.parameters()) == deployed
+
+
+# --- maps beside the levels ----------------------------------------------------------------------------------------
+
+
+def blended(head: dict[str, Any] | None = None, bases: int = 4, stride: int = 4) -> Detector:
+    """A network whose head reads two nodes beside its levels; ``stem`` has half the stride of the finest level."""
+    found = definition({"block": "MaskHead", "auxiliary": [], **(head or {})})
+    source = "stem" if stride == 4 else "image"
+    found["nodes"] |= {"c1": {"block": "Conv", "out": 16, "kernel": 3, "stride": 2},
+                       "c2": {"block": "Conv", "out": 16, "kernel": 3, "stride": 2},
+                       "bases": {"block": "Projection", "from": source, "maps": bases},
+                       "semantic": {"block": "Projection", "from": source, "maps": 1}}
+    found["nodes"] = {name: node for name, node in found["nodes"].items() if name not in ("a1", "a2")}
+    found["nodes"]["stem"]["stride"] = 4
+    found["head"] |= {"from": ["c1", "c2"]} | ({"maps": ["bases", "semantic"]} if "maps" not in found["head"] else {})
+    torch.manual_seed(0)
+    return Detector(parse_spec(found, "small.yaml"), 3)
+
+
+@pytest.mark.parametrize("block", ["MaskHead", "MaskIoUHead"])
+def test_attention_comes_from_convolutions_of_its_own(block: str) -> None:
+    """Channel ``a * 980 + k`` of the attention, and of each anchor behind its classes; maps are those of the nodes."""
+    model = blended({"block": block, "implicit": False}).eval()
+    head = model.head
+    with torch.no_grad():
+        for convs in (head.convs, *head.own_convs().values()):
+            convs[0].weight.zero_()
+            convs[0].bias.copy_(torch.arange(convs[0].out_channels))
+    output = model(torch.rand(1, 3, 64, 96))
+    cell = output.levels[0][0, :, 1, 2]  # [A, X]
+    assert cell[:, :8].tolist() == [[*range(8 * a, 8 * a + 8)] for a in range(3)]
+    assert cell[:, 8:988].tolist() == [[*range(980 * a, 980 * a + 980)] for a in range(3)]
+    assert block == "MaskHead" or cell[:, 988].tolist() == [0, 1, 2]
+    assert output.maps["bases"].shape == (1, 4, 16, 24) and output.maps["semantic"].shape == (1, 1, 16, 24)
+    found = model.decode(output)
+    assert found.extra["attention"].shape == (1, 3 * (8 * 12 + 4 * 6), 980)
+    if block == "MaskIoUHead":
+        assert found.extra["mask_iou"].min() >= 0 and found.extra["mask_iou"].max() <= 1
+
+
+def test_centres_of_blended_masks_reach_a_cell_out_of_their_own() -> None:
+    model = blended().eval()
+    logits = torch.full((1, 3, 1, 1, model.head.channels.size), 50.0)
+    rows = model.head.decoder.above(type(model(torch.rand(1, 3, 32, 32)))((logits, logits)), 0.1)[0]
+    centres = (rows.boxes[:, :2] + rows.boxes[:, 2:]) / 2
+    torch.testing.assert_close(centres, torch.tensor([[16.0] * 2] * 3 + [[32.0] * 2] * 3))
+
+
+def test_maps_beside_the_levels_that_do_not_fit() -> None:
+    for head, bases, stride, message in (
+            ({}, 8, 4, "small.head, maps: MaskHead got 8 channels of stride 4, 1 channels of stride 4; accepted: "
+                       "4 channels of stride 4, 1 channels of stride 4"),
+            ({}, 4, 1, "got 4 channels of stride 1, 1 channels of stride 1"),
+            ({"maps": []}, 4, 4, "small.bases: is read by no other node"),
+            ({"maps": ["base", "semantic"]}, 4, 4, "small.head, maps, from: unknown node .base."),
+            ({"block": "AnchorHead"}, 4, 4, "AnchorHead got 4 channels .*accepted: none")):
+        with pytest.raises(InputError, match=message):
+            blended(head, bases, stride)
+    assert blended({"bases": 8}, 8).head.channels.widths["attention"] == 9 * 196
+
+
+def test_half_precision_and_folding_leave_masks_as_they_are() -> None:
+    model = blended().eval()
+    fused = reparameterize(model)
+    images = torch.rand(1, 3, 64, 96)
+    one, two = model(images), fused(images)
+    for name, value in one.maps.items():
+        torch.testing.assert_close(two.maps[name], value, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(two.levels[0], one.levels[0], rtol=1e-4, atol=1e-4)
+
+
+def test_with_implicit_knowledge_or_without_channels_have_the_same_places() -> None:
+    """Without it one convolution makes all of them."""
+    with_it, without = blended().eval(), blended({"implicit": False}).eval()
+    without.load_state_dict(with_it.state_dict(), strict=False)
+    with torch.no_grad():
+        for vector, value in ((with_it.head.implicit_add, 0.0), (with_it.head.implicit_multiply, 1.0)):
+            for part in vector:
+                part.fill_(value)
+    images = torch.rand(2, 3, 64, 96)
+    for one, other in zip(with_it(images).levels, without(images).levels, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -80,6 +80,31 @@ def test_boxes_are_those_of_the_detector(detector: str, name: str, tmp_path: Pat
     assert report.copied > 300 and "classes" not in text
 
 
+@pytest.mark.parametrize(("detector", "name"), [("yolov7", "yolov7-mask"), ("yolov7-tiny", "yolov7-tiny-mask")])
+def test_centres_that_reach_further_move_as_far(detector: str, name: str, tmp_path: Path) -> None:
+    """The rows of x and y are multiplied by 2/3; where logits are 0, and near it, boxes are those of the detector."""
+    source, model = narrow(detector, 4), narrow(name, 4)
+    report = started(model, source, tmp_path)
+    ours, theirs = outputs(model), outputs(source)
+    for one, other in zip(ours["box"], theirs["box"], strict=True):
+        expected = other * torch.tensor([2 / 3, 2 / 3, 1, 1])
+        assert (one - expected).abs().max() <= 1e-4 * other.abs().max()
+    assert_same(model, source, ("objectness", "classes"))
+    text = report.text()
+    assert "head.attention_convs" in text and "nodes.refine_bases" in text and "nodes.semantic" in text
+    for level in (0.0, 0.01):
+        for convs, factor in ((source.head.convs, 1.0), (model.head.convs, 2 / 3)):
+            for conv in convs:
+                nn.init.zeros_(conv.weight)
+                conv.bias.data = conv.bias.data.view(3, -1).fill_(level)
+                conv.bias.data[:, :2] *= factor
+                conv.bias.data = conv.bias.data.flatten()
+        for vector in source.head.implicit_multiply:
+            nn.init.ones_(vector)
+        boxes = [network.decode(network(torch.rand(1, 3, 64, 64))).boxes for network in (model, source)]
+        assert (boxes[0] - boxes[1]).abs().max() <= 1e-4 + 1e-4 * level
+
+
 def test_without_implicit_knowledge_it_goes_into_the_convolution(tmp_path: Path) -> None:
     source, model = narrow("yolov7", 3), narrow("yolov7-seg", 3, implicit=False)
     started(model, source, tmp_path)

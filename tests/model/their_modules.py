@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-CLASSES = {**dict.fromkeys(("Conv", "MP", "MaskHead", "Proto"), "models.common"), **dict.fromkeys(
-    ("Model", "SegmentationModel", "IDetect", "ISegment", "Segment", "IKeypoint"), "models.yolo")}
+CLASSES = {**dict.fromkeys(("Conv", "MP", "MaskHead", "Proto", "Refine", "BottleneckCSPB"),
+                                         "models.common"), **dict.fromkeys(
+    ("Model", "SegmentationModel", "IDetect", "ISegment", "Segment", "IKeypoint", "MT"), "models.yolo")}
 INSIDE = {"proto": "Proto", "cv1": "Conv", "cv2": "Conv", "cv3": "Conv"}  # parts of a head
+LAYERS = {"MT": {"110": "BottleneckCSPB", "112": "Refine", "120": "Refine"}}  # of a network with this head
 
 
 def build_their_module(state: Mapping[str, Tensor], make: Callable[[str], Any], activation: type[nn.Module],
@@ -50,7 +52,7 @@ def _child(part: str, path: list[str], make: Callable[[str], Any], activation: t
     if len(path) > 2:
         inside = INSIDE.get(part) if path[1] == head[0] else None
         return make(inside) if inside else nn.Module()
-    module = make(head[1] if part == head[0] else "Conv")
+    module = make(head[1] if part == head[0] else LAYERS.get(head[1], {}).get(part, "Conv"))
     module.act = activation()
     return module
 

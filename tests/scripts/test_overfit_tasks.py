@@ -7,7 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from script_module import SCRIPTS, load_script
+
+from yolov7.model.scaling import Scale
+from yolov7.model.spec import read_spec, scaled_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,13 +22,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_script("overfit_tasks")
 
 
-@pytest.mark.parametrize("task", ["seg", "pose"])
+@pytest.mark.parametrize("task", ["seg", "pose", "mask"])
 def test_the_first_eligible_images(task: str, script: ModuleType, coco_mini: Path, tmp_path: Path) -> None:
     image_set = script.first_images(coco_mini, task, tmp_path)
     assert len(image_set) == 8 and not image_set.faults
     counts = [len(image_set.objects_of(index)) for index in range(8)]
     assert min(counts) >= 1 and max(counts) <= 4
-    if task == "seg":
+    if task != "pose":
         assert image_set.objects.has_polygon.all()
     else:
         assert image_set.names == ("person",)
@@ -64,11 +68,17 @@ def test_the_score_is_the_tasks(script: ModuleType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("YOLOV7_TEST_TASKS"), reason="takes minutes: YOLOV7_TEST_TASKS=1")
-@pytest.mark.parametrize(("task", "model"), [("seg", "yolov7-tiny-seg"), ("pose", "yolov7-tiny-pose")])
-def test_tiny_networks_learn_eight_images(task: str, model: str, script: ModuleType, coco_mini: Path,
-                                          tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "model", "width"), [
+    ("seg", "yolov7-tiny-seg", 1.0), ("pose", "yolov7-tiny-pose", 1.0), ("mask", "yolov7-mask", 0.25)])
+def test_small_networks_learn_eight_images(task: str, model: str, width: float, script: ModuleType, coco_mini: Path,
+                                           tmp_path: Path) -> None:
     image_set = script.first_images(coco_mini, task, tmp_path)
-    plan = script.Plan(task, model, size=320, steps=240, every=30, batch_size=8, device="cpu",
+    spec = read_spec(model)
+    if width < 1:
+        spec, _ = scaled_spec(spec, Scale(width=width, hidden_width=width))
+    file = tmp_path / "model.yaml"
+    file.write_text(yaml.safe_dump(dict(spec.definition), sort_keys=False), encoding="utf-8")
+    plan = script.Plan(task, str(file), size=320, steps=240, every=30, batch_size=8, device="cpu",
                        changes=script.CHANGES[task])
     row = script.overfit(plan, image_set)
     assert row["AP50"] > script.GOAL, row["history"]

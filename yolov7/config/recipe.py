@@ -64,12 +64,12 @@ class LossConfig:
                                    "classes alone", low=0, most=MAX_COUNT, omit_default=True)
     keypoint_loss: Literal["oks", "cauchy"] = option(
         "oks", "error of a key point: 1 - OKS as published, which has no slope far away, or log(1 + squared distance / "
-        "scale), which has: to learn from scratch", omit_default=True)
+        "scale), which has: to learn from scratch", omit_default=True, model="yolov7-tiny-pose")
     mask_pw: float = option(1.0, "positive weight of the pixels of blended masks", low=0, most=MAX_GAIN,
-                            omit_default=True)
-    mask_jitter: float = option(0.0, "how far the sides of half of the boxes that masks are blended in move, at most, as "
-                                     "a share of the box: what detection finds is never the true box", low=0, high=0.5,
-                                omit_default=True)
+                            omit_default=True, model="yolov7-mask")
+    mask_jitter: float = option(0.0, "how far the sides of half of the boxes that masks are blended in move, as a "
+                                     "share of the box: detection never finds the true one", low=0, high=0.4,
+                                omit_default=True, model="yolov7-mask")
     deduplicate_candidates: bool = option(False, "propose a cell and anchor once, however many objects do")
     class_weights: tuple[float, ...] = option((), "weights of the classes in the class term; []: all 1", low=0)
     gains: dict[str, float] = field(default_factory=dict, metadata={

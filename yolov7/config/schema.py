@@ -175,6 +175,6 @@ def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with its help, and optional limits (``low``, ``high``, ``most``) and settings of its flag.
 
     Those are ``metavar``, ``nargs`` and ``const`` of argparse, and the ``group`` it stands in (`help.GROUPS`); with
-    ``flag=False`` the field is a key of files alone.
+    ``flag=False`` the field is a key of files alone. ``model`` names one whose loss reads the key, where not all do.
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})

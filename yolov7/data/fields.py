@@ -40,9 +40,9 @@ def known_masks_field() -> Field:
 
 
 def grid_field() -> Field:
-    """``extra["grids"]``: the mask of an object in its own box, `GRID` x `GRID` pixels of a bit each: uint8 ``[B, G, T]``.
+    """``extra["grids"]``: the mask of an object in its own box, uint8 ``[B, G, GRID * GRID / 8]``.
 
-    Memory: 392 bytes an object.
+    Rows of `GRID` pixels one after the other, eight to a byte: 392 bytes an object.
     """
     return Field("grids", _grids)
 

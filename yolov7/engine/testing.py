@@ -143,7 +143,8 @@ def open_subject(paths: Sequence[Path], options: TestOptions, device: torch.devi
     data = options.data or network.info.data
     if not data:
         raise InputError(f"{paths[0]} does not say what it was trained on; name the data set with --data")
-    return Subject(network, *open_for(network.info, open_data(data), options, split), data, options.masks, options.mask_scores)
+    return Subject(network, *open_for(network.info, open_data(data), options, split), data, options.masks,
+                   options.mask_scores)
 
 
 def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str) -> None:

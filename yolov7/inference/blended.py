@@ -7,7 +7,7 @@ its pixels are, or what `MaskIoUHead` predicts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -31,38 +31,54 @@ def select_all(predictions: Predictions, options: NMSOptions) -> Instances:
     likely = (predictions.objectness > options.confidence) & predictions.boxes.isfinite().all(-1)
     rows = likely.nonzero().flatten()
     boxes, columns = predictions.boxes[rows], {name: column[rows] for name, column in predictions.extra.items()}
-    objectness = predictions.objectness[rows].float() * scores_of_masks(boxes, columns, predictions.maps)
-    return nms_image(replace(predictions, boxes=boxes, objectness=objectness, classes=predictions.classes[rows],
-                             extra=columns), options)
+    objectness = predictions.objectness[rows].float() * _scores(boxes, columns, predictions.maps)
+    found = nms_image(replace(predictions, boxes=boxes, objectness=objectness, classes=predictions.classes[rows],
+                              extra=columns), options)
+    return _with_grids(found, predictions.maps)
 
 
 def select_kept(predictions: Predictions, options: NMSOptions) -> Instances:
     """NMS on class times objectness; the scores of what it keeps are then multiplied by those of the masks."""
     found = nms_image(predictions, replace(options, max_detections=SPARE * options.max_detections))
-    scores = found.scores * scores_of_masks(found.boxes, found.extra, predictions.maps)
+    found = _with_grids(found, predictions.maps)
+    quality = found.extra.get("mask_iou")
+    scores = found.scores * (mask_scores(found.extra["grids"]) if quality is None else quality[:, 0])
     order = scores.argsort(descending=True, stable=True)[: options.max_detections]
     found = replace(found, scores=scores)[order]
     return found[found.scores > options.confidence]
 
 
-SELECTIONS = {"all": select_all, "kept": select_kept, "none": nms_image}
+def select_without(predictions: Predictions, options: NMSOptions) -> Instances:
+    """NMS on class times objectness, as a detector's; masks do not count."""
+    return _with_grids(nms_image(predictions, options), predictions.maps)
+
+
+SELECTIONS = {"all": select_all, "kept": select_kept, "none": select_without}
 
 
 @torch.no_grad()
-def scores_of_masks(boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> Tensor:
+def _scores(boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> Tensor:
     """How good the masks of detections of an image are: float32 ``[N]`` in 0..1."""
     if "mask_iou" in columns:
         return columns["mask_iou"][:, 0].float()
-    return torch.cat([boxes.new_zeros(0, dtype=torch.float32), *(mask_scores(masks) for masks in _grids(
-        boxes, columns["attention"], maps))])
+    parts = [mask_scores(masks) for masks in _grids(boxes, columns["attention"], maps)]
+    return torch.cat([boxes.new_zeros(0, dtype=torch.float32), *parts])
 
 
-def _grids(boxes: Tensor, attention: Tensor, maps: Mapping[str, Tensor]) -> list[Tensor]:
-    """The masks of detections in their boxes, some at a time: ``[n, GRID, GRID]`` in 0..1."""
+@torch.no_grad()
+def _with_grids(found: Instances, maps: Mapping[str, Tensor]) -> Instances:
+    """The column ``grids``, masks in their boxes, in place of the attention: float32 ``[N, GRID, GRID]`` in 0..1."""
+    grids = [found.boxes.new_zeros(0, GRID, GRID), *_grids(found.boxes, found.extra["attention"], maps)]
+    others = {name: column for name, column in found.extra.items() if name != "attention"}
+    return replace(found, extra={**others, "grids": torch.cat(grids)})
+
+
+def _grids(boxes: Tensor, attention: Tensor, maps: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """The masks of detections, some at a time, on the device of the network."""
     joined = torch.cat((maps["bases"], maps["semantic"])).float()[None]
     image = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    parts = zip(*(tensor.split(AT_A_TIME) for tensor in (boxes.float(), image, attention)), strict=True)
-    return [blend(own, pool(joined, where, index, CELL)).sigmoid() for where, index, own in parts]
+    for part in torch.arange(len(boxes), device=boxes.device).split(AT_A_TIME) if len(boxes) else ():
+        yield blend(attention[part], pool(joined, boxes[part].float(), image[part], CELL)).sigmoid()
 
 
 # --- in native pixels --------------------------------------------------------------------------------------------
@@ -70,10 +86,9 @@ def _grids(boxes: Tensor, attention: Tensor, maps: Mapping[str, Tensor]) -> list
 
 def finish_blended(found: Instances, maps: dict[str, Tensor], meta: ImageMeta) -> Instances:
     """The task's `Finish`: the columns of the network are replaced by ``masks``: `Masks` in native pixels."""
-    grids = _grids(found.boxes, found.extra["attention"], {name: value.to("cpu") for name, value in maps.items()})
     native = (found.boxes.double().numpy() - np.array(meta.pad * 2)) / np.array(meta.gain * 2)
-    masks = paste(torch.cat([found.boxes.new_zeros(0, GRID, GRID), *grids]), native, meta.size)
-    kept = {name: column for name, column in found.extra.items() if name not in ("attention", "mask_iou")}
+    masks = paste(found.extra["grids"], native, meta.size)
+    kept = {name: column for name, column in found.extra.items() if name not in ("grids", "mask_iou")}
     return replace(to_native(found, maps, meta), extra={**kept, "masks": masks})
 
 
@@ -95,8 +110,8 @@ def paste(grids: Tensor, boxes: np.ndarray, size: tuple[int, int]) -> Masks:
 
 
 def _places(low: float, high: float, count: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """The pixels of an axis that a box from low to high reaches: the first, and of each the sample of a grid with a ring
-    of zeros that lies before its centre, int64 ``[n]``, and the share of the next one, float32 ``[n, 1]``."""
+    """The first pixel of an axis that a box reaches; of each the sample before its centre in a grid with a ring of zeros,
+    int64 ``[n]``, and the share of the next sample, float32 ``[n, 1]``."""
     side = high - low
     if not side > 0:
         return 0, np.zeros(0, np.int64), np.zeros((0, 1), np.float32)

@@ -66,7 +66,8 @@ class Predictor:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the time of the network is reported
         between = time.perf_counter()
-        found = [(replace(self.after.select(rows, self.options).to("cpu"), facts=self.network.info.arguments), rows.maps)
+        facts = self.network.info.arguments
+        found = [(replace(self.after.select(rows, self.options).to("cpu"), facts=facts), rows.maps)
                  for rows in predictions]
         spent["network"] += 1000 * (between - started)  # type: ignore[assignment]
         spent["nms"] += 1000 * (time.perf_counter() - between)  # type: ignore[assignment]

@@ -109,7 +109,7 @@ def _moved(boxes: Tensor, truth: Tensor, share: float, numbers: Tensor) -> tuple
 
 
 def _shares_in(old: Tensor, new: Tensor, steps: Tensor) -> Tensor:
-    """Shares of the rows of a grid over ``old`` at the rows of one over ``new``, ends ``[K, 2]``: ``[K, GRID, GRID]``."""
+    """Shares of a grid's rows over ``old`` at those of one over ``new``, ends ``[K, 2]``: ``[K, GRID, GRID]``."""
     (low, high), (first, last) = (ends[..., None].unbind(1) for ends in (old, new))
     places = (first + (last - first) * steps - low) / (high - low).clamp(min=1e-6)  # in the old box
     return bilinear_shares(places * GRID - 0.5, GRID)

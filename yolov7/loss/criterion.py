@@ -36,7 +36,6 @@ DEEP_LEVEL_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 FOCAL_ALPHA = 0.25
 TOP_K, AUXILIARY_TOP_K = 10, 20
 AUXILIARY_WEIGHT = 0.25
-OF_TASKS = {"keypoint_loss": "yolov7-tiny-pose", "mask_pw": "yolov7-mask", "mask_jitter": "yolov7-mask"}
 REACH = {"constrained": CONSTRAINED, "free": FREE}
 
 Losses = dict[str, Tensor]  # named terms, weighted by their gains: means, not yet times the batch size
@@ -87,10 +86,11 @@ class Criterion:
         if config.task_cost and not (config.loss_ota and any(term.cost for term in self.terms)):
             raise InputError(f"loss.task_cost: found {config.task_cost}; accepted: 0 for a model without masks and key "
                              "points, and for loss.loss_ota=false")
-        used, usual = {key for term in self.terms for key in term.keys}, LossConfig()
-        for key in (key for key in OF_TASKS if key not in used and getattr(config, key) != getattr(usual, key)):
-            raise InputError(f"loss.{key}: found {getattr(config, key)}; no term of this model's loss reads it; accepted: "
-                             f"{getattr(usual, key)}, or a model like {OF_TASKS[key]}")
+        used = {key for term in self.terms for key in term.keys}
+        for entry in (entry for entry in dataclasses.fields(config) if entry.name not in used):
+            if "model" in entry.metadata and (found := getattr(config, entry.name)) != entry.default:
+                raise InputError(f"loss.{entry.name}: found {found}; no term of this model's loss reads it; accepted: "
+                                 f"{entry.default}, or a model like {entry.metadata['model']}")
 
     def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
         """Assign, then compute the terms: means over the positives of each level, not yet times the batch size."""

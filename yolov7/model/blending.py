@@ -65,7 +65,7 @@ def paste_grids(masks: Tensor, boxes: Tensor, size: tuple[int, int], stride: flo
 
 
 def paste_shares(low: Tensor, high: Tensor, count: int, stride: float) -> Tensor:
-    """The share of each row of a grid in each of ``count`` cells, of boxes from ``low`` to ``high``: ``[..., count, GRID]``.
+    """Shares of a grid's rows in each of ``count`` cells, of boxes from ``low`` to ``high``: ``[..., count, GRID]``.
 
     A cell's centre lies between the centres of two rows of the grid.
     """

@@ -1,7 +1,13 @@
-"""Blocks that bring levels together for maps of the whole image (YOLOv7-mask); the rules of `blocks` hold."""
+"""Blocks that bring levels together for maps of the whole image (YOLOv7-mask), and convolutions that are one.
+
+The rules of `blocks` hold.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,3 +61,20 @@ class Projection(Block):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(x)
         return y
+
+
+class JoinedConv(nn.Module):
+    """1x1 convolutions with biases of one input as one, group by group: the channels of an anchor stand together.
+
+    A thousand channels of each anchor are not copied into each other's places, in either direction.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
+        """``[B, c, h, w]`` and convolutions to ``[B, groups * n, h, w]`` each -> ``[B, groups * N, h, w]``."""
+        weight, bias = (torch.cat([part.unflatten(0, (self.groups, -1)) for part in parts], dim=1).flatten(0, 1)
+                        for parts in zip(*((conv.weight, conv.bias) for conv in convs), strict=True))
+        return F.conv2d(x, weight, bias)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from yolov7.config import atomic_write
 from yolov7.model.detector import Detector
 from yolov7.model.heads.base import find_head
+from yolov7.model.merging import JoinedConv
 from yolov7.model.reparam import reparameterize_in_place
 from yolov7.model.spec import ModelSpec
 from yolov7.runtime.tables import aligned
@@ -48,6 +49,10 @@ def _count_convolution(module: nn.Conv2d, _: Any, output: Tensor) -> None:
     module.total_ops += output.numel() * per_output  # type: ignore[operator, assignment]
 
 
+def _count_joined(module: JoinedConv, inputs: Any, output: Tensor) -> None:
+    module.total_ops += output.numel() * (inputs[0].shape[1] + 1)  # type: ignore[operator, assignment]
+
+
 def _count_nothing(*_: Any) -> None:
     pass
 
@@ -73,15 +78,15 @@ def node_costs(spec: ModelSpec, height: int, width: int, fused: bool,
     shapes: dict[str, tuple[int, ...]] = {}
     for name, node in model.nodes.items():
         node.register_forward_hook(partial(_keep_shape, shapes, name))
-    rules = {nn.Conv2d: _count_convolution, nn.BatchNorm2d: _count_nothing, nn.LeakyReLU: _count_nothing}
+    rules = {nn.Conv2d: _count_convolution, JoinedConv: _count_joined, nn.BatchNorm2d: _count_nothing, nn.LeakyReLU: _count_nothing}
     _, _, counted = thop.profile(model, (images,), rules, verbose=False, ret_layer_info=True)
     operations = {name: entry[0] for name, entry in counted["nodes"][2].items()} | {"head": counted["head"][0]}
     costs = [NodeCost(node.name, node.block, node.inputs, shapes[node.name], _parameters(model.nodes[node.name]),
                       2e-9 * operations[node.name]) for node in model.spec.nodes]
     head = model.spec.head
     rows = sum(model.head.num_anchors * (height // stride) * (width // stride) for stride in model.head.strides)
-    costs.append(NodeCost("head", head.block, (*head.inputs, *head.auxiliary), (rows, model.head.channels.size),
-                          _parameters(model.head), 2e-9 * operations["head"]))
+    costs.append(NodeCost("head", head.block, (*head.inputs, *head.auxiliary, *head.maps),
+                          (rows, model.head.channels.size), _parameters(model.head), 2e-9 * operations["head"]))
     return costs
 
 

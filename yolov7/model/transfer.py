@@ -24,12 +24,13 @@ OTHER_ANCHORS = "the file is for other numbers of levels or anchors"
 def transfer(source: Detector, model: Detector, where: str) -> ImportReport:
     """Copy what the training-form network ``source`` has for the training-form network ``model``.
 
-    Nodes must be the same, but for those that only an auxiliary head reads, and for RepConv where a plain convolution
-    stands now. ``where`` names the source in messages. Raises `InputError`.
+    Nodes must be the same, but for those that only an auxiliary head or maps beside the levels need, and for RepConv
+    where a plain convolution stands now. ``where`` names the source in messages. Raises `InputError`.
     """
     report = ImportReport()
-    needed = {node.name for node in model.spec.deployed().nodes}
-    lost = {node.name for node in source.spec.deployed().nodes} - set(model.nodes)
+    needed, given = ({node.name for node in network.spec.nodes_of(network.spec.head.inputs)}
+                     for network in (model, source))
+    lost = given - set(model.nodes)
     if wrong := sorted((needed - set(source.nodes)) | lost):
         raise InputError(f"{where}: weights of another model: only one of {source.spec.name} and {model.spec.name} has "
                          f"the node {wrong[0]}")
@@ -120,11 +121,13 @@ def _copy_rows(source: Head, head: Head, role: str, report: ImportReport) -> Non
         report.leave_out(f"head.{role}", OTHER_CHANNELS if theirs else NOT_IN_FILE)
         return
     rows, their_rows = torch.tensor(pairs, device=convs[0].weight.device).T
+    steeper = _steepness(source, head, their_names)
     for level, (conv, other) in enumerate(zip(convs, theirs, strict=True)):
         weight, bias = other.weight.double(), other.bias.double()  # type: ignore[union-attr]
         if role == "convs":
             weight, bias = _copy_implicit(source, head, level, (rows, their_rows), (weight, bias))
             report.copied += bool(len(head.implicit_add)) + bool(len(head.implicit_multiply))
+        weight, bias = weight * steeper[:, None, None, None], bias * steeper
         conv.weight[rows] = weight[their_rows].to(conv.weight.dtype)
         conv.bias[rows] = bias[their_rows].to(conv.weight.dtype)  # type: ignore[index]
         report.copied += 2
@@ -133,6 +136,16 @@ def _copy_rows(source: Head, head: Head, role: str, report: ImportReport) -> Non
         report.leave_out(f"head.{role} (classes)", OTHER_CLASSES)
     if fresh:
         report.leave_out(f"head.{role} ({', '.join(fresh)})", OTHER_CHANNELS)
+
+
+def _steepness(source: Head, head: Head, names: list[str]) -> Tensor:
+    """What the rows of a source's convolution are multiplied by: those of centres, where these reach another way.
+
+    Decoded centres then have the same value and the same slope where the logits are 0.
+    """
+    ratio = (1 + 2 * source.reach) / (1 + 2 * head.reach)
+    centre = torch.tensor([name.startswith(("box 0 ", "box 1 ")) for name in names], device=source.anchors.device)
+    return torch.where(centre, ratio, 1.0).double()
 
 
 def _copy_implicit(source: Head, head: Head, level: int, rows: tuple[Tensor, Tensor],

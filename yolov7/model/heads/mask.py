@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from yolov7.model import blending
 from yolov7.model.heads.base import FREE, Anchors, Head, in_format_of, register_head
+from yolov7.model.merging import JoinedConv
 
 
 @register_head
@@ -32,6 +33,7 @@ class MaskHead(Head):
         self.mask_stride = self.strides[0] // 2
         self.map_inputs = ((bases, self.mask_stride), (1, self.mask_stride))
         self.attention_convs = self._convs(in_channels, attention)
+        self.join = JoinedConv(self.num_anchors)
 
     @classmethod
     def added_channels(cls, attention: int) -> dict[str, int]:
@@ -47,12 +49,12 @@ class MaskHead(Head):
 
     def level(self, index: int, x: Tensor) -> Tensor:
         """The logits of one level: ``[B, c, h, w]`` -> ``[B, A, h, w, X]``."""
-        widths = self.channels.widths
-        parts = [self.separate(self.convolve(index, x), self.channels.slice("classes").stop)]
-        for name, convs in self.own_convs().items():
-            conv = convs[index]
-            parts.append(self.separate(conv(in_format_of(conv, x)), widths[name]))
-        return torch.cat(parts, dim=-1)
+        own = [convs[index] for convs in self.own_convs().values()]
+        x = in_format_of(own[0], x)
+        if len(self.implicit_add):
+            every = [self.convolve(index, x), *(conv(x) for conv in own)]
+            return torch.cat([self.separate(y, y.shape[1] // self.num_anchors) for y in every], dim=-1)
+        return self.separate(self.join(x, [self.convs[index], *own]))
 
     def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """``bases`` ``[B, bases, h, w]`` and ``semantic`` ``[B, 1, h, w]``, as their nodes made them."""
@@ -60,7 +62,7 @@ class MaskHead(Head):
 
     def make_masks(self, boxes: Tensor, columns: Mapping[str, Tensor], maps: Mapping[str, Tensor],
                    full: bool = False) -> Tensor:
-        """Probabilities pasted at the resolution of the maps, or at that of the network input; see `Head.make_masks`."""
+        """Probabilities pasted at the maps' resolution, or at that of the network input; see `Head.make_masks`."""
         joined = torch.cat([maps[name] for name in self.map_names], dim=1).float()
         pooled = blending.sample_grids(joined, boxes, self.mask_stride).flatten(0, 1)
         masks = blending.blend(columns["attention"].flatten(0, 1), pooled).sigmoid()
@@ -71,8 +73,10 @@ class MaskHead(Head):
 
     def outputs(self) -> dict[str, tuple[list[nn.Conv2d], list[str]]]:
         """The convolutions that make channels, also those of its own (see `Head.outputs`)."""
-        own = {f"{name}_convs": (list(convs), self.row_names([name])) for name, convs in self.own_convs().items()}
-        return super().outputs() | own  # type: ignore[operator]
+        found = super().outputs()
+        for name, convs in self.own_convs().items():
+            found[f"{name}_convs"] = list(convs), self.row_names([name])  # type: ignore[arg-type]
+        return found
 
 
 @register_head
