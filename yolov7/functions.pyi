@@ -161,6 +161,7 @@ def test(
     iou_thres: float = 0.65,
     max_det: int = 300,
     masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
+    mask_scores: Literal["all", "kept", "none"] | None = None,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -195,6 +196,9 @@ def test(
       masks: how masks come to the image's pixels: low, cells of 4 x 4 pixels of the network input;
         upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
         most exact; default as published: upsampled to detect, fine to score
+      mask_scores: of models like yolov7-mask, whose masks count in the scores: all, those of every
+        candidate before NMS; kept, those of what NMS keeps, much faster; none; default: kept, or all
+        where the network itself says how good they are
       project: results are folders below this one (default: runs/test)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
@@ -231,6 +235,7 @@ def test(
     iou_thres: float = 0.65,
     max_det: int = 300,
     masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
+    mask_scores: Literal["all", "kept", "none"] | None = None,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -261,6 +266,7 @@ def speed(
     iou_thres: float = 0.65,
     max_det: int = 300,
     masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
+    mask_scores: Literal["all", "kept", "none"] | None = None,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -295,6 +301,9 @@ def speed(
       masks: how masks come to the image's pixels: low, cells of 4 x 4 pixels of the network input;
         upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
         most exact; default as published: upsampled to detect, fine to score
+      mask_scores: of models like yolov7-mask, whose masks count in the scores: all, those of every
+        candidate before NMS; kept, those of what NMS keeps, much faster; none; default: kept, or all
+        where the network itself says how good they are
       project: results are folders below this one (default: runs/test)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
@@ -329,6 +338,7 @@ def detect(
     iou_thres: float = 0.45,
     max_det: int = 300,
     masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
+    mask_scores: Literal["all", "kept", "none"] | None = None,
     project: PathLike = "runs/detect",
     name: str = "exp",
     exist_ok: bool = False,
@@ -371,6 +381,9 @@ def detect(
       masks: how masks come to the image's pixels: low, cells of 4 x 4 pixels of the network input;
         upsampled, those enlarged; fine, enlarged, then cropped; soft, never rounded on the way, the
         most exact; default as published: upsampled to detect, fine to score
+      mask_scores: of models like yolov7-mask, whose masks count in the scores: all, those of every
+        candidate before NMS; kept, those of what NMS keeps, much faster; none; default: kept, or all
+        where the network itself says how good they are
       project: results are folders below this one (default: runs/detect)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name

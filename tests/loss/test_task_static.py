@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from simple_task_loss import KEYPOINT_CHANNELS, criterion_of, keypoint_batch, mask_batch, mask_channels
-from test_blend_terms import CHANNELS, batch
+from test_blend_terms import CHANNELS
+from test_blend_terms import batch as blend_batch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -34,7 +35,8 @@ def case_of(task: str, name: str, counts: tuple[int, ...] = COUNTS,
             size: tuple[int, int] = SIZE) -> tuple[Criterion, HeadOutput, Targets]:
     config, auxiliary = CONFIGS[name]
     if task == "blends":
-        return criterion_of(config, blends.MASK_IOU_TERMS, CHANNELS), *batch(0, counts, size, True, auxiliary=auxiliary)
+        return (criterion_of(config, blends.MASK_IOU_TERMS, CHANNELS),
+                *blend_batch(0, counts, size, True, auxiliary=auxiliary))
     if task == "keypoints":
         return (criterion_of(config, KEYPOINT_TERMS, KEYPOINT_CHANNELS),
                 *keypoint_batch(0, counts, size, auxiliary=auxiliary))

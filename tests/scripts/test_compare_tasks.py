@@ -87,7 +87,7 @@ def test_records_are_whole_and_gone_on_from(script: ModuleType, place: Any, tmp_
     assert json.loads(path.read_text())["runs"][run.label]["AP50"] == 0.6
     assert run.label in script.Records(path, place).runs
     with pytest.raises(SystemExit, match="other runs"):
-        script.Records(path, script.Place(tmp_path, 30.0, 0, 1))
+        script.Records(path, script.Place(tmp_path, 60.0, 5, 1))
 
 
 def test_the_table_says_what_was_reached(script: ModuleType) -> None:

@@ -77,7 +77,8 @@ def _grids(boxes: Tensor, attention: Tensor, maps: Mapping[str, Tensor]) -> Iter
     """The masks of detections, some at a time, on the device of the network."""
     joined = torch.cat((maps["bases"], maps["semantic"])).float()[None]
     image = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    for part in torch.arange(len(boxes), device=boxes.device).split(AT_A_TIME) if len(boxes) else ():
+    for start in range(0, len(boxes), AT_A_TIME):
+        part = slice(start, start + AT_A_TIME)
         yield blend(attention[part], pool(joined, boxes[part].float(), image[part], CELL)).sigmoid()
 
 
@@ -110,8 +111,8 @@ def paste(grids: Tensor, boxes: np.ndarray, size: tuple[int, int]) -> Masks:
 
 
 def _places(low: float, high: float, count: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """The first pixel of an axis that a box reaches; of each the sample before its centre in a grid with a ring of zeros,
-    int64 ``[n]``, and the share of the next sample, float32 ``[n, 1]``."""
+    """The first pixel of an axis that a box reaches; of each pixel the sample before its centre, in a grid with a ring
+    of zeros, int64 ``[n]``, and the share of the next sample, float32 ``[n, 1]``."""
     side = high - low
     if not side > 0:
         return 0, np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
