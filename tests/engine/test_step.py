@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import micro_tasks
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from yolov7.data.synthetic import generate
@@ -17,6 +19,7 @@ from yolov7.engine.nonfinite import MAX_IN_A_ROW, StepGuard, TrainingError
 from yolov7.engine.optim import apply
 from yolov7.engine.run_config import TrainOptions
 from yolov7.engine.trainer import Trainer
+from yolov7.loss import blends
 from yolov7.loss.criterion import Losses
 from yolov7.runtime.distributed import Processes
 from yolov7.structures import Batch
@@ -206,3 +209,20 @@ def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path,
 
 def all_weights(trainer: Trainer) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in trainer.state.model.parameters()])
+
+
+def test_what_a_term_draws_follows_from_the_key_of_the_batch(shapes: Path, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of positives that learn masks: the same for the same seed, epoch and batch, and only then."""
+    monkeypatch.setattr(blends, "OF_IMAGE", 3)
+    file = tmp_path / "model.yaml"
+    definition = micro_tasks.definition_of("MaskHead", micro_tasks.ARGUMENTS["MaskHead"])
+    file.write_text(yaml.safe_dump(definition, sort_keys=False), encoding="utf-8")
+    trainer = make_trainer(shapes, tmp_path, cfg=str(file), set=("loss.loss_ota=false",))
+    batch = batches_of(trainer)[0]
+    trainer.state.model.train()
+    losses = [trainer.step.backward(batch, key, 4, last=True).tolist()
+              for key in ((1, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1), (2, 0, 0))]
+    mask = list(trainer.terms).index("mask")
+    assert losses[0] == losses[1] and len({row[mask] for row in losses}) == 4
+    assert all(row[:mask] == losses[0][:mask] for row in losses)

@@ -102,12 +102,21 @@ def paste(grids: Tensor, boxes: np.ndarray, size: tuple[int, int]) -> Masks:
     ringed = np.pad(grids.float().numpy(), ((0, 0), (1, 1), (1, 1)))
     for grid, (x1, y1, x2, y2) in zip(ringed, boxes.tolist(), strict=True):
         (left, column, across), (top, row, down) = (_places(*ends) for ends in ((x1, x2, size[1]), (y1, y2, size[0])))
-        rows = grid[row] * (1 - down) + grid[row + 1] * down  # [h, GRID + 2]
-        columns = np.ascontiguousarray(rows.T)
-        pixels = (columns[column] * (1 - across) + columns[column + 1] * across).T >= SET
+        columns = np.ascontiguousarray(_between(grid.T, column, across).T)  # [GRID + 2, w]
+        pixels = _between(columns, row, down) >= SET
         windows.append((left, top, left + len(column), top + len(row)) if pixels.size else (0, 0, 0, 0))
         parts.append(pixels if pixels.size else np.zeros((0, 0), bool))
     return masks_from(windows, parts, size)
+
+
+def _between(values: np.ndarray, place: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Rows of values ``[m, k]`` between each place and the next: ``[n, k]``."""
+    near = values.take(place, axis=0)
+    further: np.ndarray = values.take(place + 1, axis=0)
+    further -= near
+    further *= share
+    further += near
+    return further
 
 
 def _places(low: float, high: float, count: int) -> tuple[int, np.ndarray, np.ndarray]:

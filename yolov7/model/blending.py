@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from yolov7.masks import GRID
@@ -42,10 +41,13 @@ def sample_grids(maps: Tensor, boxes: Tensor, stride: int) -> Tensor:
 
 def blend(attention: Tensor, pooled: Tensor) -> Tensor:
     """Logits of masks ``[N, GRID, GRID]`` of attention ``[N, K * ATTENTION^2]`` and maps ``[N, K, GRID, GRID]``."""
-    count = pooled.shape[1]
-    weights = F.interpolate(attention.float().view(-1, count, ATTENTION, ATTENTION), size=(GRID, GRID),
-                            mode="bilinear").softmax(dim=1)
-    return (weights * pooled).sum(dim=1)
+    # bilinear, corners not aligned: by products several times faster than torch's own on a CPU
+    places = (torch.arange(GRID, device=pooled.device, dtype=torch.float32) + 0.5) * (ATTENTION / GRID) - 0.5
+    enlarge = bilinear_shares(places.clamp(0, ATTENTION - 1), ATTENTION).T  # [ATTENTION, GRID]
+    coarse = attention.float().reshape(-1, ATTENTION, ATTENTION).transpose(1, 2)
+    rows = (coarse.reshape(-1, ATTENTION) @ enlarge).view(-1, ATTENTION, GRID).transpose(1, 2)
+    fine = (rows.reshape(-1, ATTENTION) @ enlarge).view(-1, pooled.shape[1], GRID, GRID)
+    return (fine.softmax(dim=1) * pooled).sum(dim=1)
 
 
 def mask_scores(masks: Tensor) -> Tensor:
