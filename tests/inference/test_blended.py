@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from yolov7.boxes import cxcywh_to_xyxy
+from yolov7.config import InputError
 from yolov7.inference.blended import finish_blended, paste, select_all, select_kept, select_without
 from yolov7.inference.nms import NMSOptions
 from yolov7.masks import GRID
@@ -201,3 +202,10 @@ def test_boxes_that_are_not_finite_are_no_candidates() -> None:
     rows.boxes[::2] = float("nan")
     rows.boxes[1] = float("inf")
     assert len(select_all(rows, NMSOptions(0.0, 1.0))) == len(select_kept(rows, NMSOptions(0.0, 1.0))) == 19
+
+
+def test_attention_for_other_maps_is_refused() -> None:
+    rows = rows_of(6)
+    rows.maps["bases"] = rows.maps["bases"][:2]
+    with pytest.raises(InputError, match="the attention has 980 numbers; accepted: 588, for 3 maps"):
+        select_kept(rows, NMSOptions(0.1))

@@ -26,7 +26,8 @@ PATH = Path("m.onnx")
     {"anchors": [[[0, 4]], [[8, 8]]]}, {"anchors": [[[math.inf, 4]], [[8, 8]]]}, {"strides": [0, 16]},
     {"image_size": 0}, {"image_size": 64.5}, {"head": "x"}, {"head": "end2end"}, {"thresholds": {"confidence": 2}},
     {"channels": {"box": 4, "objectness": 1, "classes": 3}}, {"block": "Gone"}, {"version": 2}, {"version": "1"},
-    {"format": 3}, {"unknown": 1}, {"masks": "low"}, {"masks": "large"}])
+    {"format": 3}, {"unknown": 1}, {"masks": "low"}, {"masks": "large"}, {"maps": ["prototypes"]},
+    {"block": "SegmentHead"}, {"block": "MaskHead", "maps": ["bases"]}])
 def test_odd_metadata(changes: dict[str, Any]) -> None:
     text = json.dumps({**json.loads(facts_text(FACTS)), **changes})
     with pytest.raises(InputError, match="m.onnx") as error:

@@ -98,7 +98,11 @@ def read_facts(text: str | None, path: Path) -> ExportFacts:
         raise InputError(f"{path}: format version {mapping.get('version')}; accepted: {VERSION}")
     facts = from_mapping(ExportFacts, mapping, f"{path}, metadata")
     _check_facts(facts, f"{path}, metadata")
-    arguments = _checked_arguments(facts, find_head(facts.block, str(path), facts.task_package), f"{path}, metadata")
+    head = find_head(facts.block, str(path), facts.task_package)
+    if facts.maps != head.map_names:
+        raise InputError(f"{path}, metadata, maps: found {shown(facts.maps)}; accepted: those of {facts.block}, "
+                         f"{', '.join(head.map_names) or 'none'}")
+    arguments = _checked_arguments(facts, head, f"{path}, metadata")
     return replace(facts, names=readable_names(facts.names), merged=readable_names(facts.merged), arguments=arguments)
 
 
