@@ -34,13 +34,13 @@ from yolov7.inference.blended import finish_blended, select_without
 from yolov7.inference.mask_assembly import CELL, MODES, mask_finish
 from yolov7.inference.nms import NMSOptions
 from yolov7.masks import GRID, Masks
-from yolov7.model.blending import ATTENTION
 from yolov7.model.heads.base import Predictions
 from yolov7.structures import ImageMeta, Instances
 
 RESULTS = Path(__file__).parent / "results" / "masks.json"
 NATIVE, OBJECTS, CHANNELS = (720, 1280), 100, 32
 SIDES = (24, 480)  # native pixels
+ATTENTION = 14  # rows and columns
 TOLERATED = 3  # pixels of a mask, where a value is within rounding of the threshold
 
 

@@ -207,5 +207,5 @@ def test_boxes_that_are_not_finite_are_no_candidates() -> None:
 def test_attention_for_other_maps_is_refused() -> None:
     rows = rows_of(6)
     rows.maps["bases"] = rows.maps["bases"][:2]
-    with pytest.raises(InputError, match="the attention has 980 numbers; accepted: 588, for 3 maps"):
+    with pytest.raises(InputError, match="the attention has 980 numbers; accepted: a square for each of 3 maps"):
         select_kept(rows, NMSOptions(0.1))

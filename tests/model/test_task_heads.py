@@ -278,7 +278,9 @@ def test_maps_beside_the_levels_that_do_not_fit() -> None:
             ({"block": "AnchorHead"}, 4, 4, "AnchorHead got 4 channels .*accepted: none")):
         with pytest.raises(InputError, match=message):
             blended(head, bases, stride)
-    assert blended({"bases": 8}, 8).head.channels.widths["attention"] == 9 * 196
+    assert blended({"bases": 8, "attention": 7}, 8).head.channels.widths["attention"] == 9 * 49
+    with pytest.raises(InputError, match="attention 57; accepted: at most 56"):
+        blended({"attention": 57})
 
 
 def test_half_precision_and_folding_leave_masks_as_they_are() -> None:

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov7.config import InputError
 from yolov7.inference.nms import NMSOptions, nms_image, to_native
 from yolov7.masks import GRID, Masks, masks_from
-from yolov7.model.blending import ATTENTION, blend, mask_scores, pool
+from yolov7.model.blending import blend, mask_scores, pool
 from yolov7.model.heads.base import Predictions
 from yolov7.structures import ImageMeta, Instances
 
@@ -77,9 +76,6 @@ def _with_grids(found: Instances, maps: Mapping[str, Tensor]) -> Instances:
 def _grids(boxes: Tensor, attention: Tensor, maps: Mapping[str, Tensor]) -> Iterator[Tensor]:
     """The masks of detections, some at a time, on the device of the network."""
     joined = torch.cat((maps["bases"], maps["semantic"])).float()[None]
-    if attention.shape[1] != (numbers := joined.shape[1] * ATTENTION**2):
-        raise InputError(f"weights: the attention has {attention.shape[1]} numbers; accepted: {numbers}, for "
-                         f"{joined.shape[1]} maps")
     image = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     for start in range(0, len(boxes), AT_A_TIME):
         part = slice(start, start + AT_A_TIME)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from yolov7.config import InputError
 from yolov7.inference.mask_assembly import CELL
 from yolov7.keypoints import layout_of
-from yolov7.model.blending import ATTENTION
+from yolov7.model.blending import attention_side
 from yolov7.model.heads.base import Predictions
 
 Columns = dict[str, Tensor]
@@ -118,8 +118,10 @@ def join_blended(parts: Sequence[Predictions], views: Sequence[View],
                          enumerate(maps[name])])  # the view of each map
     rows = []
     for index, (part, view) in enumerate(zip(parts, views, strict=True)):
-        attention = part.extra["attention"].float().view(len(part.boxes), -1, ATTENTION, ATTENTION)
-        all_maps = attention.new_full((len(attention), len(of_maps), ATTENTION, ATTENTION), NO_SHARE)
+        own = part.extra["attention"].float()
+        side = attention_side(own.shape[1], int((of_maps == index).sum()))
+        attention = own.view(len(own), -1, side, side)
+        all_maps = attention.new_full((len(own), len(of_maps), side, side), NO_SHARE)
         all_maps[:, of_maps == index] = attention.flip(-1) if view.mirrored else attention
         rows.append(all_maps.flatten(1))
     others = {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra if name != "attention"}

@@ -7,13 +7,14 @@ products, which any runtime has, what `pool` does with torchvision's operator.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from yolov7.config import InputError
 from yolov7.masks import GRID
-
-ATTENTION = 14  # rows and columns of the attention
 
 
 def pool(maps: Tensor, boxes: Tensor, image: Tensor, stride: int) -> Tensor:
@@ -40,14 +41,24 @@ def sample_grids(maps: Tensor, boxes: Tensor, stride: int) -> Tensor:
 
 
 def blend(attention: Tensor, pooled: Tensor) -> Tensor:
-    """Logits of masks ``[N, GRID, GRID]`` of attention ``[N, K * ATTENTION^2]`` and maps ``[N, K, GRID, GRID]``."""
+    """Logits of masks ``[N, GRID, GRID]`` of attention ``[N, K * side^2]`` and maps ``[N, K, GRID, GRID]``."""
+    count = pooled.shape[1]
+    side = attention_side(attention.shape[1], count)
     # bilinear, corners not aligned: by products several times faster than torch's own on a CPU
-    places = (torch.arange(GRID, device=pooled.device, dtype=torch.float32) + 0.5) * (ATTENTION / GRID) - 0.5
-    enlarge = bilinear_shares(places.clamp(0, ATTENTION - 1), ATTENTION).T  # [ATTENTION, GRID]
-    coarse = attention.float().reshape(-1, ATTENTION, ATTENTION).transpose(1, 2)
-    rows = (coarse.reshape(-1, ATTENTION) @ enlarge).view(-1, ATTENTION, GRID).transpose(1, 2)
-    fine = (rows.reshape(-1, ATTENTION) @ enlarge).view(-1, pooled.shape[1], GRID, GRID)
+    places = (torch.arange(GRID, device=pooled.device, dtype=torch.float32) + 0.5) * (side / GRID) - 0.5
+    enlarge = bilinear_shares(places.clamp(0, side - 1), side).T  # [side, GRID]
+    coarse = attention.float().reshape(-1, side, side).transpose(1, 2)
+    rows = (coarse.reshape(-1, side) @ enlarge).view(-1, side, GRID).transpose(1, 2)
+    fine = (rows.reshape(-1, side) @ enlarge).view(-1, count, GRID, GRID)
     return (fine.softmax(dim=1) * pooled).sum(dim=1)
+
+
+def attention_side(numbers: int, maps: int) -> int:
+    """Rows and columns of an attention of so many numbers over so many maps; `InputError` where there are none."""
+    side = math.isqrt(numbers // maps)
+    if not side or maps * side**2 != numbers:
+        raise InputError(f"weights: the attention has {numbers} numbers; accepted: a square for each of {maps} maps")
+    return side
 
 
 def mask_scores(masks: Tensor) -> Tensor:

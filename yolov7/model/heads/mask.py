@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from yolov7.masks import GRID
 from yolov7.model import blending
 from yolov7.model.heads.base import FREE, Anchors, Head, in_format_of, register_head
 from yolov7.model.merging import JoinedConv
@@ -16,9 +17,9 @@ from yolov7.model.merging import JoinedConv
 class MaskHead(Head):
     """A detector whose predictions also have attention over the maps of their image: ``bases`` and a semantic map.
 
-    The nodes that make those stand under ``maps`` of the YAML, at half the stride of the finest level. The attention,
-    14 x 14 for each map, comes from convolutions of its own without implicit knowledge. Centres reach a cell out of
-    their own (docs/reference.md, Mask head).
+    The nodes that make those stand under ``maps`` of the YAML, at half the stride of the finest level. ``attention`` is
+    its number of rows and columns for each map; convolutions of its own make it, without implicit knowledge. Centres
+    reach a cell out of their own (docs/reference.md, Mask head).
     """
 
     map_names = ("bases", "semantic")
@@ -26,19 +27,22 @@ class MaskHead(Head):
     reach = FREE
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
-                 implicit: bool = True, auxiliary_channels: Sequence[int] = (), bases: int = 4) -> None:
-        attention = (bases + 1) * blending.ATTENTION**2
+                 implicit: bool = True, auxiliary_channels: Sequence[int] = (), bases: int = 4,
+                 attention: int = 14) -> None:
+        if attention > GRID:
+            raise ValueError(f"attention {attention}; accepted: at most {GRID}, the rows of a mask")
+        width = (bases + 1) * attention**2
         super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels,
-                         self.added_channels(attention), tuple(self.added_channels(attention)))
+                         self.added_channels(width), tuple(self.added_channels(width)))
         self.mask_stride = self.strides[0] // 2
         self.map_inputs = ((bases, self.mask_stride), (1, self.mask_stride))
-        self.attention_convs = self._convs(in_channels, attention)
+        self.attention_convs = self._convs(in_channels, width)
         self.join = JoinedConv(self.num_anchors)
 
     @classmethod
-    def added_channels(cls, attention: int) -> dict[str, int]:
+    def added_channels(cls, width: int) -> dict[str, int]:
         """The channels behind those of a detector, each made by convolutions of their own."""
-        return {"attention": attention}
+        return {"attention": width}
 
     def _convs(self, in_channels: Sequence[int], width: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Conv2d(channels, self.num_anchors * width, 1) for channels in in_channels)
@@ -84,14 +88,15 @@ class MaskIoUHead(MaskHead):
     """`MaskHead` whose predictions also know how well their mask will fit, which makes their score (Mask Scoring)."""
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
-                 implicit: bool = True, auxiliary_channels: Sequence[int] = (), bases: int = 4) -> None:
-        super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels, bases)
+                 implicit: bool = True, auxiliary_channels: Sequence[int] = (), bases: int = 4,
+                 attention: int = 14) -> None:
+        super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels, bases, attention)
         self.mask_iou_convs = self._convs(in_channels, 1)
 
     @classmethod
-    def added_channels(cls, attention: int) -> dict[str, int]:
+    def added_channels(cls, width: int) -> dict[str, int]:
         """See `MaskHead.added_channels`."""
-        return {"attention": attention, "mask_iou": 1}
+        return {"attention": width, "mask_iou": 1}
 
     def own_convs(self) -> dict[str, nn.ModuleList]:
         """See `MaskHead.own_convs`."""
