@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from yolov7.model.blocks import BLOCKS, EELAN, EELANH, Block, DownC, EELANGrouped, EELANHGrouped, MPDown, ReOrg, UpCat
 from yolov7.model.csp import CSPA, CSPB, Residual
+from yolov7.model.merging import Add, Projection, Refine
 
 WIDTH = 64
 CASES = [(name, arguments) for name in sorted(BLOCKS) for arguments in {
@@ -21,6 +22,8 @@ CASES = [(name, arguments) for name in sorted(BLOCKS) for arguments in {
     "CSPA": [{}, {"depth": 2, "inner": "res"}, {"inner": "reversed_dark", "rep": "repconv"}, {"rep": "repconv_n"}],
     "CSPB": [{}, {"inner": "resx", "shortcut": True}],
     "Dark": [{}, {"depth": 2, "shortcut": False}],
+    "Upsample": [{}, {"mode": "bilinear"}],
+    "Projection": [{"maps": 4}],
 }.get(name, [{}])]
 
 
@@ -34,9 +37,8 @@ def build(name: str, **arguments: Any) -> Block:
 
 
 def make_inputs(block: Block) -> list[Tensor]:
-    lateral = 2 if block.reduction < 1 else 1  # merges that upsample take a map of twice the size beside
-    sides = [1, *[lateral] * ((type(block).inputs or 2) - 1)]
-    return [torch.rand(2, WIDTH, 8 * side, 12 * side) for side in sides]
+    strides = block.input_strides or (1,) * (block.inputs or 2)
+    return [torch.rand(2, WIDTH, int(8 / stride), int(12 / stride)) for stride in strides]
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)])
@@ -46,14 +48,16 @@ def test_shape_and_gradient(name: str, arguments: dict[str, Any]) -> None:
     outputs = block(*make_inputs(block))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     assert len(outputs) == 1 + len(type(block).extra_outputs)
-    shape = (2, block.out_channels, int(8 / block.reduction), int(12 / block.reduction))
+    stride = max(block.input_strides, default=1) * block.reduction
+    shape = (2, block.out_channels, int(8 / stride), int(12 / stride))
     assert all(output.shape == shape for output in outputs)
     outputs[0].square().mean().backward() if list(block.parameters()) else None
     for key, parameter in block.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all((norm.eps, norm.momentum) == (1e-3, 0.03) for norm in norms)
-    assert not any(isinstance(m, nn.Conv2d) and m.bias is not None for m in block.modules())
+    biased = isinstance(block, Projection)
+    assert all((m.bias is not None) == biased for m in block.modules() if isinstance(m, nn.Conv2d))
 
 
 @pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
@@ -135,3 +139,18 @@ def test_residual_layers() -> None:
     planned = CSPA(8, 16, inner="reversed_dark", rep="repconv").layers[0].convs[0]
     assert planned.identity is not None
     assert CSPA(8, 16, rep="repconv_n").layers[0].convs[1].identity is None
+
+
+def test_refined_levels_are_enlarged_and_added() -> None:
+    """Finest first; each by a convolution of its own."""
+    torch.manual_seed(0)
+    block = Refine((8, 16, 24), 12).eval()
+    x = [torch.rand(1, width, 16 // side, 24 // side) for width, side in zip((8, 16, 24), (1, 2, 4), strict=True)]
+    parts = [conv(each) for conv, each in zip(block.levels, x, strict=True)]
+    expected = sum(F.interpolate(part, (16, 24), mode="bilinear", align_corners=False) for part in parts)
+    torch.testing.assert_close(block(*x), expected)
+
+
+def test_maps_that_cannot_be_added() -> None:
+    with pytest.raises(ValueError, match="inputs of 8 and 16 channels; accepted: equal numbers"):
+        Add((8, 16))
