@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from yolov7.structures import HeadOutput, Targets
 GOLDEN = Path(__file__).parents[1] / "golden" / "mask"
 CASES = json.loads((GOLDEN / "proposal.json").read_text())
 ATTENTION = 980
-CHANNELS = Channels.of(CLASSES, {"attention": ATTENTION, "mask_iou": 1}, FREE)
+CHANNELS = replace(Channels.of(CLASSES, {"attention": ATTENTION, "mask_iou": 1}, FREE), facts={"attention": 14})
 KEY = (0, 3, 5, 0)
 
 

@@ -89,7 +89,8 @@ def _masks(matched: Matched, sample: Sample) -> tuple[Tensor, Tensor]:
         boxes, truth = _moved(boxes, truth, jitter, sample.numbers[2:])
     maps = torch.cat((matched.maps["bases"], matched.maps["semantic"]), dim=1).float()
     pooled = pool(maps, boxes, image, matched.size[0] // maps.shape[2])
-    return blend(matched.logits("attention")[sample.rows], pooled), truth
+    side = matched.channels.facts.get("attention", 0)  # known to a compiled graph, too
+    return blend(matched.logits("attention")[sample.rows], pooled, side), truth
 
 
 def unpacked(bits: Tensor) -> Tensor:

@@ -40,10 +40,10 @@ def sample_grids(maps: Tensor, boxes: Tensor, stride: int) -> Tensor:
     return sampled
 
 
-def blend(attention: Tensor, pooled: Tensor) -> Tensor:
+def blend(attention: Tensor, pooled: Tensor, side: int = 0) -> Tensor:
     """Logits of masks ``[N, GRID, GRID]`` of attention ``[N, K * side^2]`` and maps ``[N, K, GRID, GRID]``."""
     count = pooled.shape[1]
-    side = attention_side(attention.shape[1], count)
+    side = side or attention_side(attention.shape[1], count)
     # bilinear, corners not aligned: by products several times faster than torch's own on a CPU
     places = (torch.arange(GRID, device=pooled.device, dtype=torch.float32) + 0.5) * (side / GRID) - 0.5
     enlarge = bilinear_shares(places.clamp(0, side - 1), side).T  # [side, GRID]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class MaskHead(Head):
                          self.added_channels(width), tuple(self.added_channels(width)))
         self.mask_stride = self.strides[0] // 2
         self.map_inputs = ((bases, self.mask_stride), (1, self.mask_stride))
+        self.channels = replace(self.channels, facts={"attention": attention})
         self.attention_convs = self._convs(in_channels, width)
         self.join = JoinedConv(self.num_anchors)
 
