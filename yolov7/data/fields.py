@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yolov7.data.loader import Field
 from yolov7.data.objects import Ragged, Sample
-from yolov7.data.rasterize import RATIO, index_map, rasterize, separate_maps
+from yolov7.data.rasterize import RATIO, index_map, separate_maps
 from yolov7.masks import GRID
 
 
@@ -112,8 +112,5 @@ def _semantic(sample: Sample, ratio: int) -> np.ndarray:
     painted = np.zeros((height // ratio, width // ratio), np.int8)
     for left, top, right, bottom in np.rint(objects.boxes[~objects.has_polygon] / ratio).astype(int).tolist():
         painted[top:bottom, left:right] = -1
-    for item in rasterize(objects.polygons, (height, width), ratio):
-        if item is not None:
-            rows, columns = item.cells.shape
-            np.copyto(painted[item.top : item.top + rows, item.left : item.left + columns], 1, where=item.cells)
+    painted[_index_map(sample, ratio) > 0] = 1
     return painted

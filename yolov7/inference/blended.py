@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolov7.inference.mask_assembly import CELL
 from yolov7.inference.nms import NMSOptions, nms_image, to_native
 from yolov7.masks import GRID, Masks, masks_from
 from yolov7.model.blending import blend, mask_scores, pool
 from yolov7.model.heads.base import Predictions
 from yolov7.structures import ImageMeta, Instances
 
-CELL = 4  # pixels of the network input in a cell of the maps
 AT_A_TIME = 256  # masks that are made together: 16 MB for each copy of their five maps
 SET = 0.5  # a pixel of at least this is one of the object
 SPARE = 2  # times as many detections are kept before masks change their order

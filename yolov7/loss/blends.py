@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from yolov7.config.recipe import LossConfig
 from yolov7.loss.candidates import Assignment
 from yolov7.loss.criterion import DETECTION_TERMS, Criterion
+from yolov7.loss.masks import has_mask, nearest_cells, ranks_in_groups
 from yolov7.loss.terms import Matched, Prepared, Term
 from yolov7.masks import GRID
 from yolov7.model.blending import bilinear_shares, blend, pool
@@ -52,11 +53,8 @@ def semantic_term(matched: Matched) -> Tensor:
 
     Cells in the box of an object whose mask is not known count nothing.
     """
-    logits, truth = matched.maps["semantic"][:, 0].float(), matched.targets.maps["semantic"]
-    for axis in (1, 2):
-        cells, found = logits.shape[axis], truth.shape[axis]
-        if cells != found:
-            truth = truth.index_select(axis, (2 * torch.arange(cells, device=truth.device) + 1) * found // (2 * cells))
+    logits = matched.maps["semantic"][:, 0].float()
+    truth = nearest_cells(matched.targets.maps["semantic"], (logits.shape[1], logits.shape[2]))
     errors = F.binary_cross_entropy_with_logits(logits, (truth > 0).float(), reduction="none")
     return torch.where(truth < 0, 0.0, errors).mean() * matched.share
 
@@ -137,7 +135,7 @@ def sample_tables(criterion: Criterion, output: HeadOutput, prepared: Prepared) 
 def take_sample(targets: Targets, tables: dict[str, Tensor], assignment: Assignment) -> Sample:
     """At most `OF_IMAGE` positives with known masks of each image, and `OF_BATCH` of all, each as likely as another."""
     numbers = torch.stack([_hashed(word, assignment) for word in tables["mask_draws"].unbind()])  # [DRAWS, S]
-    known = targets.extra["has_mask"].bool()[assignment.image, assignment.gt_index]
+    known = has_mask(targets)[assignment.image, assignment.gt_index]
     inside = _first_of_images(numbers[0], assignment.image, assignment.positive & known, len(targets.labels))
     room = min(len(tables["mask_rows"]), len(inside))
     keys = torch.where(inside, numbers[1], MASK_32 + 1)
@@ -149,9 +147,7 @@ def _first_of_images(numbers: Tensor, image: Tensor, positive: Tensor, images: i
     """Which positives ``[S]`` have one of the `OF_IMAGE` lowest numbers of their image: bool ``[S]``."""
     of_image = torch.where(positive, image, images)
     order = ((of_image << 32) | numbers).argsort()
-    counts = of_image.new_zeros(images + 1).scatter_add(0, of_image, torch.ones_like(of_image))
-    starts = counts.cumsum(0) - counts
-    rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device)) - starts[of_image]
+    rank, _, _ = ranks_in_groups(of_image, order, images + 1)
     return positive & (rank < OF_IMAGE)
 
 

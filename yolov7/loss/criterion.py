@@ -193,9 +193,9 @@ class Criterion:
               places: Sequence[Tensor], reach: float) -> Tensor:
         """CIoU of predicted and target boxes in cells, relative to the cell: ``[S]``."""
         anchors = of_own_level(inside, [level[place[1]] / stride for level, place, stride in
-                                         zip(self.anchors, places, self.strides, strict=True)])
+                                        zip(self.anchors, places, self.strides, strict=True)])
         truth = of_own_level(inside, [boxes / stride - place[2:].flip(0).T.repeat(1, 2) for place, stride in
-                                       zip(places, self.strides, strict=True)])
+                                      zip(places, self.strides, strict=True)])
         predicted = decode_boxes(logits, torch.zeros_like(logits[:, :2]), anchors, 1.0, reach)
         positive = assignment.positive[:, None]
         # others compare a box with itself, so that their gradient is finite

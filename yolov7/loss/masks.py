@@ -40,7 +40,7 @@ def mask_term(matched: Matched) -> Tensor:
     grid = (prototypes.shape[2], prototypes.shape[3])
     batch, width = targets.labels.shape
     objects = assignment.image * width + assignment.gt_index
-    used = assignment.positive & _has_mask(targets).flatten()[objects]
+    used = assignment.positive & has_mask(targets).flatten()[objects]
     slots, place, used = _places(objects, used, batch * width, len(matched.tables["mask_places"]))
     pixels = area(targets.boxes).flatten()[objects].clamp(min=1)  # of the network input
     cells = pixels * (grid[0] * grid[1] / (matched.size[0] * matched.size[1]))
@@ -73,7 +73,7 @@ def mask_tables(criterion: Criterion, output: HeadOutput, prepared: Prepared) ->
     prototypes = output.maps["prototypes"]
     windows = windows_of(targets.boxes, criterion.input_size(output), (prototypes.shape[2], prototypes.shape[3]))
     left, top, right, bottom = windows.flatten(0, 1).unbind(1)
-    wanted = (targets.valid & _has_mask(targets)).flatten()
+    wanted = (targets.valid & has_mask(targets)).flatten()
     cells = torch.where(wanted, (right - left) * (bottom - top), 0)
     counts = (cells + PIECE - 1) // PIECE
     total = int(counts.sum())
@@ -108,7 +108,7 @@ def windows_of(boxes: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> T
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1).long()
 
 
-def _has_mask(targets: Targets) -> Tensor:
+def has_mask(targets: Targets) -> Tensor:
     """Which objects have a known mask: bool ``[B, G]``; all, unless the data says otherwise."""
     found = targets.extra.get("has_mask")
     return torch.ones_like(targets.valid) if found is None else found.bool()
@@ -121,16 +121,24 @@ def _places(objects: Tensor, used: Tensor, count: int, places: int) -> tuple[Ten
     there is none), the place of each candidate ``[S]``, and which candidates have one.
     """
     objects = torch.where(used, objects, count)
-    order = objects.argsort(stable=True)
-    counts = objects.new_zeros(count + 1).scatter_add(0, objects, used.long())
-    starts = counts.cumsum(0) - counts  # those of no object stand last
-    every = torch.arange(len(objects), device=objects.device)
-    rank = torch.empty_like(order).scatter(0, order, every) - starts[objects]
+    order = objects.argsort(stable=True)  # those of no object stand last
+    rank, starts, counts = ranks_in_groups(objects, order, count + 1)
     used = used & (rank < places)
     place = torch.where(used, objects * places + rank, 0)
     column = torch.arange(places, device=objects.device)
     index = (starts[:count, None] + column).clamp(max=len(objects) - 1)
     return torch.where(column < counts[:count, None], order[index], len(objects)), place, used
+
+
+def ranks_in_groups(groups: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The place of each row ``[S]`` inside its group, in an ``order`` that has one group after the other.
+
+    Also where each of ``count`` groups starts in the order, and its size: int64 ``[count]`` each.
+    """
+    sizes = groups.new_zeros(count).scatter_add(0, groups, torch.ones_like(groups))
+    starts = sizes.cumsum(0) - sizes
+    every = torch.arange(len(groups), device=groups.device)
+    return torch.empty_like(order).scatter(0, order, every) - starts[groups], starts, sizes
 
 
 def _cells_of_pieces(pieces: Tensor, width: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -155,13 +163,17 @@ def _maps(targets: Targets, grid: tuple[int, int]) -> Tensor:
         separate = targets.extra["masks"]
         same = separate.shape[2] == grid[0] and separate.shape[3] == grid[1]
         return separate if same else F.interpolate(separate.float(), grid, mode="bilinear", align_corners=False)
-    masks = targets.maps["masks"]
+    return nearest_cells(targets.maps["masks"], grid)
+
+
+def nearest_cells(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps ``[B, h, w]`` of another size at the centres of the cells of a grid: each the nearest one's."""
     for axis in (1, 2):
-        cells, found = grid[axis - 1], masks.shape[axis]
+        cells, found = grid[axis - 1], maps.shape[axis]
         if cells != found:
-            centres = (2 * torch.arange(cells, device=masks.device) + 1) * found // (2 * cells)
-            masks = masks.index_select(axis, centres)
-    return masks
+            centres = (2 * torch.arange(cells, device=maps.device) + 1) * found // (2 * cells)
+            maps = maps.index_select(axis, centres)
+    return maps
 
 
 def _truth(maps: Tensor, width: int, owner: Tensor, cell: Tensor) -> Tensor:
@@ -237,7 +249,7 @@ def mask_cost(criterion: Criterion, output: HeadOutput, prepared: Prepared) -> P
     grid = (prototypes.shape[2], prototypes.shape[3])
     rows = prototypes.permute(0, 2, 3, 1).flatten(0, 2)
     size, where, maps = criterion.input_size(output), criterion.channels.slice("coefficients"), _maps(targets, grid)
-    known, width = _has_mask(targets), targets.labels.shape[1]
+    known, width = has_mask(targets), targets.labels.shape[1]
     owners = torch.arange(targets.labels.numel(), device=rows.device).view_as(targets.labels)
 
     def cost(pairs: Pairs) -> Tensor:
