@@ -299,6 +299,17 @@ def test_what_cannot_be_reached_at_the_start_is_bad_input(tmp_path: Path, connec
     assert "secret" not in str(caught.value) and "user:***@127.0.0.1" in str(caught.value)
 
 
+def test_a_first_attempt_that_fails_is_not_the_end(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = connect()
+    addresses = ["http://127.0.0.1:9/refused"]
+    real = streams.open_capture
+    monkeypatch.setattr(streams, "open_capture", lambda address: real(addresses.pop() if addresses else address))
+    monkeypatch.setattr("yolov7.data.web.is_image", lambda address: False)
+    source = open_source(camera.url)
+    assert next(singles(source)).path == camera.url
+    source.close()
+
+
 @pytest.mark.parametrize(("source", "message"), [
     ("ftp://host/clip", "the scheme 'ftp' is not read from a server; accepted: videos and streams by rtsp, rtsps"),
     ("rtsp://host/a.jpg", "an image by rtsp is not read from a server; accepted: .* images by http and https"),

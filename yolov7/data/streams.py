@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp")
 FIRST_WAIT = 1.0  # seconds before a dropped stream is tried again; doubled after every attempt that fails
 MAX_WAIT = 30.0
+START_ATTEMPTS = 2  # before a stream that brought nothing yet is refused: many a camera fails the first
 MAX_STEM = 100  # characters of a name for files
 PATIENCE = 1.0  # seconds that closing waits for a reader, which may be in the midst of a read
 
@@ -124,7 +125,7 @@ class _Stream:
         self.shown = shown_address(address)
         self.info: VideoInfo | None = None
         self.newest: Frame | None = None  # BGR
-        self.tried = False  # whether a frame came, by http a second one, or the first attempt is over
+        self.tried = False  # whether a frame came, by http a second one, or the first attempts are over
         self.is_image = False  # what a server has there
         self.end: Exception | None = None
         self.stopped = threading.Event()
@@ -172,7 +173,7 @@ class _Stream:
                 what = f"attempt {failures} of {self._attempts} failed" if failures else "dropped"
                 logger.warning("%s: %s; trying again in %g s", self.shown, what, wait)
             with self._news:
-                self.tried = True
+                self.tried |= self._read > 0 or failures >= START_ATTEMPTS
                 self._news.notify_all()
             self.stopped.wait(wait)
 
