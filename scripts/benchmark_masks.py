@@ -31,9 +31,9 @@ from torch.nn import functional as F
 from yolov7.config import atomic_write
 from yolov7.data.images import letterbox
 from yolov7.inference.blended import finish_blended, select_without
-from yolov7.inference.mask_assembly import CELL, MODES, mask_finish
+from yolov7.inference.mask_assembly import MODES, mask_finish
 from yolov7.inference.nms import NMSOptions
-from yolov7.masks import GRID, Masks
+from yolov7.masks import CELL, GRID, Masks
 from yolov7.model.heads.base import Predictions
 from yolov7.structures import ImageMeta, Instances
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CELL = 4  # pixels of the network input in a cell of the maps that masks are made of
 GRID = 56  # rows and columns of a mask that is kept as a grid over its box (BlendMask)
 Window = tuple[int, int, int, int]  # xyxy pixels of the image; right and bottom are outside
 Ring = np.ndarray  # int32 [K, 2] x, y: corners of pixels, not closed

@@ -13,7 +13,8 @@ import torch
 
 from yolov7.data.images import letterbox
 from yolov7.evaluation.coco import CocoResult, score_detections
-from yolov7.inference.mask_assembly import CELL, mask_finish
+from yolov7.inference.mask_assembly import mask_finish
+from yolov7.masks import CELL
 from yolov7.structures import ImageMeta, Instances
 
 SHARED = Path(__file__).parents[3] / "shared"

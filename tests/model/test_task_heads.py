@@ -24,7 +24,7 @@ ANCHORS = [[[4.0, 4.0], [8.0, 6.0], [9.0, 20.0]], [[16.0, 16.0], [30.0, 40.0], [
 
 def definition(head: dict[str, Any]) -> dict[str, Any]:
     return {"name": "small",
-            "nodes": {"stem": {"block": "Conv", "out": 8, "kernel": 3, "stride": 2},
+            "nodes": {"stem": {"block": "Conv", "out": 8, "kernel": 3, "stride": 8},
                       "c1": {"block": "Conv", "out": 16, "kernel": 3, "stride": 2},
                       "a1": {"block": "Conv", "from": "stem", "out": 12, "kernel": 3},
                       "a2": {"block": "Conv", "from": "c1", "out": 20, "kernel": 3}},
@@ -95,7 +95,7 @@ def test_auxiliary_head_and_maps(name: str) -> None:
     made = []
     if isinstance(model.head, SegmentHead):
         model.head.prototypes.register_forward_hook(lambda _module, _inputs, output: made.append(output))
-    output = model(torch.rand(2, 3, 32, 64))
+    output = model(torch.rand(2, 3, 128, 256))
     for levels in (output.levels, output.auxiliary[0].levels):
         assert [level.shape for level in levels] == [(2, 3, 16 // s, 32 // s, 14) for s in (1, 2)]
     assert [value.shape for value in output.maps.values()] == [(2, 6, 32, 64)] * len(made)
@@ -281,6 +281,15 @@ def test_maps_beside_the_levels_that_do_not_fit() -> None:
     assert blended({"bases": 8, "attention": 7}, 8).head.channels.widths["attention"] == 9 * 49
     with pytest.raises(InputError, match="attention 57; accepted: at most 56"):
         blended({"attention": 57})
+
+
+def test_masks_have_cells_of_four_pixels() -> None:
+    finer = definition({**HEADS["segment"], "auxiliary": []})
+    finer["nodes"]["stem"]["stride"] = 4
+    finer["nodes"] = {name: node for name, node in finer["nodes"].items() if name not in ("a1", "a2")}
+    message = r"small.head: SegmentHead: levels of strides \(4, 8\); its masks have cells of 4 px, .*accepted: 8 there"
+    with pytest.raises(InputError, match=message):
+        Detector(parse_spec(finer, "small.yaml"), 3)
 
 
 def test_half_precision_and_folding_leave_masks_as_they_are() -> None:

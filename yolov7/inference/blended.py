@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov7.inference.mask_assembly import CELL
 from yolov7.inference.nms import NMSOptions, nms_image, to_native
-from yolov7.masks import GRID, Masks, masks_from
+from yolov7.masks import CELL, GRID, Masks, masks_from
 from yolov7.model.blending import blend, mask_scores, pool
 from yolov7.model.heads.base import Predictions
 from yolov7.structures import ImageMeta, Instances

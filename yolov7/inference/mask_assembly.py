@@ -18,10 +18,9 @@ from torch import Tensor
 from yolov7.config import InputError, unknown
 from yolov7.data.images import cv2
 from yolov7.inference.nms import Finish, to_native
-from yolov7.masks import Masks, Window, masks_from
+from yolov7.masks import CELL, Masks, Window, masks_from
 from yolov7.structures import ImageMeta, Instances
 
-CELL = 4  # pixels of the network input: the prototypes' stride
 FIXED = 2048  # OpenCV's weights of 8-bit images are so many parts of one
 NEVER = 255  # a threshold that no sum reaches
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from yolov7.config import InputError
-from yolov7.inference.mask_assembly import CELL
 from yolov7.keypoints import layout_of
+from yolov7.masks import CELL
 from yolov7.model.blending import attention_side
 from yolov7.model.heads.base import Predictions
 

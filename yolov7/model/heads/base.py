@@ -199,12 +199,15 @@ class Head(nn.Module):
     multiplies: ClassVar[bool] = True  # whether the multiplicative part of implicit knowledge takes part
     has_masks: ClassVar[bool] = False  # whether its task finds a mask of each object: the column ``masks``
     class_score: bool = False  # a score is objectness times class with one class, too, though training leaves it alone
-    mask_stride: int = 0  # pixels of the network input in a cell of `make_masks`
+    mask_stride: ClassVar[int] = 0  # pixels of the network input in a cell of `make_masks`
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
                  implicit: bool = True, auxiliary_channels: Sequence[int] = (),
                  extra: Mapping[str, int] | None = None, apart: Collection[str] = ()) -> None:
         super().__init__()
+        if self.mask_stride and strides[0] != 2 * self.mask_stride:
+            raise ValueError(f"levels of strides {tuple(strides)}; its masks have cells of {self.mask_stride} px, half "
+                             f"the stride of the finest level; accepted: {2 * self.mask_stride} there")
         self.strides = tuple(strides)
         self.num_classes = num_classes
         self.num_anchors = len(anchors[0])

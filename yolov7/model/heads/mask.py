@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from yolov7.masks import GRID
+from yolov7.masks import CELL, GRID
 from yolov7.model import blending
 from yolov7.model.heads.base import FREE, Anchors, Head, in_format_of, register_head
 from yolov7.model.merging import JoinedConv
@@ -25,6 +25,7 @@ class MaskHead(Head):
 
     map_names = ("bases", "semantic")
     has_masks = True
+    mask_stride = CELL
     reach = FREE
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
@@ -35,8 +36,7 @@ class MaskHead(Head):
         width = (bases + 1) * attention**2
         super().__init__(in_channels, strides, num_classes, anchors, implicit, auxiliary_channels,
                          self.added_channels(width), tuple(self.added_channels(width)))
-        self.mask_stride = self.strides[0] // 2
-        self.map_inputs = ((bases, self.mask_stride), (1, self.mask_stride))
+        self.map_inputs = ((bases, CELL), (1, CELL))
         self.channels = replace(self.channels, facts={"attention": attention})
         self.attention_convs = self._convs(in_channels, width)
         self.join = JoinedConv(self.num_anchors)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolov7.masks import CELL
 from yolov7.model.blocks import Conv
 from yolov7.model.heads.base import Anchors, Head, in_format_of, register_head
 
@@ -40,6 +41,7 @@ class SegmentHead(Head):
 
     map_names = ("prototypes",)
     has_masks = True
+    mask_stride = CELL
     multiplies = False
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], num_classes: int, anchors: Anchors,
@@ -51,7 +53,6 @@ class SegmentHead(Head):
         self.implicit_multiply = nn.ParameterList(
             nn.Parameter(unused.clone(), requires_grad=False) for _ in self.implicit_multiply)
         self.prototypes = Prototypes(in_channels[0], prototype_width, masks)
-        self.mask_stride = self.strides[0] // 2
 
     def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Prototypes at half the stride of the finest level: ``[B, masks, h, w]``."""
