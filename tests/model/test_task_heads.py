@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -313,3 +314,14 @@ def test_with_implicit_knowledge_or_without_channels_have_the_same_places() -> N
     images = torch.rand(2, 3, 64, 96)
     for one, other in zip(with_it(images).levels, without(images).levels, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", [*HEADS.values(), {"block": "MaskHead"}, {"block": "MaskIoUHead"}])
+def test_no_part_of_a_deployed_network_runs_twice(head: dict[str, Any]) -> None:
+    """What runs twice is traced as two functions, which the reader of TorchScript does not take."""
+    model = reparameterize((blended(head) if "Mask" in head["block"] else build(head, 3)).eval())
+    calls: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    model(torch.rand(1, 3, 64, 64))
+    assert calls[""] == 1 and set(calls.values()) == {1}

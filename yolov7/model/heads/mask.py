@@ -39,7 +39,8 @@ class MaskHead(Head):
         self.map_inputs = ((bases, CELL), (1, CELL))
         self.channels = replace(self.channels, facts={"attention": attention})
         self.attention_convs = self._convs(in_channels, width)
-        self.join = JoinedConv(self.num_anchors)
+        # one a level: a traced module that runs twice has two programs, and files of TorchScript may have one
+        self.joins = nn.ModuleList(JoinedConv(self.num_anchors) for _ in in_channels)
 
     @classmethod
     def added_channels(cls, width: int) -> dict[str, int]:
@@ -60,7 +61,7 @@ class MaskHead(Head):
         if len(self.implicit_add):
             every = [self.convolve(index, x), *(conv(x) for conv in own)]
             return torch.cat([self.separate(y, y.shape[1] // self.num_anchors) for y in every], dim=-1)
-        return self.separate(self.join(x, [self.convs[index], *own]))
+        return self.separate(self.joins[index](x, [self.convs[index], *own]))
 
     def make_maps(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """``bases`` ``[B, bases, h, w]`` and ``semantic`` ``[B, 1, h, w]``, as their nodes made them."""
