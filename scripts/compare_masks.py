@@ -2,11 +2,11 @@
 
 Per seed yolov7-tiny learns the built-in shapes; its weights start both networks, which then train for --budget seconds
 of processor time each: one epoch of each is timed first, and the schedule has as many as fit. Scored on ``val`` of the
-shapes are masks as each way makes them: AP, AP50, AP75, that of small and of large objects, and the milliseconds of an
-image from pixels to masks, both networks in turn. The ways of yolov7-tiny-mask to count masks in scores
+shapes are masks as each way makes them: AP, AP50, AP75, that of objects below 32 x 32 px (APs) and of those above
+(APm: none has 96 x 96 px), and the milliseconds of an image from pixels to masks, both networks in turn. The ways of yolov7-tiny-mask to count masks in scores
 (``--mask-scores``) and those of yolov7-tiny-seg to make masks (``--masks``) stand in rows of their own.
 
-Writes ``scripts/results/compare_masks.json``, after every run, and goes on from it. The last line is the ratio of the
+Writes ``scripts/results/compare_masks.json``, after every seed, and goes on from it and from the trainings that ended. The last line is the ratio of the
 mask AP of blending to that of prototypes, each in its usual way.
 """
 
@@ -38,7 +38,7 @@ MODELS = ("yolov7-tiny-seg", "yolov7-tiny-mask")
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     MODELS[0]: {"fine": {}, "upsampled": {"masks": "upsampled"}, "soft": {"masks": "soft"}},
     MODELS[1]: {"kept": {}, "all": {"mask_scores": "all"}, "none": {"mask_scores": "none"}}}
-KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_large")
+KEYS = ("AP", "AP50", "AP75", "APs", "APm")
 TIMED = 40  # images
 IMAGE_SIZE = 192
 
@@ -53,7 +53,10 @@ class Place:
 
 
 def train(place: Place, name: str, *flags: str) -> tuple[Path, float]:
-    """A run's best weights, and the seconds of the processor that it took."""
+    """A run's best weights, and the seconds of the processor that it took; one that has ended is not run again."""
+    best, ended = place.project / name / "weights" / "best.pt", place.project / "logs" / f"{name}.json"
+    if ended.exists() and (known := json.loads(ended.read_text(encoding="utf-8")))["flags"] == [*flags]:
+        return best, known["seconds"]
     started = time.process_time()
     common = ["train", "--data", DATA, "--device", place.device, "--workers", "0", "--cache", "ram", "--patience", "0",
               "--project", str(place.project), "--name", name, "--exist-ok"]
@@ -61,7 +64,9 @@ def train(place: Place, name: str, *flags: str) -> tuple[Path, float]:
         code = cli.main([*common, *flags])
     if code:
         raise SystemExit(f"{name}: exit code {code}; see {place.project / 'logs' / name}.log")
-    return place.project / name / "weights" / "best.pt", time.process_time() - started
+    seconds = time.process_time() - started
+    atomic_write(ended, json.dumps({"flags": flags, "seconds": seconds}))
+    return best, seconds
 
 
 def run_seed(seed: int, place: Place) -> dict[str, Any]:
@@ -71,8 +76,8 @@ def run_seed(seed: int, place: Place) -> dict[str, Any]:
     weights: dict[str, Path] = {}
     for model in MODELS:
         flags = ("--cfg", model, "--weights", str(start), "--seed", str(seed))
-        _, once = train(place, f"probe-{model}", *flags, "--epochs", "1")
-        _, twice = train(place, f"probe-{model}", *flags, "--epochs", "2")
+        _, once = train(place, f"{model}-{seed}-one", *flags, "--epochs", "1")
+        _, twice = train(place, f"{model}-{seed}-two", *flags, "--epochs", "2")
         cost = twice - once  # without the start
         epochs = max(round((place.budget - (once - cost)) / cost), 1)
         weights[model], taken = train(place, f"{model}-{seed}", *flags, "--epochs", str(epochs))
@@ -90,8 +95,8 @@ def score(weights: Path, place: Place, **how: Any) -> dict[str, float]:
     with log_to(place.project / "logs" / "test.log"):
         run = yolov7.test(weights=weights, data=DATA, device=place.device, project=place.project / "test",
                           img_size=IMAGE_SIZE, workers=0, **how)
-    numbers = run.evaluation.results["segm"].metrics()
-    return {key: round(float(numbers[key]), 4) for key in KEYS}
+    numbers = run.evaluation.results["segm"].numbers
+    return {key: round(numbers[key][0], 4) for key in KEYS}
 
 
 def times_in_turn(weights: Mapping[str, Path], place: Place) -> dict[str, float]:
