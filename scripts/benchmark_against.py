@@ -2,9 +2,10 @@
 
     python scripts/benchmark_against.py --base FOLDER [--rounds 6] [--data FOLDER_IN_COCO_LAYOUT] [--only loss step]
 
-FOLDER is a checkout of another commit, such as ed08ed3. Every round starts a process of each state for each piece, on
+FOLDER is a checkout of another commit, such as c9cb2d8. Every round starts a process of each state for each piece, on
 one thread; within a process the fastest half of the repetitions counts. The figure of a piece is the median over
-rounds of ours over the other. Writes ``scripts/results/against.json``; the last line is the largest of the ratios.
+rounds of ours over the other; its memory is the most that a process held. Writes ``scripts/results/against.json``; the
+last line is the largest of the ratios.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -148,15 +150,16 @@ PIECES: dict[str, Callable[[str, str], float]] = {
 # --- the comparison ----------------------------------------------------------------------------------------------
 
 
-def once(tree: Path, piece: str, data: str) -> float:
-    """Seconds of a piece, by a process that imports the package of ``tree``."""
+def once(tree: Path, piece: str, data: str) -> tuple[float, float]:
+    """Seconds of a piece, by a process that imports the package of ``tree``, and the MB that it held at most."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "YOLOV7_CACHE_DIR": folder}
         command = [sys.executable, __file__, "--piece", piece, "--data", data, "--folder", folder]
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{tree}, {piece}: {done.stderr}")
-    return float(done.stdout.split()[-1])
+    seconds, megabytes = map(float, done.stdout.split()[-2:])
+    return seconds, megabytes
 
 
 def compare(base: Path, data: str, rounds: int, pieces: list[str]) -> dict[str, dict[str, Any]]:
@@ -164,12 +167,13 @@ def compare(base: Path, data: str, rounds: int, pieces: list[str]) -> dict[str, 
     table = {}
     for piece in pieces:
         pairs = [(once(base, piece, data), once(ROOT, piece, data)) for _ in range(rounds)]
-        ratios = [ours / other for other, ours in pairs]
-        table[piece] = {"base_ms": 1000 * statistics.median(pair[0] for pair in pairs),
-                        "ours_ms": 1000 * statistics.median(pair[1] for pair in pairs),
-                        "ratio": statistics.median(ratios), "ratios": ratios}
-        sys.stdout.write(f"{piece:<11}{table[piece]['base_ms']:10.2f} ms{table[piece]['ours_ms']:10.2f} ms"
-                         f"   ratio {table[piece]['ratio']:.3f}\n")
+        ratios = [ours / other for (other, _), (ours, _) in pairs]
+        row = {f"{name}_{unit}": scale * statistics.median(pair[place][index] for pair in pairs)
+               for place, name in enumerate(("base", "ours"))
+               for index, (unit, scale) in enumerate((("ms", 1000), ("MB", 1)))}
+        table[piece] = {**row, "ratio": statistics.median(ratios), "ratios": ratios}
+        sys.stdout.write(f"{piece:<11}{row['base_ms']:10.2f} ms{row['ours_ms']:10.2f} ms   ratio "
+                         f"{table[piece]['ratio']:.3f}{row['base_MB']:10.0f} MB{row['ours_MB']:7.0f} MB\n")
         sys.stdout.flush()
     return table
 
@@ -185,14 +189,15 @@ def main() -> None:
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.piece:
-        sys.stdout.write(f"\n{PIECES[options.piece](options.data, options.folder)}\n")
+        seconds = PIECES[options.piece](options.data, options.folder)
+        sys.stdout.write(f"\n{seconds} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}\n")
         return
     if options.base is None:
         parser.error("--base: a checkout of the other commit")
     table = compare(options.base.resolve(), options.data, options.rounds, options.only)
     from machine import describe_machine
 
-    content = {"machine": describe_machine(), "rounds": options.rounds, "pieces": table}
+    content = {"machine": describe_machine(), "base": options.base.name, "rounds": options.rounds, "pieces": table}
     (ROOT / "scripts" / "results" / "against.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"ratio {max(row['ratio'] for row in table.values()):.3f}\n")
 
