@@ -3,11 +3,12 @@
 Per seed yolov7-tiny learns the built-in shapes; its weights start both networks, which then train for --budget seconds
 of processor time each: one epoch of each is timed first, and the schedule has as many as fit. Scored on ``val`` of the
 shapes are masks as each way makes them: AP, AP50, AP75, that of objects below 32 x 32 px (APs) and of those above
-(APm: none has 96 x 96 px), and the milliseconds of an image from pixels to masks, both networks in turn. The ways of yolov7-tiny-mask to count masks in scores
-(``--mask-scores``) and those of yolov7-tiny-seg to make masks (``--masks``) stand in rows of their own.
+(APm: none has 96 x 96 px), and the milliseconds of an image from pixels to masks, both networks in turn. The ways of
+yolov7-tiny-mask to count masks in scores (``--mask-scores``) and those of yolov7-tiny-seg to make masks (``--masks``)
+stand in rows of their own.
 
-Writes ``scripts/results/compare_masks.json``, after every seed, and goes on from it and from the trainings that ended. The last line is the ratio of the
-mask AP of blending to that of prototypes, each in its usual way.
+Writes ``scripts/results/compare_masks.json``, after every seed, and goes on from it and from the trainings that ended.
+The last line is the ratio of the mask AP of blending to that of prototypes, each in its usual way.
 """
 
 from __future__ import annotations
