@@ -278,8 +278,9 @@ def main() -> None:
                     options.batch_size, options.device, (*CHANGES[task], *options.set))
         image_set = first_images(options.data, task, options.project / "data")
         path = options.project / f"{Path(plan.model).stem}-{plan.size}.pt"
-        rows[f"{Path(plan.model).stem}, {plan.size} px"] = overfit(plan, image_set, path)
-        atomic_write(RESULTS, json.dumps({"machine": describe_machine(), "goal": GOAL, "rows": rows}, indent=1) + "\n")
+        row = {"machine": describe_machine(), **overfit(plan, image_set, path)}
+        rows[f"{Path(plan.model).stem}, {plan.size} px"] = row
+        atomic_write(RESULTS, json.dumps({"goal": GOAL, "rows": rows}, indent=1) + "\n")
     sys.stdout.write(table(rows) + "\n")
 
 
