@@ -35,10 +35,12 @@ from simple_loss import SimpleCriterion  # noqa: E402
 
 from yolov7.config import atomic_write  # noqa: E402
 from yolov7.config.recipe import LossConfig  # noqa: E402
+from yolov7.loss.blends import BLEND_TERMS  # noqa: E402
 from yolov7.loss.criterion import DETECTION_TERMS, Criterion, Losses, total_loss  # noqa: E402
 from yolov7.loss.keypoints import KEYPOINT_TERMS  # noqa: E402
 from yolov7.loss.masks import MASK_TERMS  # noqa: E402
 from yolov7.loss.terms import Term  # noqa: E402
+from yolov7.masks import GRID  # noqa: E402
 from yolov7.model.detector import Detector  # noqa: E402
 from yolov7.model.spec import read_spec  # noqa: E402
 from yolov7.structures import HeadOutput, Targets  # noqa: E402
@@ -47,7 +49,8 @@ BATCH, SIZE, CLASSES = 16, 640, 80
 CASES = {"P5": ("yolov7", (8, 16, 32), False), "P6 auxiliary": ("yolov7-w6", (8, 16, 32, 64), True)}
 TASK_SIZE, TASK_OBJECTS = 320, 20
 TASKS = {"yolov7-tiny-seg": (80, MASK_TERMS), "yolov7-seg": (80, MASK_TERMS), "yolov7-tiny-pose": (1, KEYPOINT_TERMS),
-         "yolov7-w6-pose": (1, KEYPOINT_TERMS)}  # classes and terms
+         "yolov7-w6-pose": (1, KEYPOINT_TERMS), "yolov7-tiny-mask": (80, BLEND_TERMS),
+         "yolov7-mask": (80, BLEND_TERMS)}  # classes and terms
 Loss = Callable[[HeadOutput, Targets], Losses]
 
 
@@ -170,9 +173,10 @@ def make_task_targets(classes: int, points: int) -> Targets:
     points_of = boxes[:, :, None, :2] + places * (boxes[..., 2:] - boxes[..., :2])[:, :, None]
     visible = torch.randint(3, (BATCH, width, points, 1), generator=generator)
     masks = torch.randint(TASK_OBJECTS + 1, (BATCH, TASK_SIZE // 4, TASK_SIZE // 4), generator=generator)
+    grids = torch.randint(256, (BATCH, width, GRID * GRID // 8), generator=generator, dtype=torch.uint8)
     return Targets(torch.where(valid[..., None], boxes, 0.0), torch.where(valid, labels, 0), valid,
-                   (TASK_OBJECTS,) * BATCH, {"keypoints": torch.cat((points_of, visible), dim=-1)},
-                   {"masks": masks.int()})
+                   (TASK_OBJECTS,) * BATCH, {"keypoints": torch.cat((points_of, visible), dim=-1), "grids": grids},
+                   {"masks": masks.int(), "semantic": masks.clamp(max=1).to(torch.int8)})
 
 
 def task_share(name: str, device: str, repeats: int) -> list[dict[str, object]]:
