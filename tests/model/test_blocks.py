@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from yolov7.model.blocks import BLOCKS, EELAN, EELANH, Block, DownC, EELANGrouped, EELANHGrouped, MPDown, ReOrg, UpCat
 from yolov7.model.csp import CSPA, CSPB, Residual
 from yolov7.model.merging import Add, Projection, Refine
+from yolov7.model.norms import SiLU
 
 WIDTH = 64
 CASES = [(name, arguments) for name in sorted(BLOCKS) for arguments in {
@@ -62,7 +63,7 @@ def test_shape_and_gradient(name: str, arguments: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
 def test_activation_reaches_every_convolution(activation: str) -> None:
-    expected = {"silu": nn.SiLU, "leaky_relu": nn.LeakyReLU}[activation]
+    expected = {"silu": SiLU, "leaky_relu": nn.LeakyReLU}[activation]
     for name, cls in BLOCKS.items():
         if "activation" in inspect.signature(cls.__init__).parameters:
             block = build(name, activation=activation)

@@ -16,11 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolov7.config.errors import shown
-
-BATCH_NORM_EPSILON = 1e-3  # not part of a state dict: a constant of the reference implementation's weights
-BATCH_NORM_MOMENTUM = 0.03
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "leaky_relu": nn.LeakyReLU}
+from yolov7.model.norms import batch_norm, make_activation
 
 
 class Block(nn.Module):
@@ -43,18 +39,6 @@ def register_block(block: BlockType) -> BlockType:
     """Make a block known to model YAML under its class name."""
     BLOCKS[block.__name__] = block
     return block
-
-
-def make_activation(name: str) -> nn.Module:
-    """The activation of a config: ``silu``, or ``leaky_relu`` with slope 0.1."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation {shown(name)}; accepted: {', '.join(ACTIVATIONS)}")
-    return nn.LeakyReLU(0.1, inplace=True) if name == "leaky_relu" else nn.SiLU(inplace=True)
-
-
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with the constants of the reference implementation."""
-    return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM)
 
 
 def require_even(out: int) -> int:

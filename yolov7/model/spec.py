@@ -22,8 +22,9 @@ from yolov7.config import InputError, convert, find_yaml, from_mapping, read_yam
 from yolov7.config.errors import shown
 from yolov7.config.options import MAX_SIDE
 from yolov7.model import scaling
-from yolov7.model.blocks import ACTIVATIONS, BLOCKS
+from yolov7.model.blocks import BLOCKS
 from yolov7.model.heads.base import Anchors, find_head, head_arguments
+from yolov7.model.norms import ACTIVATIONS
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from yolov7.config import InputError, reason_of
-from yolov7.model.blocks import BATCH_NORM_EPSILON
+from yolov7.model.norms import EPSILON
 from yolov7.model.stored import check_archive
 
 MAX_MODULES = 100_000
@@ -170,9 +170,9 @@ def read_reference(path: str | Path) -> ReferenceCheckpoint:
                            BRANCHES.items() if part in module.path), "of another kind: it")
             raise InputError(f"{path}: is {branch} has layers of the class {module.path[:200]}: a network of another "
                              "project, or of another branch of the reference implementation")
-        if module.path.endswith("BatchNorm2d") and abs(vars(module).get("eps", 0) - BATCH_NORM_EPSILON) > 1e-9:
+        if module.path.endswith("BatchNorm2d") and abs(vars(module).get("eps", 0) - EPSILON) > 1e-9:
             raise InputError(f"{path}: has batch norm with epsilon {vars(module).get('eps')}; accepted: "
-                             f"{BATCH_NORM_EPSILON}, as in the reference implementation's detection models")
+                             f"{EPSILON}, as in the reference implementation's detection models")
     names = vars(root).get("names")
     if isinstance(names, dict) and list(names) == list(range(len(names))):  # of the branch for masks
         names = list(names.values())
