@@ -46,6 +46,7 @@ def train(
     single_cls: bool = False,
     sync_bn: bool = False,
     compile: bool = False,
+    fused_norm: bool = False,
     project: PathLike = "runs/train",
     name: str = "exp",
     exist_ok: bool = False,
@@ -91,6 +92,8 @@ def train(
       single_cls: take all classes as one, 'object'
       sync_bn: norms over the images of all processes (CUDA, several processes)
       compile: compile network and loss: minutes at the start, faster steps then
+      fused_norm: norms and activations as one kernel on a GPU, which keeps a third less (Triton; not
+        measured yet)
       project: runs are folders below this one (default: runs/train)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
@@ -134,6 +137,7 @@ def train(
     single_cls: bool = False,
     sync_bn: bool = False,
     compile: bool = False,
+    fused_norm: bool = False,
     project: PathLike = "runs/train",
     name: str = "exp",
     exist_ok: bool = False,

@@ -52,7 +52,8 @@ def test_a_step_waits_for_nothing(shapes: Path, tmp_path: Path, precision: str, 
     assert all(value.isfinite().all() for value in trainer.state.model.state_dict().values())
 
 
-@pytest.mark.parametrize("flags", [["--precision", "fp16"], ["--precision", "bf16"], ["--compile"], ["--multi-scale"],
+@pytest.mark.parametrize("flags", [["--precision", "fp16"], ["--precision", "bf16"], ["--compile"], ["--fused-norm"],
+                                   ["--multi-scale"],
                                    ["--set", "optimizer.kind=adamw", "optimizer.lr0=0.001"]], ids=" ".join)
 def test_a_run_ends_and_goes_on(shapes: Path, tmp_path: Path, flags: list[str]) -> None:
     arguments = ["train", "--data", str(shapes), "--project", str(tmp_path), *FLAGS]

@@ -289,6 +289,9 @@ BAD_COMMANDS = [
     ("train", ["--hyp", "hyp.gone"], "--hyp 'hyp.gone'"),
     ("train", ["--set", "loss.bix=1"], "--set 'loss.bix=1': unknown key 'bix'; accepted: box"),
     ("train", ["--set", "augment.pipeline=[mosaic, hvs]"], "augment.pipeline: unknown step 'hvs'; accepted: mosaic"),
+    ("train", ["--fused-norm"], "--fused-norm: is for CUDA devices of compute capability 8.0 or more, this run is on "
+                                "cpu"),
+    ("train", ["--fused-norm", "--compile"], "--fused-norm: --compile has norms of its own"),
     ("train", ["--compile", "--multi-scale"], "--compile: is for batches of one shape, --multi-scale makes many"),
     ("train", ["--sync-bn", "--device", "cpu"], "--sync-bn: found one process on cpu; accepted: several processes"),
     ("train", ["--hyp", "finetuen"], "did you mean 'finetune'?"),

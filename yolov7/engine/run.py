@@ -41,6 +41,7 @@ from yolov7.engine.state import TrainingResult, find_last, read_last
 from yolov7.engine.trainer import Trainer
 from yolov7.model import weights
 from yolov7.model.detector import Detector
+from yolov7.model.norms import check_fusion, fuse_norms
 from yolov7.model.spec import parse_spec, read_spec
 from yolov7.runtime import folders
 from yolov7.runtime.device import check_compiler, own_device
@@ -120,6 +121,8 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     config = dataclasses.replace(config, data=data, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     check_processes(config, processes, device)
+    if config.fused_norm:
+        check_fusion(device)
     if config.weights:
         report = weights.initialize_from(model, config.weights, content)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
@@ -153,6 +156,8 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
     if not options.device:
         device = own_device(config.device, processes.local_rank)
     check_processes(config, processes, device)
+    if config.fused_norm:
+        check_fusion(device)
     with processes.main_first(), explained(config.data):
         source = open_data(config.data)
     names = class_names(source.names, config.classes, config.single_cls)
@@ -184,6 +189,8 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
     check_anchors(model, splits[0], config)
     if config.compile:
         check_compiler(device)
+    if config.fused_norm:
+        fuse_norms(model)
     return Trainer(config, model, splits, folder, device, processes)
 
 

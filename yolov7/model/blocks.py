@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolov7.config.errors import shown
-from yolov7.model.norms import batch_norm, make_activation
+from yolov7.model.norms import batch_norm, make_activation, norm_act
 
 
 class Block(nn.Module):
@@ -64,8 +64,7 @@ class Conv(Block):
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.bn(self.conv(x)))
-        return y
+        return norm_act(self.conv(x), self.bn, self.act)
 
 
 @register_block

@@ -1,15 +1,20 @@
-"""What stands between convolutions: batch norms and activations."""
+"""What stands between convolutions: batch norms and activations, one after the other or as one (`fuse_norms`)."""
 
 from __future__ import annotations
 
+import importlib.util
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolov7.config.errors import shown
+from yolov7.config.errors import InputError, shown
 
 EPSILON = 1e-3  # not part of a state dict: a constant of the reference implementation's weights
 MOMENTUM = 0.03
 ACTIVATIONS = ("silu", "leaky_relu")
+MIN_CAPABILITY = (8, 0)  # of CUDA devices that Triton's kernels are written for
 
 
 class SiLU(nn.SiLU):
@@ -26,6 +31,94 @@ def make_activation(name: str) -> nn.Module:
     return nn.LeakyReLU(0.1, inplace=True) if name == "leaky_relu" else SiLU()
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm, which is computed together with its activation once `fuse_norms` has said so."""
+
+    fused = False
+
+
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch norm with the constants of the reference implementation."""
-    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)
+    return BatchNorm(channels, eps=EPSILON, momentum=MOMENTUM)
+
+
+def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+    """``act(norm(x))``, where that is possible and wished for as one operation of the device."""
+    if isinstance(norm, BatchNorm) and norm.fused and norm.training and x.requires_grad and _suits(x):
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        kind, slope = _kind_of(act)
+        y: Tensor = _NormAct.apply(x, norm.weight, norm.bias, norm, kind, slope)  # type: ignore[no-untyped-call]
+        return y
+    z: Tensor = act(norm(x))
+    return z
+
+
+def _suits(x: Tensor) -> bool:
+    """Whether the kernels take this map; a compiled graph has its own."""
+    return x.is_cuda and x.is_contiguous(memory_format=torch.channels_last) and not torch.compiler.is_compiling()
+
+
+def _kind_of(act: nn.Module) -> tuple[int, float]:
+    from yolov7.runtime import norm_kernels as kernels
+
+    if isinstance(act, nn.LeakyReLU):
+        return kernels.LEAKY_RELU, act.negative_slope
+    return kernels.SILU, 0.0
+
+
+class _NormAct(torch.autograd.Function):
+    """Of a channels-last map ``[B, C, h, w]``; keeps the map alone, a third less than norm and activation do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, kind: int,
+                slope: float) -> Tensor:
+        from yolov7.runtime import norm_kernels as kernels
+
+        assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+            y, mean, scale = kernels.forward(_rows(x), weight, bias, (norm.running_mean, norm.running_var),
+                                             (norm.momentum, norm.eps), kind, slope)
+        ctx.save_for_backward(x, weight, bias, mean, scale)
+        ctx.kind, ctx.slope = kind, slope
+        return _map(y, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        from yolov7.runtime import norm_kernels as kernels
+
+        x, weight, bias, mean, scale = ctx.saved_tensors
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+            grad = _rows(grad.contiguous(memory_format=torch.channels_last))
+            found, of_weight, of_bias = kernels.backward(grad, _rows(x), weight, bias, mean, scale, ctx.kind,
+                                                        ctx.slope)
+        return _map(found, x), of_weight, of_bias, None, None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``[B, C, h, w]`` in channels-last memory as its rows ``[B * h * w, C]``."""
+    batch, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
+
+
+def _map(rows: Tensor, like: Tensor) -> Tensor:
+    batch, channels, height, width = like.shape
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def fuse_norms(model: nn.Module) -> None:
+    """Have norms and their activations computed as one in training, where `check_fusion` lets it."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.fused = True
+
+
+def check_fusion(device: torch.device) -> None:
+    """Raise `InputError` where norms and activations cannot be computed as one."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+        needed = ".".join(map(str, MIN_CAPABILITY))
+        raise InputError(f"--fused-norm: is for CUDA devices of compute capability {needed} or more, this run is on "
+                         f"{device}; leave the flag out")
+    if importlib.util.find_spec("triton") is None:
+        raise InputError("--fused-norm: needs Triton, which is not installed (pip install triton; on Windows "
+                         "triton-windows); or leave the flag out")

@@ -1,0 +1,220 @@
+"""Batch norm and activation as Triton kernels: two passes over the input forward, two backward.
+
+The input is the rows of a channels-last map, ``[M, C]``. What lies between norm and activation is not kept: the
+backward pass makes it again of the input, whose mean and variance it has. Sums run over fixed parts of the rows in a
+fixed order, in float32, so that the same input always gives the same bits. The norm's own mean is subtracted before
+anything is squared (Chan's way of joining parts), as nothing else is exact where the mean is far from zero.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS, CHANNELS = 64, 64  # of a tile
+MAX_PARTS = 512  # of the rows; partial sums are joined by one program for each tile of channels
+SILU, LEAKY_RELU, NONE = 0, 1, 2
+
+
+@triton.jit
+def _activated(z, slope, KIND: tl.constexpr):
+    if KIND == 0:
+        return z * tl.sigmoid(z)
+    if KIND == 1:
+        return tl.where(z > 0, z, z * slope)
+    return z
+
+
+@triton.jit
+def _slope_at(z, slope, KIND: tl.constexpr):
+    if KIND == 0:
+        share = tl.sigmoid(z)
+        return share * (1 + z * (1 - share))
+    if KIND == 1:
+        return tl.where(z > 0, 1.0, slope)
+    return tl.full(z.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def _moments(x_ptr, count_ptr, mean_ptr, m2_ptr, m, c, rows_of_part,
+             ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Count, mean and sum of squared differences of a part of the rows: each ``[parts, C]``, the count ``[parts]``."""
+    part = tl.program_id(1)
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < c
+    start = part * rows_of_part
+    stop = tl.minimum(start + rows_of_part, m)
+    count = 0.0
+    mean = tl.zeros([CHANNELS], tl.float32)
+    m2 = tl.zeros([CHANNELS], tl.float32)
+    for first in range(start, stop, ROWS):
+        row = first + tl.arange(0, ROWS)
+        used = (row < stop)[:, None] & inside[None, :]
+        x = tl.load(x_ptr + row.to(tl.int64)[:, None] * c + channel[None, :], mask=used, other=0.0).to(tl.float32)
+        own = tl.minimum(stop - first, ROWS).to(tl.float32)
+        own_mean = tl.sum(x, axis=0) / own
+        apart = tl.where(used, x - own_mean[None, :], 0.0)
+        own_m2 = tl.sum(apart * apart, axis=0)
+        step = own_mean - mean
+        total = count + own
+        mean += step * (own / total)
+        m2 += own_m2 + step * step * (count * own / total)
+        count = total
+    tl.store(mean_ptr + part * c + channel, mean, mask=inside)
+    tl.store(m2_ptr + part * c + channel, m2, mask=inside)
+    tl.store(count_ptr + part, count)
+
+
+@triton.jit
+def _join_moments(count_ptr, mean_ptr, m2_ptr, out_mean_ptr, out_scale_ptr, running_mean_ptr, running_var_ptr,
+                  parts, m, c, momentum, eps, CHANNELS: tl.constexpr):
+    """Mean and 1 / sqrt(var + eps) of all rows, and the running statistics moved."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < c
+    count = 0.0
+    mean = tl.zeros([CHANNELS], tl.float32)
+    m2 = tl.zeros([CHANNELS], tl.float32)
+    for part in range(0, parts):
+        own = tl.load(count_ptr + part)
+        own_mean = tl.load(mean_ptr + part * c + channel, mask=inside, other=0.0)
+        own_m2 = tl.load(m2_ptr + part * c + channel, mask=inside, other=0.0)
+        step = own_mean - mean
+        total = count + own
+        mean += step * (own / total)
+        m2 += own_m2 + step * step * (count * own / total)
+        count = total
+    var = m2 / m
+    tl.store(out_mean_ptr + channel, mean, mask=inside)
+    tl.store(out_scale_ptr + channel, 1 / tl.sqrt(var + eps), mask=inside)
+    old_mean = tl.load(running_mean_ptr + channel, mask=inside, other=0.0)
+    old_var = tl.load(running_var_ptr + channel, mask=inside, other=0.0)
+    unbiased = m2 / tl.maximum(m - 1, 1)
+    tl.store(running_mean_ptr + channel, (1 - momentum) * old_mean + momentum * mean, mask=inside)
+    tl.store(running_var_ptr + channel, (1 - momentum) * old_var + momentum * unbiased, mask=inside)
+
+
+@triton.jit
+def _apply(x_ptr, y_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, m, c, slope, KIND: tl.constexpr,
+           ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = channel < c
+    used = (row < m)[:, None] & inside[None, :]
+    place = row.to(tl.int64)[:, None] * c + channel[None, :]
+    mean = tl.load(mean_ptr + channel, mask=inside, other=0.0)
+    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
+    factor = scale * tl.load(weight_ptr + channel, mask=inside, other=0.0)
+    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
+    x = tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32)
+    z = (x - mean[None, :]) * factor[None, :] + bias[None, :]
+    tl.store(y_ptr + place, _activated(z, slope, KIND).to(y_ptr.dtype.element_ty), mask=used)
+
+
+@triton.jit
+def _gradient_sums(grad_ptr, x_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, sum_ptr, product_ptr, m, c, slope,
+                   rows_of_part, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Of a part of the rows: the sums of the gradient of z, and of that times the normalised input, ``[parts, C]``."""
+    part = tl.program_id(1)
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < c
+    mean = tl.load(mean_ptr + channel, mask=inside, other=0.0)
+    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
+    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0)
+    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
+    start = part * rows_of_part
+    stop = tl.minimum(start + rows_of_part, m)
+    total = tl.zeros([CHANNELS], tl.float32)
+    product = tl.zeros([CHANNELS], tl.float32)
+    for first in range(start, stop, ROWS):
+        row = first + tl.arange(0, ROWS)
+        used = (row < stop)[:, None] & inside[None, :]
+        place = row.to(tl.int64)[:, None] * c + channel[None, :]
+        normal = (tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
+        z = normal * weight[None, :] + bias[None, :]
+        own = tl.load(grad_ptr + place, mask=used, other=0.0).to(tl.float32) * _slope_at(z, slope, KIND)
+        total += tl.sum(own, axis=0)
+        product += tl.sum(own * normal, axis=0)
+    tl.store(sum_ptr + part * c + channel, total, mask=inside)
+    tl.store(product_ptr + part * c + channel, product, mask=inside)
+
+
+@triton.jit
+def _join_sums(sum_ptr, product_ptr, bias_grad_ptr, weight_grad_ptr, parts, c, CHANNELS: tl.constexpr):
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < c
+    total = tl.zeros([CHANNELS], tl.float32)
+    product = tl.zeros([CHANNELS], tl.float32)
+    for part in range(0, parts):
+        total += tl.load(sum_ptr + part * c + channel, mask=inside, other=0.0)
+        product += tl.load(product_ptr + part * c + channel, mask=inside, other=0.0)
+    tl.store(bias_grad_ptr + channel, total, mask=inside)
+    tl.store(weight_grad_ptr + channel, product, mask=inside)
+
+
+@triton.jit
+def _input_gradient(grad_ptr, x_ptr, out_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, bias_grad_ptr,
+                    weight_grad_ptr, m, c, slope, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = channel < c
+    used = (row < m)[:, None] & inside[None, :]
+    place = row.to(tl.int64)[:, None] * c + channel[None, :]
+    mean = tl.load(mean_ptr + channel, mask=inside, other=0.0)
+    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
+    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0)
+    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
+    total = tl.load(bias_grad_ptr + channel, mask=inside, other=0.0) / m
+    product = tl.load(weight_grad_ptr + channel, mask=inside, other=0.0) / m
+    normal = (tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
+    z = normal * weight[None, :] + bias[None, :]
+    own = tl.load(grad_ptr + place, mask=used, other=0.0).to(tl.float32) * _slope_at(z, slope, KIND)
+    found = (own - total[None, :] - normal * product[None, :]) * (scale * weight)[None, :]
+    tl.store(out_ptr + place, found.to(out_ptr.dtype.element_ty), mask=used)
+
+
+# --- on tensors ----------------------------------------------------------------------------------------------------
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], constants: tuple[float, float],
+            kind: int, slope: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows ``[M, C]`` -> their activated norms, and mean and 1 / sqrt(var + eps) ``[C]``.
+
+    Moves ``running``, mean and variance; ``constants`` are the momentum of that, and eps.
+    """
+    m, c = x.shape
+    parts, rows_of_part = _parts(m, c)
+    tiles = triton.cdiv(c, CHANNELS)
+    counts = x.new_empty(parts, dtype=torch.float32)
+    own_mean, own_m2 = x.new_empty((2, parts, c), dtype=torch.float32)
+    mean, scale = x.new_empty((2, c), dtype=torch.float32)
+    y = torch.empty_like(x)
+    _moments[tiles, parts](x, counts, own_mean, own_m2, m, c, rows_of_part, ROWS, CHANNELS)
+    _join_moments[(tiles,)](counts, own_mean, own_m2, mean, scale, *running, parts, m, c, *constants, CHANNELS)
+    _apply[triton.cdiv(m, ROWS), tiles](x, y, mean, scale, weight, bias, m, c, slope, kind, ROWS, CHANNELS)
+    return y, mean, scale
+
+
+def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, kind: int,
+             slope: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the rows ``[M, C]``, and of weight and bias ``[C]``."""
+    m, c = x.shape
+    parts, rows_of_part = _parts(m, c)
+    tiles = triton.cdiv(c, CHANNELS)
+    sums, products = x.new_empty((2, parts, c), dtype=torch.float32)
+    bias_grad, weight_grad = x.new_empty((2, c), dtype=torch.float32)
+    found = torch.empty_like(x)
+    _gradient_sums[tiles, parts](grad, x, mean, scale, weight, bias, sums, products, m, c, slope, rows_of_part, kind,
+                                 ROWS, CHANNELS)
+    _join_sums[(tiles,)](sums, products, bias_grad, weight_grad, parts, c, CHANNELS)
+    _input_gradient[triton.cdiv(m, ROWS), tiles](grad, x, found, mean, scale, weight, bias, bias_grad, weight_grad, m,
+                                                 c, slope, kind, ROWS, CHANNELS)
+    return found, weight_grad, bias_grad
+
+
+def _parts(m: int, c: int) -> tuple[int, int]:
+    """Into how many parts the rows are cut, none empty, and the rows of each but the last."""
+    wanted = max(MAX_PARTS // triton.cdiv(c, CHANNELS), 1)
+    rows = max(triton.cdiv(triton.cdiv(m, wanted), ROWS), 1) * ROWS
+    return triton.cdiv(m, rows), rows
