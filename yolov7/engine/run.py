@@ -120,9 +120,7 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     config, decisions = resolve(options, spec, source, model.stride, training.gains(), start)
     config = dataclasses.replace(config, data=data, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
-    check_processes(config, processes, device)
-    if config.fused_norm:
-        check_fusion(device)
+    _check_place(config, processes, device)
     if config.weights:
         report = weights.initialize_from(model, config.weights, content)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
@@ -142,6 +140,13 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     return trainer
 
 
+def _check_place(config: RunConfig, processes: Processes, device: torch.device) -> None:
+    """Raise `InputError` for what cannot be done here."""
+    check_processes(config, processes, device)
+    if config.fused_norm:
+        check_fusion(device)
+
+
 def resume_trainer(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
     """The run of a checkpoint: its own settings, of which only the number of epochs, device and workers may change."""
     path = processes.broadcast_object(find_last(options.resume or "", options.project) if processes.is_main else Path())
@@ -155,9 +160,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
                                  device=options.device or config.device)
     if not options.device:
         device = own_device(config.device, processes.local_rank)
-    check_processes(config, processes, device)
-    if config.fused_norm:
-        check_fusion(device)
+    _check_place(config, processes, device)
     with processes.main_first(), explained(config.data):
         source = open_data(config.data)
     names = class_names(source.names, config.classes, config.single_cls)

@@ -15,16 +15,42 @@ from torch import Tensor
 
 ROWS, CHANNELS = 64, 64  # of a tile
 MAX_PARTS = 512  # of the rows; partial sums are joined by one program for each tile of channels
-SILU, LEAKY_RELU, NONE = 0, 1, 2
+SILU, LEAKY_RELU = 0, 1  # what KIND is
+
+
+# --- shared by the kernels -----------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _of_channels(ptr, channel, c):
+    return tl.load(ptr + channel, mask=channel < c, other=0.0)
+
+
+@triton.jit
+def _tile(row, channel, stop, c):
+    """Where the values of rows and channels stand, and which of them there are."""
+    place = row.to(tl.int64)[:, None] * c + channel[None, :]
+    return place, (row < stop)[:, None] & (channel < c)[None, :]
+
+
+@triton.jit
+def _joined(count, mean, m2, own, own_mean, own_m2):
+    """Count, mean and sum of squared differences of two parts together (Chan)."""
+    total = count + own
+    step = own_mean - mean
+    return total, mean + step * (own / total), m2 + own_m2 + step * step * (count * own / total)
+
+
+@triton.jit
+def _normal(x_ptr, place, used, mean, scale):
+    return (tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
 
 
 @triton.jit
 def _activated(z, slope, KIND: tl.constexpr):
     if KIND == 0:
         return z * tl.sigmoid(z)
-    if KIND == 1:
-        return tl.where(z > 0, z, z * slope)
-    return z
+    return tl.where(z > 0, z, z * slope)
 
 
 @triton.jit
@@ -32,38 +58,38 @@ def _slope_at(z, slope, KIND: tl.constexpr):
     if KIND == 0:
         share = tl.sigmoid(z)
         return share * (1 + z * (1 - share))
-    if KIND == 1:
-        return tl.where(z > 0, 1.0, slope)
-    return tl.full(z.shape, 1.0, tl.float32)
+    return tl.where(z > 0, 1.0, slope)
 
 
 @triton.jit
-def _moments(x_ptr, count_ptr, mean_ptr, m2_ptr, m, c, rows_of_part,
-             ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+def _gradient(grad_ptr, place, used, normal, weight, bias, slope, KIND: tl.constexpr):
+    """Of z, what the activation takes."""
+    z = normal * weight[None, :] + bias[None, :]
+    return tl.load(grad_ptr + place, mask=used, other=0.0).to(tl.float32) * _slope_at(z, slope, KIND)
+
+
+# --- kernels -------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _moments(x_ptr, count_ptr, mean_ptr, m2_ptr, m, c, rows_of_part, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Count, mean and sum of squared differences of a part of the rows: each ``[parts, C]``, the count ``[parts]``."""
     part = tl.program_id(1)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = channel < c
     start = part * rows_of_part
     stop = tl.minimum(start + rows_of_part, m)
     count = 0.0
     mean = tl.zeros([CHANNELS], tl.float32)
     m2 = tl.zeros([CHANNELS], tl.float32)
     for first in range(start, stop, ROWS):
-        row = first + tl.arange(0, ROWS)
-        used = (row < stop)[:, None] & inside[None, :]
-        x = tl.load(x_ptr + row.to(tl.int64)[:, None] * c + channel[None, :], mask=used, other=0.0).to(tl.float32)
+        place, used = _tile(first + tl.arange(0, ROWS), channel, stop, c)
+        x = tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32)
         own = tl.minimum(stop - first, ROWS).to(tl.float32)
         own_mean = tl.sum(x, axis=0) / own
         apart = tl.where(used, x - own_mean[None, :], 0.0)
-        own_m2 = tl.sum(apart * apart, axis=0)
-        step = own_mean - mean
-        total = count + own
-        mean += step * (own / total)
-        m2 += own_m2 + step * step * (count * own / total)
-        count = total
-    tl.store(mean_ptr + part * c + channel, mean, mask=inside)
-    tl.store(m2_ptr + part * c + channel, m2, mask=inside)
+        count, mean, m2 = _joined(count, mean, m2, own, own_mean, tl.sum(apart * apart, axis=0))
+    tl.store(mean_ptr + part * c + channel, mean, mask=channel < c)
+    tl.store(m2_ptr + part * c + channel, m2, mask=channel < c)
     tl.store(count_ptr + part, count)
 
 
@@ -72,43 +98,28 @@ def _join_moments(count_ptr, mean_ptr, m2_ptr, out_mean_ptr, out_scale_ptr, runn
                   parts, m, c, momentum, eps, CHANNELS: tl.constexpr):
     """Mean and 1 / sqrt(var + eps) of all rows, and the running statistics moved."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = channel < c
     count = 0.0
     mean = tl.zeros([CHANNELS], tl.float32)
     m2 = tl.zeros([CHANNELS], tl.float32)
     for part in range(0, parts):
-        own = tl.load(count_ptr + part)
-        own_mean = tl.load(mean_ptr + part * c + channel, mask=inside, other=0.0)
-        own_m2 = tl.load(m2_ptr + part * c + channel, mask=inside, other=0.0)
-        step = own_mean - mean
-        total = count + own
-        mean += step * (own / total)
-        m2 += own_m2 + step * step * (count * own / total)
-        count = total
-    var = m2 / m
-    tl.store(out_mean_ptr + channel, mean, mask=inside)
-    tl.store(out_scale_ptr + channel, 1 / tl.sqrt(var + eps), mask=inside)
-    old_mean = tl.load(running_mean_ptr + channel, mask=inside, other=0.0)
-    old_var = tl.load(running_var_ptr + channel, mask=inside, other=0.0)
+        own_mean, own_m2 = _of_channels(mean_ptr + part * c, channel, c), _of_channels(m2_ptr + part * c, channel, c)
+        count, mean, m2 = _joined(count, mean, m2, tl.load(count_ptr + part), own_mean, own_m2)
+    old_mean, old_var = _of_channels(running_mean_ptr, channel, c), _of_channels(running_var_ptr, channel, c)
     unbiased = m2 / tl.maximum(m - 1, 1)
-    tl.store(running_mean_ptr + channel, (1 - momentum) * old_mean + momentum * mean, mask=inside)
-    tl.store(running_var_ptr + channel, (1 - momentum) * old_var + momentum * unbiased, mask=inside)
+    tl.store(out_mean_ptr + channel, mean, mask=channel < c)
+    tl.store(out_scale_ptr + channel, 1 / tl.sqrt(m2 / m + eps), mask=channel < c)
+    tl.store(running_mean_ptr + channel, (1 - momentum) * old_mean + momentum * mean, mask=channel < c)
+    tl.store(running_var_ptr + channel, (1 - momentum) * old_var + momentum * unbiased, mask=channel < c)
 
 
 @triton.jit
 def _apply(x_ptr, y_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, m, c, slope, KIND: tl.constexpr,
            ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = channel < c
-    used = (row < m)[:, None] & inside[None, :]
-    place = row.to(tl.int64)[:, None] * c + channel[None, :]
-    mean = tl.load(mean_ptr + channel, mask=inside, other=0.0)
-    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
-    factor = scale * tl.load(weight_ptr + channel, mask=inside, other=0.0)
-    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
-    x = tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32)
-    z = (x - mean[None, :]) * factor[None, :] + bias[None, :]
+    place, used = _tile(tl.program_id(0) * ROWS + tl.arange(0, ROWS), channel, m, c)
+    mean, scale = _of_channels(mean_ptr, channel, c), _of_channels(scale_ptr, channel, c)
+    weight, bias = _of_channels(weight_ptr, channel, c), _of_channels(bias_ptr, channel, c)
+    z = _normal(x_ptr, place, used, mean, scale) * weight[None, :] + bias[None, :]
     tl.store(y_ptr + place, _activated(z, slope, KIND).to(y_ptr.dtype.element_ty), mask=used)
 
 
@@ -118,58 +129,44 @@ def _gradient_sums(grad_ptr, x_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, s
     """Of a part of the rows: the sums of the gradient of z, and of that times the normalised input, ``[parts, C]``."""
     part = tl.program_id(1)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = channel < c
-    mean = tl.load(mean_ptr + channel, mask=inside, other=0.0)
-    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
-    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0)
-    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
+    mean, scale = _of_channels(mean_ptr, channel, c), _of_channels(scale_ptr, channel, c)
+    weight, bias = _of_channels(weight_ptr, channel, c), _of_channels(bias_ptr, channel, c)
     start = part * rows_of_part
     stop = tl.minimum(start + rows_of_part, m)
     total = tl.zeros([CHANNELS], tl.float32)
     product = tl.zeros([CHANNELS], tl.float32)
     for first in range(start, stop, ROWS):
-        row = first + tl.arange(0, ROWS)
-        used = (row < stop)[:, None] & inside[None, :]
-        place = row.to(tl.int64)[:, None] * c + channel[None, :]
-        normal = (tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
-        z = normal * weight[None, :] + bias[None, :]
-        own = tl.load(grad_ptr + place, mask=used, other=0.0).to(tl.float32) * _slope_at(z, slope, KIND)
+        place, used = _tile(first + tl.arange(0, ROWS), channel, stop, c)
+        normal = _normal(x_ptr, place, used, mean, scale)
+        own = _gradient(grad_ptr, place, used, normal, weight, bias, slope, KIND)
         total += tl.sum(own, axis=0)
         product += tl.sum(own * normal, axis=0)
-    tl.store(sum_ptr + part * c + channel, total, mask=inside)
-    tl.store(product_ptr + part * c + channel, product, mask=inside)
+    tl.store(sum_ptr + part * c + channel, total, mask=channel < c)
+    tl.store(product_ptr + part * c + channel, product, mask=channel < c)
 
 
 @triton.jit
 def _join_sums(sum_ptr, product_ptr, bias_grad_ptr, weight_grad_ptr, parts, c, CHANNELS: tl.constexpr):
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = channel < c
     total = tl.zeros([CHANNELS], tl.float32)
     product = tl.zeros([CHANNELS], tl.float32)
     for part in range(0, parts):
-        total += tl.load(sum_ptr + part * c + channel, mask=inside, other=0.0)
-        product += tl.load(product_ptr + part * c + channel, mask=inside, other=0.0)
-    tl.store(bias_grad_ptr + channel, total, mask=inside)
-    tl.store(weight_grad_ptr + channel, product, mask=inside)
+        total += _of_channels(sum_ptr + part * c, channel, c)
+        product += _of_channels(product_ptr + part * c, channel, c)
+    tl.store(bias_grad_ptr + channel, total, mask=channel < c)
+    tl.store(weight_grad_ptr + channel, product, mask=channel < c)
 
 
 @triton.jit
 def _input_gradient(grad_ptr, x_ptr, out_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, bias_grad_ptr,
                     weight_grad_ptr, m, c, slope, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = channel < c
-    used = (row < m)[:, None] & inside[None, :]
-    place = row.to(tl.int64)[:, None] * c + channel[None, :]
-    mean = tl.load(mean_ptr + channel, mask=inside, other=0.0)
-    scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
-    weight = tl.load(weight_ptr + channel, mask=inside, other=0.0)
-    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)
-    total = tl.load(bias_grad_ptr + channel, mask=inside, other=0.0) / m
-    product = tl.load(weight_grad_ptr + channel, mask=inside, other=0.0) / m
-    normal = (tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
-    z = normal * weight[None, :] + bias[None, :]
-    own = tl.load(grad_ptr + place, mask=used, other=0.0).to(tl.float32) * _slope_at(z, slope, KIND)
+    place, used = _tile(tl.program_id(0) * ROWS + tl.arange(0, ROWS), channel, m, c)
+    mean, scale = _of_channels(mean_ptr, channel, c), _of_channels(scale_ptr, channel, c)
+    weight, bias = _of_channels(weight_ptr, channel, c), _of_channels(bias_ptr, channel, c)
+    total, product = _of_channels(bias_grad_ptr, channel, c) / m, _of_channels(weight_grad_ptr, channel, c) / m
+    normal = _normal(x_ptr, place, used, mean, scale)
+    own = _gradient(grad_ptr, place, used, normal, weight, bias, slope, KIND)
     found = (own - total[None, :] - normal * product[None, :]) * (scale * weight)[None, :]
     tl.store(out_ptr + place, found.to(out_ptr.dtype.element_ty), mask=used)
 
