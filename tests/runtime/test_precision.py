@@ -26,13 +26,31 @@ def test_auto_follows_the_flags_of_the_processor(
 
 
 @pytest.mark.parametrize(
-    ("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")]
+    ("capability", "training", "deployed"),
+    [((9, 0), "fp16", "bf16"), ((12, 0), "bf16", "bf16"), ((8, 0), "bf16", "bf16"), ((7, 5), "fp16", "fp16"),
+     ((6, 1), "fp32", "fp32")],
 )
 def test_auto_follows_the_capability_of_a_gpu(
-    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], training: str, deployed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", torch.device("cuda:0")) == expected
+    device = torch.device("cuda:0")
+    assert [choose_precision("auto", device, training=value) for value in (True, False)] == [training, deployed]
+
+
+def test_a_device_that_was_measured_takes_the_faster_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setitem(precision.MEASURED_TRAINING, (8, 9), {"bf16": 120.0, "fp16": 100.0})
+    assert choose_precision("auto", torch.device("cuda:0")) == "bf16"
+    monkeypatch.setitem(precision.MEASURED_TRAINING, (8, 9), {"bf16": 100.0, "fp16": 120.0})
+    assert choose_precision("auto", torch.device("cuda:0")) == "fp16"
+
+
+def test_every_table_names_formats_that_its_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in (precision.MEASURED_TRAINING, precision.MEASURED_INFERENCE):
+        for capability, row in table.items():
+            assert set(row) <= set(precision.MIN_CAPABILITY)
+            assert all(capability >= precision.MIN_CAPABILITY[name] for name in row)
 
 
 def test_auto_on_mps_is_fp32() -> None:
