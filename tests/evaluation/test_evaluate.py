@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.data.loader import evaluation_loader
 from yolov7.evaluation.coco import CocoBoxes
-from yolov7.evaluation.evaluate import WHOLE, Evaluator, StageTimes, box_evaluators, evaluate
+from yolov7.evaluation.evaluate import WHOLE, Evaluator, StageClock, StageTimes, box_evaluators, evaluate
 from yolov7.evaluation.v7_metric import V7Metric
 from yolov7.inference.nms import After, NMSOptions, to_native
 from yolov7.model.heads.base import Predictions
@@ -191,6 +191,37 @@ def test_images_count_once_and_stages_add_up() -> None:
 
 def test_nothing_timed_is_no_fault() -> None:
     assert StageTimes().summary() == {} and StageTimes().text().count("\n") == 0
+
+
+class DeviceEvent:
+    """An event of a device whose clock is a list."""
+
+    waited: ClassVar[list[float]] = []
+    clock: ClassVar[Iterator[float]] = iter(())
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: object) -> None:
+        self.at = next(self.clock)
+
+    def synchronize(self) -> None:
+        self.waited.append(self.at)
+
+    def elapsed_time(self, end: DeviceEvent) -> float:
+        return end.at - self.at
+
+
+def test_a_gpu_is_waited_for_once_when_times_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", DeviceEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+    monkeypatch.setattr(DeviceEvent, "clock", iter([0.0, 4.0, 10.0]))
+    clock = StageClock(torch.device("cuda:0"))
+    clock.stop("data", 2)
+    clock.stop("network", 2)
+    assert DeviceEvent.waited == []
+    assert {name: row["mean"] for name, row in clock.times().summary().items()} == {"data": 2.0, "network": 3.0}
+    assert DeviceEvent.waited == [10.0]
 
 
 class Oracle:

@@ -227,7 +227,7 @@ def evaluate(network: Network, loader: Iterable[Batch], image_set: ImageSet, opt
                 samples.append((meta.path, shown))
         clock.stop("collect", count)
     unread = processes.broadcast_object(sum(processes.gather_object(left_out), []))
-    return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times, tuple(unread),
+    return Evaluation(_gathered(own, image_set, processes), tuple(samples), clock.times(), tuple(unread),
                       image_set.names)
 
 
@@ -286,23 +286,40 @@ PERCENTILES = (50, 90, 99)
 
 
 class StageClock:
-    """Times of stages, batch by batch; on an accelerator it waits for the device at the end of each."""
+    """Times of stages, batch by batch; on CUDA the device notes them itself, and is waited for when they are read."""
 
     def __init__(self, device: torch.device) -> None:
-        self.times = StageTimes()
         self._device = device
-        self._since = self._now()
+        self._start = self._now()
+        self._stops: list[tuple[str, int, float | torch.cuda.Event]] = []
 
     def stop(self, stage: str, images: int) -> None:
         """End a stage of a batch; the next one begins."""
-        now = self._now()
-        self.times.add(stage, 1000 * (now - self._since) / images, images)
-        self._since = now
+        self._stops.append((stage, images, self._now()))
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # a time needs the work to be done
-        return time.perf_counter()
+    def times(self) -> StageTimes:
+        """Those of all stages so far."""
+        times, since = StageTimes(), self._start
+        if self._stops and not isinstance(last := self._stops[-1][2], float):
+            last.synchronize()  # a time needs the work to be done
+        for stage, images, now in self._stops:
+            times.add(stage, _milliseconds(since, now) / images, images)
+            since = now
+        return times
+
+    def _now(self) -> float | torch.cuda.Event:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+def _milliseconds(since: float | torch.cuda.Event, now: float | torch.cuda.Event) -> float:
+    if isinstance(since, float) and isinstance(now, float):
+        return 1000 * (now - since)
+    assert not isinstance(since, float) and not isinstance(now, float)
+    return float(since.elapsed_time(now))  # type: ignore[no-untyped-call]
 
 
 @dataclass

@@ -36,11 +36,14 @@ class Predictor:
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Detect in RGB images ``uint8 [H, W, 3]``; images of one shape share a batch, each runs exactly once."""
-        return self.timed(images)[0]
+        return self._run(images, Counter(), wait=False)
 
     def timed(self, images: Sequence[np.ndarray]) -> tuple[list[Instances], dict[str, float]]:
         """The detections, and the milliseconds of each stage for all images together."""
         spent: Counter[str] = Counter()
+        return self._run(images, spent, wait=True), dict(spent)
+
+    def _run(self, images: Sequence[np.ndarray], spent: Counter[str], wait: bool) -> list[Instances]:
         started = time.perf_counter()
         prepared = [self._prepare(image) for image in images]
         spent["input"] = 1000 * (time.perf_counter() - started)  # type: ignore[assignment]
@@ -48,9 +51,9 @@ class Predictor:
         for shape in dict.fromkeys(tensor.shape for tensor, _ in prepared):
             members = [index for index, (tensor, _) in enumerate(prepared) if tensor.shape == shape]
             batch = torch.stack([prepared[index][0] for index in members])
-            for index, (instances, maps) in zip(members, self._detect(batch, spent), strict=True):
+            for index, (instances, maps) in zip(members, self._detect(batch, spent, wait), strict=True):
                 found[index] = replace(self.after.finish(instances, maps, prepared[index][1]), names=self.names)
-        return [found[index] for index in range(len(images))], dict(spent)
+        return [found[index] for index in range(len(images))]
 
     def _prepare(self, image: np.ndarray) -> tuple[Tensor, ImageMeta]:
         shape = self.network.shape or (self.image_size, self.image_size)
@@ -59,11 +62,11 @@ class Predictor:
         return tensor, ImageMeta("", size=(image.shape[0], image.shape[1]), gain=gain, pad=pad)
 
     @torch.inference_mode()
-    def _detect(self, images: Tensor, spent: Counter[str]) -> list[tuple[Instances, dict[str, Tensor]]]:
-        """Of each image what NMS keeps, and its maps."""
+    def _detect(self, images: Tensor, spent: Counter[str], wait: bool) -> list[tuple[Instances, dict[str, Tensor]]]:
+        """Of each image what NMS keeps, and its maps; where times are asked for it will ``wait`` for the network."""
         device, started = self.network.device, time.perf_counter()
         predictions = self.network(network_input(images, device), self.options.confidence)
-        if device.type == "cuda":
+        if wait and device.type == "cuda":
             torch.cuda.synchronize(device)  # the time of the network is reported
         between = time.perf_counter()
         facts = self.network.info.arguments
