@@ -64,8 +64,13 @@ class Targets:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Targets:
         """The same targets with every tensor changed, such as moved to a device."""
-        extra, maps = ({name: change(value) for name, value in table.items()} for table in (self.extra, self.maps))
-        return Targets(change(self.boxes), change(self.labels), change(self.valid), self.counts, extra, maps)
+        return replace(self.map_objects(change), maps={name: change(value) for name, value in self.maps.items()})
+
+    def map_objects(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        """The same targets with every tensor of one row for an object changed."""
+        extra = {name: change(value) for name, value in self.extra.items()}
+        return replace(self, boxes=change(self.boxes), labels=change(self.labels), valid=change(self.valid),
+                       extra=extra)
 
 
 @dataclass(frozen=True)

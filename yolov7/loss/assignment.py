@@ -122,8 +122,9 @@ def _groups(targets: Targets, candidates: Candidates, budget: int) -> Iterator[t
         yield 0, batch, width, count
         return
     objects = targets.counts or (width,) * batch
+    lengths = candidates.counts or (count,) * batch
     start, widest, longest = 0, 0, 0
-    for index, (wide, long) in enumerate(zip(objects, candidates.counts, strict=True)):
+    for index, (wide, long) in enumerate(zip(objects, lengths, strict=True)):
         if index > start and (index + 1 - start) * max(widest, wide) * max(longest, long) > budget:
             yield start, index, max(widest, 1), max(longest, 1)
             start, widest, longest = index, 0, 0

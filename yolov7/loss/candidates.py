@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from yolov7.boxes import xyxy_to_cxcywh
 from yolov7.structures import Targets
@@ -89,6 +90,12 @@ def find_candidates(targets: Targets, sizes: Sequence[LevelSize], anchors: Tenso
     gt_index = chosen % targets.valid.shape[1]
     return Candidates(level[chosen], cell.gather(1, chosen), gt_index, valid.gather(1, chosen), fine.gather(1, chosen),
                       tuple(counts))
+
+
+def power_of_two(table: Tensor) -> Tensor:
+    """``[B, N, ...]`` with zeros behind, so that N is a power of two."""
+    missing = (1 << max(table.shape[1] - 1, 0).bit_length()) - table.shape[1]
+    return F.pad(table, (0, 0) * (table.ndim - 2) + (0, missing)) if missing else table
 
 
 def _cells(size: LevelSize) -> int:

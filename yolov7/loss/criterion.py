@@ -25,6 +25,7 @@ from yolov7.loss.candidates import (
     find_candidates,
     gather_predictions,
     places_in_levels,
+    power_of_two,
     row_index,
 )
 from yolov7.loss.terms import Matched, Means, Prepared, Term, of_own_level
@@ -97,18 +98,7 @@ class Criterion:
         return self.loss(output, self.prepare(output, targets))
 
     def prepare(self, output: HeadOutput, targets: Targets, key: Sequence[int] = ()) -> Prepared:
-        """Targets on the host -> targets and candidates on the device of the predictions (only shapes are read).
-
-        What a term draws at random follows from the ``key``: of training (seed, epoch, batch, rank).
-        """
-        coarse = bool(output.auxiliary) and self.config.loss_ota and self.config.assignment == "coarse_to_fine"
-        sizes = [(level.shape[1], level.shape[2], level.shape[3]) for level in output.levels]
-        candidates = find_candidates(targets, sizes, self.host_anchors, self.strides, self.config.anchor_t,
-                                     COARSE if coarse else FINE, self.config.deduplicate_candidates)
-        tables: dict[str, Tensor] = {}
-        for term in self.terms:
-            if term.prepare is not None:
-                tables |= term.prepare(self, output, Prepared(targets, candidates, key=tuple(key)))
+        """`find`, then all of it moved to the device of the predictions."""
         device = output.levels[0].device
 
         def move(tensor: Tensor) -> Tensor:
@@ -116,14 +106,57 @@ class Criterion:
                 tensor = tensor.pin_memory()
             return tensor.to(device, non_blocking=True)
 
-        return Prepared(targets.map(move), candidates.map(move), {name: move(table) for name, table in tables.items()})
+        return self.find(output, targets, key).map(move)
+
+    def find(self, output: HeadOutput, targets: Targets, key: Sequence[int] = (), few_shapes: bool = False) -> Prepared:
+        """Targets on the host -> targets and candidates there; of the predictions only shapes are read.
+
+        What a term draws at random follows from the ``key``: of training (seed, epoch, batch, rank). With
+        ``few_shapes`` all lists are padded to powers of two, and nothing of what is left depends on their lengths.
+        """
+        coarse = bool(output.auxiliary) and self.config.loss_ota and self.config.assignment == "coarse_to_fine"
+        sizes = [(level.shape[1], level.shape[2], level.shape[3]) for level in output.levels]
+        if few_shapes:
+            targets = targets.map_objects(power_of_two)
+        candidates = find_candidates(targets, sizes, self.host_anchors, self.strides, self.config.anchor_t,
+                                     COARSE if coarse else FINE, self.config.deduplicate_candidates)
+        if few_shapes:
+            candidates = candidates.map(power_of_two)
+        tables: dict[str, Tensor] = {}
+        for term in self.terms:
+            if term.prepare is not None:
+                tables |= term.prepare(self, output, Prepared(targets, candidates, key=tuple(key)))
+        if few_shapes:
+            targets = dataclasses.replace(targets, counts=())
+            candidates = dataclasses.replace(candidates, counts=())
+        return Prepared(targets, candidates, tables)
 
     def loss(self, output: HeadOutput, prepared: Prepared) -> Losses:
         """The terms of the lead head, plus those of the auxiliary head times `AUXILIARY_WEIGHT`."""
-        with torch.autocast(output.levels[0].device.type, enabled=False):  # costs and terms in float32
+        assignments, counts = self.match(output, prepared)
+        return self.weigh(output, prepared, assignments, counts if self.across is None else self.across(counts))
+
+    def match(self, output: HeadOutput, prepared: Prepared) -> tuple[tuple[Assignment, ...], Tensor]:
+        """The assignments, and all counts that processes add up: int64 ``[K]``, the images last."""
+        with torch.autocast(output.levels[0].device.type, enabled=False):  # costs in float32
             assignments = self.assign(output, prepared)
+            inside = [(a, a.positive & (a.level == index)) for a in assignments for index in range(len(self.strides))]
+            found = [mask.sum() for _, mask in inside]
+            found += [torch.where(mask, count(prepared, a), 0).sum() for count in self._counting().values()
+                      for a, mask in inside]
+            counts = torch.stack(found)
+            return assignments, torch.cat((counts, counts.new_full((1,), len(prepared.targets.labels))))
+
+    def number_of_counts(self, output: HeadOutput) -> int:
+        """How many `match` gives."""
+        return (1 + len(self._counting())) * (1 + len(output.auxiliary)) * len(self.strides) + 1
+
+    def weigh(self, output: HeadOutput, prepared: Prepared, assignments: Sequence[Assignment],
+              counts: Tensor) -> Losses:
+        """The terms for given assignments and counts over all processes, see `loss`."""
+        with torch.autocast(output.levels[0].device.type, enabled=False):  # terms in float32
             lead, *auxiliary = assignments
-            means, *further = self._means(assignments, prepared)
+            means, *further = self._means(len(assignments), counts, len(prepared.targets.labels))
             losses = self.head_losses(output, prepared, lead, means)
             for head, assignment, own in zip(output.auxiliary, auxiliary, further, strict=True):
                 of_head = HeadOutput(head.levels, maps=output.maps)
@@ -135,19 +168,13 @@ class Criterion:
         """Which prediction learns which object: for the lead head, then for the auxiliary head."""
         return self.assigner(self, output, prepared)
 
-    def _means(self, assignments: Sequence[Assignment], prepared: Prepared) -> list[Means]:
-        """The divisors of each head, in one small reduction of all heads and levels."""
-        images = len(prepared.targets.labels)
-        inside = [(a, a.positive & (a.level == index)) for a in assignments for index in range(len(self.strides))]
-        counting = {term.name: term.count for term in self.terms if term.count is not None}
-        found = [mask.sum() for _, mask in inside]
-        found += [torch.where(mask, count(prepared, a), 0).sum() for count in counting.values() for a, mask in inside]
-        counts = torch.stack(found)
-        share = counts.new_ones((), dtype=torch.float32)
-        if self.across is not None:
-            *total, all_images = self.across(torch.cat((counts, counts.new_tensor([images])))).unbind()
-            counts, share = torch.stack(total), images / all_images
-        counts = counts.clamp(min=1).view(1 + len(counting), len(assignments), -1)
+    def _counting(self) -> dict[str, Callable[[Prepared, Assignment], Tensor]]:
+        return {term.name: term.count for term in self.terms if term.count is not None}
+
+    def _means(self, heads: int, counts: Tensor, images: int) -> list[Means]:
+        """The divisors of each head; this process has so many of all ``images``."""
+        counting, share = self._counting(), torch.full_like(counts[-1], images) / counts[-1]
+        counts = counts[:-1].clamp(min=1).view(1 + len(counting), heads, -1)
         return [Means(tuple(own[0].unbind()), share, dict(zip(counting, own[1:].unbind(), strict=True)))
                 for own in counts.unbind(1)]
 

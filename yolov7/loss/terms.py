@@ -28,6 +28,11 @@ class Prepared:
     tables: dict[str, Tensor] = field(default_factory=dict)  # what the terms of a task made of them on the host
     key: tuple[int, ...] = ()  # on the host: what random choices follow from, see `Criterion.prepare`
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Prepared:
+        """The same with every tensor changed, such as moved to a device."""
+        tables = {name: change(table) for name, table in self.tables.items()}
+        return Prepared(self.targets.map(change), self.candidates.map(change), tables)
+
 
 @dataclass(frozen=True)
 class Means:
