@@ -87,10 +87,12 @@ def test_no_part_of_the_rows_is_empty(kernels: ModuleType, rows: int, channels: 
 
 
 @kernel_test
+@pytest.mark.parametrize("rep_positions", [(), (2,)], ids=["plain", "re-parameterized"])
 @pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
-def test_a_block_learns_the_same(kernels: ModuleType, activation: str) -> None:
+def test_a_block_learns_the_same(kernels: ModuleType, activation: str, rep_positions: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    plain = ELAN(8, 16, 8, activation=activation).to(DEVICE, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    plain = ELAN(8, 16, 8, rep_positions=rep_positions, activation=activation)
+    plain = plain.to(DEVICE, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     fused = copy.deepcopy(plain)
     for module in fused.modules():
         if isinstance(module, norms.BatchNorm):

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolov7.config.errors import shown
+from yolov7.model.convolutions import Conv2d
 from yolov7.model.norms import batch_norm, make_activation, norm_act
+
+NOTHING = nn.Identity()  # the activation of a branch
 
 
 class Block(nn.Module):
@@ -59,7 +62,7 @@ class Conv(Block):
         super().__init__()
         self.out_channels = out
         self.reduction = stride
-        self.conv = nn.Conv2d(in_channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+        self.conv = Conv2d(in_channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = batch_norm(out)
         self.act = make_activation(activation)
 
@@ -105,13 +108,15 @@ class RepConv(Block):
         self.reduction = stride
         self.identity = batch_norm(out) if identity else None
         self.dense = nn.Sequential(
-            nn.Conv2d(in_channels, out, 3, stride, padding=1, groups=groups, bias=False), batch_norm(out))
-        self.point = nn.Sequential(nn.Conv2d(in_channels, out, 1, stride, groups=groups, bias=False), batch_norm(out))
+            Conv2d(in_channels, out, 3, stride, padding=1, groups=groups, bias=False), batch_norm(out))
+        self.point = nn.Sequential(Conv2d(in_channels, out, 1, stride, groups=groups, bias=False), batch_norm(out))
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dense(x) + self.point(x)
-        y = self.act(y if self.identity is None else y + self.identity(x))
+        branches = [norm_act(conv(x), norm, NOTHING) for conv, norm in (self.dense, self.point)]
+        if self.identity is not None:
+            branches.append(norm_act(x, self.identity, NOTHING))
+        y: Tensor = self.act(sum(branches[1:], branches[0]))
         return y
 
 

@@ -62,6 +62,8 @@ def _suits(x: Tensor) -> bool:
 def _kind_of(act: nn.Module) -> tuple[int, float]:
     from yolov7.runtime import norm_kernels as kernels
 
+    if isinstance(act, nn.Identity):
+        return kernels.LEAKY_RELU, 1.0  # a slope of 1 changes nothing
     if isinstance(act, nn.LeakyReLU):
         return kernels.LEAKY_RELU, act.negative_slope
     return kernels.SILU, 0.0

@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor, nn
 
 from yolov7.config import atomic_write
+from yolov7.model.convolutions import Conv2d
 from yolov7.model.detector import Detector
 from yolov7.model.heads.base import find_head
 from yolov7.model.merging import JoinedConv
@@ -78,8 +79,8 @@ def node_costs(spec: ModelSpec, height: int, width: int, fused: bool,
     shapes: dict[str, tuple[int, ...]] = {}
     for name, node in model.nodes.items():
         node.register_forward_hook(partial(_keep_shape, shapes, name))
-    rules = {nn.Conv2d: _count_convolution, JoinedConv: _count_joined, nn.BatchNorm2d: _count_nothing,
-             nn.LeakyReLU: _count_nothing}
+    rules = {nn.Conv2d: _count_convolution, Conv2d: _count_convolution, JoinedConv: _count_joined,
+             nn.BatchNorm2d: _count_nothing, nn.LeakyReLU: _count_nothing}
     _, _, counted = thop.profile(model, (images,), rules, verbose=False, ret_layer_info=True)
     operations = {name: entry[0] for name, entry in counted["nodes"][2].items()} | {"head": counted["head"][0]}
     costs = [NodeCost(node.name, node.block, node.inputs, shapes[node.name], _parameters(model.nodes[node.name]),

@@ -16,6 +16,7 @@ from torch import Tensor
 ROWS, CHANNELS = 64, 64  # of a tile
 MAX_PARTS = 512  # of the rows; partial sums are joined by one program for each tile of channels
 SILU, LEAKY_RELU = 0, 1  # what KIND is
+ROW_COUNTS = ["m", "parts", "rows_of_part"]  # no kernel is made anew for other images: none is where work is recorded
 
 
 # --- shared by the kernels -----------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def _gradient(grad_ptr, place, used, normal, weight, bias, slope, KIND: tl.const
 # --- kernels -------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ROW_COUNTS)
 def _moments(x_ptr, count_ptr, mean_ptr, m2_ptr, m, c, rows_of_part, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Count, mean and sum of squared differences of a part of the rows: each ``[parts, C]``, the count ``[parts]``."""
     part = tl.program_id(1)
@@ -93,7 +94,7 @@ def _moments(x_ptr, count_ptr, mean_ptr, m2_ptr, m, c, rows_of_part, ROWS: tl.co
     tl.store(count_ptr + part, count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ROW_COUNTS)
 def _join_moments(count_ptr, mean_ptr, m2_ptr, out_mean_ptr, out_scale_ptr, running_mean_ptr, running_var_ptr,
                   parts, m, c, momentum, eps, CHANNELS: tl.constexpr):
     """Mean and 1 / sqrt(var + eps) of all rows, and the running statistics moved."""
@@ -112,7 +113,7 @@ def _join_moments(count_ptr, mean_ptr, m2_ptr, out_mean_ptr, out_scale_ptr, runn
     tl.store(running_var_ptr + channel, (1 - momentum) * old_var + momentum * unbiased, mask=channel < c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ROW_COUNTS)
 def _apply(x_ptr, y_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, m, c, slope, KIND: tl.constexpr,
            ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -123,7 +124,7 @@ def _apply(x_ptr, y_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, m, c, slope,
     tl.store(y_ptr + place, _activated(z, slope, KIND).to(y_ptr.dtype.element_ty), mask=used)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ROW_COUNTS)
 def _gradient_sums(grad_ptr, x_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, sum_ptr, product_ptr, m, c, slope,
                    rows_of_part, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Of a part of the rows: the sums of the gradient of z, and of that times the normalised input, ``[parts, C]``."""
@@ -145,7 +146,7 @@ def _gradient_sums(grad_ptr, x_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, s
     tl.store(product_ptr + part * c + channel, product, mask=channel < c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ROW_COUNTS)
 def _join_sums(sum_ptr, product_ptr, bias_grad_ptr, weight_grad_ptr, parts, c, CHANNELS: tl.constexpr):
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
@@ -157,7 +158,7 @@ def _join_sums(sum_ptr, product_ptr, bias_grad_ptr, weight_grad_ptr, parts, c, C
     tl.store(weight_grad_ptr + channel, product, mask=channel < c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ROW_COUNTS)
 def _input_gradient(grad_ptr, x_ptr, out_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, bias_grad_ptr,
                     weight_grad_ptr, m, c, slope, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)

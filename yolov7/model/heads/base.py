@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from yolov7.boxes import cxcywh_to_xyxy
 from yolov7.config import InputError, unknown
+from yolov7.model.convolutions import Conv2d
 from yolov7.runtime.plugins import import_all, load_plugins
 from yolov7.structures import HeadOutput
 
@@ -217,8 +218,8 @@ class Head(nn.Module):
         outputs = self.num_anchors * self.channels.size
         own = outputs - self.num_anchors * sum(self.channels.widths[name] for name in self.apart)
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32))
-        self.convs = nn.ModuleList(nn.Conv2d(channels, own, 1) for channels in in_channels)
-        self.auxiliary_convs = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in auxiliary_channels)
+        self.convs = nn.ModuleList(Conv2d(channels, own, 1) for channels in in_channels)
+        self.auxiliary_convs = nn.ModuleList(Conv2d(channels, outputs, 1) for channels in auxiliary_channels)
         self.implicit_add = nn.ParameterList()
         self.implicit_multiply = nn.ParameterList()
         if implicit:

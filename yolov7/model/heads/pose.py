@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yolov7.config.errors import shown
 from yolov7.keypoints import COCO_PERSON, KeypointLayout, complete_layout
 from yolov7.model.blocks import Conv
+from yolov7.model.convolutions import Conv2d
 from yolov7.model.heads.base import Head, in_format_of, register_head
 
 AXES = ("x", "y", "visibility")  # channels of a key point
@@ -29,7 +30,7 @@ class KeypointPath(nn.Module):
             channels = width if index else in_channels
             layers += [Conv(channels, channels, 3, groups=channels), Conv(channels, width)]
         self.layers = nn.Sequential(*layers, Conv(width, width, 3, groups=width))
-        self.last = nn.Conv2d(width, outputs, 1)
+        self.last = Conv2d(width, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.layers[0].conv
