@@ -46,6 +46,7 @@ def train(
     single_cls: bool = False,
     sync_bn: bool = False,
     compile: bool = False,
+    cuda_graphs: bool = False,
     fused_norm: bool = False,
     project: PathLike = "runs/train",
     name: str = "exp",
@@ -92,6 +93,8 @@ def train(
       single_cls: take all classes as one, 'object'
       sync_bn: norms over the images of all processes (CUDA, several processes)
       compile: compile network and loss: minutes at the start, faster steps then
+      cuda_graphs: record the passes of a step as CUDA graphs, one for each shape of batches, so that
+        the host is not waited for (not measured yet)
       fused_norm: norms and activations as one kernel on a GPU, which keeps a third less (Triton; not
         measured yet)
       project: runs are folders below this one (default: runs/train)
@@ -137,6 +140,7 @@ def train(
     single_cls: bool = False,
     sync_bn: bool = False,
     compile: bool = False,
+    cuda_graphs: bool = False,
     fused_norm: bool = False,
     project: PathLike = "runs/train",
     name: str = "exp",

@@ -1,6 +1,7 @@
 """A few epochs with norms in evaluation mode, by one process or by one of several: run by ``test_distributed.py``.
 
-``python shared_training.py DATA FOLDER`` (under torchrun, or alone) writes ``result<rank>.pt``.
+``python shared_training.py DATA FOLDER [graphs]`` (under torchrun, or alone) writes ``result<rank>.pt``; with
+``graphs`` steps are recorded.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from recorder import RecordedOnCpu
 
-from yolov7.engine import run
+from yolov7.engine import graphed_pass, run
 from yolov7.engine.run_config import TrainOptions
 from yolov7.model.detector import Detector
 from yolov7.runtime.distributed import connected
@@ -19,11 +21,12 @@ from yolov7.runtime.distributed import connected
 EPOCHS, BATCH = 7, 5
 
 
-def train(data: str, folder: Path) -> None:
+def train(data: str, folder: Path, graphs: bool) -> None:
     """21 steps; what every process saw and where the weights went."""
     device = torch.device("cpu")
     options = TrainOptions(data=data, img_size=(64,), batch_size=BATCH, nominal_batch=BATCH, epochs=EPOCHS,
                            device="cpu", workers=0, project=str(folder), exist_ok=True, cfg=str(folder / "model.yaml"),
+                           cuda_graphs=graphs,
                            set=("augment.mosaic=0", "augment.mixup=0", "optimizer.warmup_epochs=1"))
     with connected(device) as processes:
         trainer = run.build_trainer(options, device, processes, ExitStack())
@@ -34,6 +37,7 @@ def train(data: str, folder: Path) -> None:
             trainer.sampler.set_epoch(epoch)
             counts.append([sum(batch.targets.counts) for batch in trainer.loader])
             losses.append(list(trainer.train_epoch().values()))
+        assert not graphs or RecordedOnCpu.replayed > 20
         model = trainer.state.model.state_dict()
         torch.save({"losses": losses, "objects": counts, "model": model, "ema": trainer.state.ema.model.state_dict()},
                    folder / f"result{processes.rank}.pt")
@@ -46,4 +50,6 @@ def hold_norms() -> None:
 
 if __name__ == "__main__":
     hold_norms()
-    train(sys.argv[1], Path(sys.argv[2]))
+    graphed_pass.GraphPool = RecordedOnCpu  # type: ignore[assignment,misc]
+    run.check_graphs = lambda device: None  # type: ignore[attr-defined]
+    train(sys.argv[1], Path(sys.argv[2]), sys.argv[3:] == ["graphs"])

@@ -74,14 +74,15 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str, launch: Launch) -> None:
+@pytest.mark.parametrize(("model", "graphs"), [("tiny", False), ("auxiliary", False), ("tiny", True)])
+def test_two_processes_train_as_one(sparse: Path, tmp_path: Path, model: str, graphs: bool, launch: Launch) -> None:
+    """Also where their steps are recorded; the one alone trains plainly."""
     script = str(Path(__file__).with_name("shared_training.py"))
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for folder, launcher in ((alone, [sys.executable]), (shared, TORCHRUN)):
         folder.mkdir()
         (folder / "model.yaml").write_text(MODELS[model])
-        done = launch(*launcher, script, str(sparse), str(folder))
+        done = launch(*launcher, script, str(sparse), str(folder), *(["graphs"] if graphs and folder == shared else []))
         assert done.returncode == 0, done.stderr
     one, first, second = (torch.load(path, weights_only=True) for path in
                           (alone / "result0.pt", shared / "result0.pt", shared / "result1.pt"))

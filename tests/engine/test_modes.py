@@ -18,8 +18,8 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.loader import EpochSampler
 from yolov7.engine.log import Pace
+from yolov7.engine.multi_scale import draw_size, resize_images, resize_targets, scaled_size
 from yolov7.engine.optim import Schedule, apply, make_optimizer, nodes_to_freeze
-from yolov7.engine.step import draw_size, resize_batch
 from yolov7.engine.trainer import Trainer, image_weights
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
@@ -62,15 +62,13 @@ def test_sizes_are_drawn_from_half_to_one_and_a_half() -> None:
 
 def test_targets_follow_the_size() -> None:
     targets = Targets(torch.tensor([[[8.0, 16, 32, 48]]]), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1) > 0)
-    images, resized = resize_batch(torch.rand(1, 3, 64, 96), targets, 192, 32)
-    assert images.shape == (1, 3, 128, 192)
-    assert resized.boxes.tolist() == [[[16, 32, 64, 96]]]
-    images, resized = resize_batch(torch.rand(1, 3, 64, 96), targets, 64, 32)  # 42.7 rows become 64
-    assert images.shape == (1, 3, 64, 64)
-    np.testing.assert_allclose(resized.boxes[0, 0], [8 * 2 / 3, 16, 32 * 2 / 3, 48])
-    same_images, same_targets = resize_batch(images, targets, 64, 32)
-    assert same_images is images
-    assert same_targets is targets
+    images, old = torch.rand(1, 3, 64, 96), (64, 96)
+    assert scaled_size(old, 192, 32) == (128, 192) and scaled_size(old, 64, 32) == (64, 64)  # 42.7 rows become 64
+    assert resize_images(images, (128, 192)).shape == (1, 3, 128, 192)
+    assert resize_targets(targets, old, (128, 192)).boxes.tolist() == [[[16, 32, 64, 96]]]
+    np.testing.assert_allclose(resize_targets(targets, old, (64, 64)).boxes[0, 0], [8 * 2 / 3, 16, 32 * 2 / 3, 48])
+    assert resize_images(images, old) is images
+    assert resize_targets(targets, old, old) is targets
 
 
 @pytest.mark.untraced

@@ -292,6 +292,9 @@ BAD_COMMANDS = [
     ("train", ["--fused-norm"], "--fused-norm: is for CUDA devices of compute capability 8.0 or more, this run is on "
                                 "cpu"),
     ("train", ["--fused-norm", "--compile"], "--fused-norm: --compile has norms of its own"),
+    ("train", ["--cuda-graphs", "--device", "cpu"], "--cuda-graphs: is for CUDA devices, this run is on cpu; leave the "
+                                                    "flag out"),
+    ("train", ["--cuda-graphs", "--sync-bn"], "--cuda-graphs: --sync-bn has work that cannot be recorded"),
     ("train", ["--compile", "--multi-scale"], "--compile: is for batches of one shape, --multi-scale makes many"),
     ("train", ["--sync-bn", "--device", "cpu"], "--sync-bn: found one process on cpu; accepted: several processes"),
     ("train", ["--hyp", "finetuen"], "did you mean 'finetune'?"),

@@ -44,6 +44,7 @@ from yolov7.model.detector import Detector
 from yolov7.model.norms import check_fusion, fuse_norms
 from yolov7.model.spec import parse_spec, read_spec
 from yolov7.runtime import folders
+from yolov7.runtime.cuda_graphs import check_graphs
 from yolov7.runtime.device import check_compiler, own_device
 from yolov7.runtime.distributed import Processes, connected, environment
 from yolov7.runtime.memory import is_out_of_memory
@@ -145,6 +146,8 @@ def _check_place(config: RunConfig, processes: Processes, device: torch.device) 
     check_processes(config, processes, device)
     if config.fused_norm:
         check_fusion(device)
+    if config.cuda_graphs:
+        check_graphs(device)
 
 
 def resume_trainer(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:

@@ -93,6 +93,8 @@ class RunConfig:
                            group="device and speed")
     compile: bool = option(False, "compile network and loss: minutes at the start, faster steps then",
                            group="device and speed")
+    cuda_graphs: bool = option(False, "record the passes of a step as CUDA graphs, one for each shape of batches, so "
+                               "that the host is not waited for (not measured yet)", group="device and speed")
     fused_norm: bool = option(False, "norms and activations as one kernel on a GPU, which keeps a third less (Triton; "
                                      "not measured yet)", group="device and speed")
 
@@ -239,6 +241,8 @@ def _check_combinations(options: TrainOptions) -> None:
     for name in ("compile", "sync_bn"):
         if options.fused_norm and getattr(options, name):
             raise InputError(f"--fused-norm: {flag_of(name)} has norms of its own; accepted: one of them")
+        if options.cuda_graphs and getattr(options, name):
+            raise InputError(f"--cuda-graphs: {flag_of(name)} has work that cannot be recorded; accepted: one of them")
 
 
 def _names(cls: type) -> list[str]:

@@ -7,28 +7,28 @@ leaves everything as it was before, which the device decides by itself.
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from yolov7.data.loader import Field
+from yolov7.engine.graphed_pass import FlatGradients, GraphedPass
+from yolov7.engine.multi_scale import Size, draw_size, resize_images, resize_targets, scaled_size
 from yolov7.engine.run_config import RunConfig
 from yolov7.engine.state import RunState
-from yolov7.loss.criterion import Criterion, total_loss
+from yolov7.loss.criterion import Criterion, Losses, total_loss
+from yolov7.model.convolutions import HeldWeights
 from yolov7.model.detector import network_input
 from yolov7.runtime.distributed import Processes
-from yolov7.runtime.precision import autocast
-from yolov7.structures import Batch, HeadOutput, Targets
+from yolov7.runtime.precision import FORMATS, autocast
+from yolov7.structures import Batch, HeadOutput
 
 
 class TrainingStep:
@@ -46,8 +46,15 @@ class TrainingStep:
             self.compiled_loss = torch.compile(self.loss, dynamic=True)  # lists of candidates have many lengths
         self._autocast = autocast(config.precision, device)
         self._statistics = Statistics(state.model)
+        half = config.precision != "fp32" and (config.fused_norm or config.cuda_graphs)
+        self._held = HeldWeights(state.model, FORMATS[config.precision]) if half else None
         self._parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
+        self._graphed: GraphedPass | None = None
+        if config.cuda_graphs:
+            processes.broadcast([*state.model.parameters(), *state.model.buffers()])  # as DistributedDataParallel does
+            self._gradients = FlatGradients(self._parameters)
+            self._graphed = GraphedPass(state.model, criterion, self._autocast, self._learn, device, processes)
 
     def backward(self, batch: Batch, key: tuple[int, int, int], images: int, last: bool) -> Tensor:
         """Add the gradients of a batch; returns this process's share of the loss terms, detached: ``[T]``.
@@ -55,23 +62,36 @@ class TrainingStep:
         ``key`` is (seed, epoch, batch), on which all that is random depends; ``images`` counts those of all
         processes. The processes add up their gradients with the ``last`` batch of a step.
         """
-        self._statistics.keep()
+        if self._statistics.keep() and self._held is not None:
+            self._held.refresh()
         _seed(key, self.processes.rank)
-        inputs, targets = network_input(batch.images, self.device), batch.targets
-        if self.config.multi_scale:
-            size = draw_size(self.config.train_size, self.state.model.stride, key)
-            inputs, targets = resize_batch(inputs, targets, size, self.state.model.stride, self.fields)
+        old: Size = (batch.images.shape[2], batch.images.shape[3])
+        new = self._size(old, key)
+        targets, own_key = resize_targets(batch.targets, old, new, self.fields), (*key, self.processes.rank)
+        if self._graphed is not None:
+            return self._graphed(batch.images, new, targets, own_key, images)
+        inputs = resize_images(network_input(batch.images, self.device), new)
         usual = images == self.config.batch_size  # compiled for one shape; the last batch of an epoch may be smaller
         network, loss = (self.compiled, self.compiled_loss) if usual else (self.network, self.loss)
         together = nullcontext() if last or self.processes.world_size == 1 else self.network.no_sync()  # type: ignore[operator]
         with together:
             with self._autocast:
                 output = network(inputs)
-            losses = loss(output, self.criterion.prepare(output, targets, (*key, self.processes.rank)))
-            # a sum over the batch, as the recipe's learning rate expects; gradients are averaged over the processes
-            total = total_loss(losses) * (images * self.processes.world_size)
-            self.state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        self._bad |= ~total.detach().isfinite()
+            losses = loss(output, self.criterion.prepare(output, targets, own_key))
+            return self._learn(losses, images)
+
+    def _size(self, size: Size, key: tuple[int, int, int]) -> Size:
+        if not self.config.multi_scale:
+            return size
+        stride = self.state.model.stride
+        return scaled_size(size, draw_size(self.config.train_size, stride, key), stride)
+
+    def _learn(self, losses: Losses, images: int) -> Tensor:
+        """Add the gradients of the terms; returns their values."""
+        # a sum over the batch, as the recipe's learning rate expects; gradients are averaged over the processes
+        total = total_loss(losses) * (images * self.processes.world_size)
+        self.state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self._bad.logical_or_(~total.detach().isfinite())
         return torch.stack(tuple(losses.values())).detach()
 
     def update(self, stop: bool = False) -> Tensor:
@@ -81,6 +101,8 @@ class TrainingStep:
         is to ``stop``, 1 if a loss was not finite.
         """
         optimizer, scaler, limit = self.state.optimizer, self.state.scaler, self.config.recipe.optimizer.clip_grad
+        if self._graphed is not None:
+            self._gradients.average(self.processes)
         if scaler.is_enabled():
             scaler.unscale_(optimizer)
         norm = get_total_norm([p.grad for p in self._parameters if p.grad is not None])
@@ -93,10 +115,13 @@ class TrainingStep:
         optimizer.step()
         if scaler.is_enabled():
             scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        if self._graphed is not None:
+            self._gradients.clear()
+        else:
+            optimizer.zero_grad(set_to_none=True)
         self._statistics.restore_if(flags[0])
         self.state.ema.update(flags[0])
-        self._bad = torch.zeros_like(self._bad)
+        self._bad.zero_()
         return flags
 
 
@@ -108,10 +133,12 @@ class Statistics:
         self._sizes = [buffer.numel() for buffer in self._buffers]
         self._kept: Tensor | None = None
 
-    def keep(self) -> None:
-        """Copy them, unless those of this step are kept already."""
-        if self._kept is None:
+    def keep(self) -> bool:
+        """Copy them, unless those of this step are kept already; whether this begins a step."""
+        begins = self._kept is None
+        if begins:
             self._kept = self._now()
+        return begins
 
     @torch.no_grad()
     def restore_if(self, skipped: Tensor) -> None:
@@ -138,7 +165,7 @@ def _seed(key: tuple[int, int, int], rank: int) -> None:
 
 def _distributed(model: nn.Module, config: RunConfig, device: torch.device, processes: Processes) -> nn.Module:
     """What the forward goes through: the model, or what adds up its gradients over all processes."""
-    if processes.world_size == 1:
+    if processes.world_size == 1 or config.cuda_graphs:  # whose gradients are added up in `update`
         return model
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # shares the tensors of the model's own norms
@@ -149,31 +176,3 @@ def _distributed(model: nn.Module, config: RunConfig, device: torch.device, proc
     flag = "forward_sync_buffers" if "forward_sync_buffers" in signature else "broadcast_buffers"
     options: dict[str, Any] = {"device_ids": [device] if device.type == "cuda" else None, flag: False}
     return DistributedDataParallel(model, **options)
-
-
-MIN_SCALE, MAX_SCALE = 0.5, 1.5  # times the training size (docs/reference.md, Multi-scale training)
-
-
-def draw_size(image_size: int, stride: int, key: tuple[int, int, int]) -> int:
-    """A multiple of ``stride`` from 0.5 to 1.5 times the size; a function of the key (seed, epoch, iteration) alone."""
-    rng = np.random.default_rng(np.random.SeedSequence(key, spawn_key=(2,)))  # not the stream of a sample
-    return int(rng.integers(int(MIN_SCALE * image_size), int(MAX_SCALE * image_size) + stride)) // stride * stride
-
-
-def resize_batch(images: Tensor, targets: Targets, size: int, stride: int,
-                 fields: Sequence[Field] = ()) -> tuple[Tensor, Targets]:
-    """Images float ``[B, 3, H, W]`` with a long side of ``size``, sides multiples of ``stride``, and their targets."""
-    height, width = images.shape[2:]
-    factor = size / max(height, width)
-    new_height, new_width = (math.ceil(side * factor / stride) * stride for side in (height, width))
-    if (new_height, new_width) == (height, width):
-        return images, targets
-    resized = functional.interpolate(images, size=(new_height, new_width), mode="bilinear", align_corners=False)
-    x, y = new_width / width, new_height / height
-    extra, maps = dict(targets.extra), dict(targets.maps)
-    for item in fields:
-        if item.resize is not None:
-            table = extra if item.per_object else maps
-            table[item.name] = item.resize(table[item.name], (x, y))
-    boxes = targets.boxes * targets.boxes.new_tensor((x, y, x, y))
-    return resized, replace(targets, boxes=boxes, extra=extra, maps=maps)
