@@ -41,7 +41,7 @@ MANY_BYTES = 2**32  # of the images that the results of a folder keep
 
 def load(weights: PathLike | Sequence[PathLike] = (), device: str | int | torch.device = "",
          precision: Precision = "auto", *, augment: bool = False, half_decode: bool = False, compile: bool = False,
-         cfg: PathLike | None = None) -> Model:
+         fast: bool = False, cfg: PathLike | None = None) -> Model:
     """Open weights, ours or the reference implementation's, or an exported file; several are an ensemble.
 
     Without ``weights`` it is ``best.pt`` of the latest run below ``runs/train``. ``device`` (``"cpu"``, ``0``,
@@ -50,8 +50,9 @@ def load(weights: PathLike | Sequence[PathLike] = (), device: str | int | torch.
     anything that does not fit. A process forked after this computes on one thread; on a GPU it cannot.
     """
     given = check_arguments(LoadArguments, "load()", weights=weights, device=device, precision=precision,
-                            augment=augment, half_decode=half_decode, compile=compile, cfg=cfg)
-    options = NetworkOptions(given.cfg, given.precision, given.half_decode, given.augment, given.compile)
+                            augment=augment, half_decode=half_decode, compile=compile, fast=fast, cfg=cfg)
+    options = NetworkOptions(given.cfg, given.precision, given.half_decode, given.augment, given.compile,
+                             given.fast)
     with named_as_arguments():
         paths = folders.find_weights(given.weights)
         network = load_network(paths, select_device(usual_device(paths, given.device)), options)

@@ -163,6 +163,7 @@ def test(
     half_decode: bool = False,
     augment: bool = False,
     compile: bool = False,
+    fast: bool = False,
     weights: PathLike | Sequence[PathLike] = (),
     device: str | int | torch.device = "",
     conf_thres: float = 0.001,
@@ -195,6 +196,8 @@ def test(
         only)
       augment: test-time augmentation: each image at three sizes, one of them mirrored
       compile: compile the network of weights: half a minute at the start, faster images then
+      fast: on an NVIDIA GPU: the network as a CUDA graph, bias and activation as one kernel (Triton),
+        the letterbox of detect on the device (not measured yet)
       weights: weights, ours or the reference implementation's, or an exported file; several are an
         ensemble; default: best.pt of the latest run
       device: cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU
@@ -237,6 +240,7 @@ def test(
     half_decode: bool = False,
     augment: bool = False,
     compile: bool = False,
+    fast: bool = False,
     weights: PathLike | Sequence[PathLike] = (),
     device: str | int | torch.device = "",
     conf_thres: float = 0.001,
@@ -268,6 +272,7 @@ def speed(
     half_decode: bool = False,
     augment: bool = False,
     compile: bool = False,
+    fast: bool = False,
     weights: PathLike | Sequence[PathLike] = (),
     device: str | int | torch.device = "",
     conf_thres: float = 0.001,
@@ -300,6 +305,8 @@ def speed(
         only)
       augment: test-time augmentation: each image at three sizes, one of them mirrored
       compile: compile the network of weights: half a minute at the start, faster images then
+      fast: on an NVIDIA GPU: the network as a CUDA graph, bias and activation as one kernel (Triton),
+        the letterbox of detect on the device (not measured yet)
       weights: weights, ours or the reference implementation's, or an exported file; several are an
         ensemble; default: best.pt of the latest run
       device: cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU
@@ -340,6 +347,7 @@ def detect(
     half_decode: bool = False,
     augment: bool = False,
     compile: bool = False,
+    fast: bool = False,
     weights: PathLike | Sequence[PathLike] = (),
     device: str | int | torch.device = "",
     conf_thres: float = 0.25,
@@ -380,6 +388,8 @@ def detect(
         only)
       augment: test-time augmentation: each image at three sizes, one of them mirrored
       compile: compile the network of weights: half a minute at the start, faster images then
+      fast: on an NVIDIA GPU: the network as a CUDA graph, bias and activation as one kernel (Triton),
+        the letterbox of detect on the device (not measured yet)
       weights: weights, ours or the reference implementation's, or an exported file; several are an
         ensemble; default: best.pt of the latest run
       device: cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU

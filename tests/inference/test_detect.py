@@ -90,9 +90,9 @@ def test_a_folder_of_mixed_shapes_runs_each_image_once(
     batches: list[int] = []
     whole = Predictor._detect
 
-    def counted(self: Predictor, images: torch.Tensor, spent: Any) -> list[tuple[Instances, dict[str, torch.Tensor]]]:
+    def counted(self: Predictor, images: torch.Tensor, *others: Any) -> list[tuple[Instances, dict[str, torch.Tensor]]]:
         batches.append(len(images))
-        return whole(self, images, spent)
+        return whole(self, images, *others)
 
     monkeypatch.setattr(Predictor, "_detect", counted)
     found = {}

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from yolov7.config import InputError
 from yolov7.model import norms
-from yolov7.model.blocks import ELAN, Conv
+from yolov7.model.blocks import ELAN, Conv, FusedConv
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 
@@ -108,6 +108,33 @@ def test_a_block_learns_the_same(kernels: ModuleType, activation: str, rep_posit
     for one, other in zip(plain.buffers(), fused.buffers(), strict=True):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(plain.eval()(images), fused.eval()(images))
+
+
+@kernel_test
+@pytest.mark.parametrize(("rows", "channels"), [(1, 8), (200, 24), (130, 70), (65, 200)])
+@pytest.mark.parametrize("kind", ["silu", "leaky_relu"])
+def test_bias_and_activation_are_one_pass(kernels: ModuleType, rows: int, channels: int, kind: str) -> None:
+    torch.manual_seed(rows)
+    x, bias = 3 * torch.randn(rows, channels, device=DEVICE), torch.randn(channels, device=DEVICE)
+    expected = {"silu": F.silu, "leaky_relu": lambda z: F.leaky_relu(z, 0.1)}[kind]((x + bias).double())
+    number = {"silu": kernels.SILU, "leaky_relu": kernels.LEAKY_RELU}[kind]
+    before = x.data_ptr()
+    kernels.add_bias_and_activate(x, bias, number, 0.1)
+    assert x.data_ptr() == before
+    torch.testing.assert_close(x.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@kernel_test
+@pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
+def test_a_deployed_block_finds_the_same(kernels: ModuleType, activation: str) -> None:
+    """Its convolutions are asked without their biases on a GPU; the interpreter's are not."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 24, 3, padding=1, device=DEVICE).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.rand(2, 8, 6, 10).to(DEVICE, memory_format=torch.channels_last)
+    plain, joined = (FusedConv(conv, norms.make_activation(activation)) for _ in range(2))
+    joined.joined = True
+    with torch.inference_mode():
+        torch.testing.assert_close(joined(images), plain(images))
 
 
 @kernel_test

@@ -36,6 +36,7 @@ class LoadArguments:
     augment: bool = same_as(NetworkOptions, "augment")
     half_decode: bool = same_as(NetworkOptions, "half_decode")
     compile: bool = same_as(NetworkOptions, "compile")
+    fast: bool = same_as(NetworkOptions, "fast")
     cfg: str | None = same_as(NetworkOptions, "cfg")
 
 

@@ -41,6 +41,9 @@ class NetworkOptions:
                            group="detections")
     compile: bool = option(False, "compile the network of weights: half a minute at the start, faster images then",
                            group="device and speed")
+    fast: bool = option(False, "on an NVIDIA GPU: the network as a CUDA graph, bias and activation as one kernel "
+                        "(Triton), the letterbox of detect on the device (not measured yet)",
+                        group="device and speed")
     weights: tuple[str, ...] = option((), "weights, ours or the reference implementation's, or an exported file; "
                                       "several are an ensemble; default: best.pt of the latest run",
                                       group="model and data")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -25,8 +26,9 @@ except ImportError as error:
                      "opencv-python`") from None
 
 __all__ = [
-    "FORMATS", "IMAGE_SUFFIXES", "MAX_PIXELS", "MIN_SIDE", "PAD_COLOUR", "ImageError", "check_image", "cv2",
-    "decode_content", "decode_image", "encode_image", "letterbox", "load_image", "resize_long_side", "resized_shape",
+    "FORMATS", "IMAGE_SUFFIXES", "MAX_PIXELS", "MIN_SIDE", "PAD_COLOUR", "Fit", "ImageError", "check_image", "cv2",
+    "decode_content", "decode_image", "encode_image", "fit", "letterbox", "load_image", "resize_long_side",
+    "resized_shape",
 ]
 
 # Pillow warns of images of half the size that it refuses: no fault here
@@ -256,6 +258,35 @@ def resize_long_side(image: np.ndarray, size: int, training: bool) -> np.ndarray
     return cv2.resize(image, shape[::-1], interpolation=shrink if size < max(height, width) else cv2.INTER_LINEAR)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How an image comes into a shape: its size then (height, width), its gain, and the room that is left."""
+
+    size: tuple[int, int]
+    gain: tuple[float, float]  # x, y
+    spare: tuple[int, int]  # height, width
+
+    @property
+    def pad(self) -> tuple[float, float]:
+        """Left and top."""
+        return self.spare[1] / 2, self.spare[0] / 2
+
+
+def fit(size: tuple[int, int], shape: int | tuple[int, int], stride: int = 32, auto: bool = True,
+        scale_up: bool = True) -> Fit:
+    """How `letterbox` fits an image of this size (height, width)."""
+    out_height, out_width = (shape, shape) if isinstance(shape, int) else shape
+    height, width = size
+    gain = min(out_height / height, out_width / width)
+    if not scale_up:
+        gain = min(gain, 1.0)
+    new_width, new_height = max(round(width * gain), 1), max(round(height * gain), 1)
+    spare_width, spare_height = out_width - new_width, out_height - new_height
+    if auto:
+        spare_width, spare_height = spare_width % stride, spare_height % stride
+    return Fit((new_height, new_width), (gain, gain), (spare_height, spare_width))
+
+
 def letterbox(image: np.ndarray, shape: int | tuple[int, int], stride: int = 32, auto: bool = True,
               scale_up: bool = True) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
     """Fit an image into ``shape`` (height, width; a number is a square) and pad it with grey (114).
@@ -264,19 +295,11 @@ def letterbox(image: np.ndarray, shape: int | tuple[int, int], stride: int = 32,
     Returns the image, the gain (x, y) and the pad (left, top). The pad is fractional where the padding is odd:
     the pixels lie half a pixel higher or further left (docs/reference.md, Fractional pad).
     """
-    out_height, out_width = (shape, shape) if isinstance(shape, int) else shape
-    height, width = image.shape[:2]
-    gain = min(out_height / height, out_width / width)
-    if not scale_up:
-        gain = min(gain, 1.0)
-    new_width, new_height = max(round(width * gain), 1), max(round(height * gain), 1)
-    spare_width, spare_height = out_width - new_width, out_height - new_height
-    if auto:
-        spare_width, spare_height = spare_width % stride, spare_height % stride
-    if (new_width, new_height) != (width, height):
-        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    left, top = spare_width // 2, spare_height // 2
-    if spare_width or spare_height:
-        image = cv2.copyMakeBorder(image, top, spare_height - top, left, spare_width - left, cv2.BORDER_CONSTANT,
-                                   value=PAD_COLOUR)
-    return image, (gain, gain), (spare_width / 2, spare_height / 2)
+    found = fit((image.shape[0], image.shape[1]), shape, stride, auto, scale_up)
+    if found.size != image.shape[:2]:
+        image = cv2.resize(image, found.size[::-1], interpolation=cv2.INTER_LINEAR)
+    height, width = found.spare
+    left, top = width // 2, height // 2
+    if width or height:
+        image = cv2.copyMakeBorder(image, top, height - top, left, width - left, cv2.BORDER_CONSTANT, value=PAD_COLOUR)
+    return image, found.gain, found.pad

@@ -14,6 +14,7 @@ from yolov7.inference.exported import OPENERS, open_exported
 from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
 from yolov7.model.missing import no_weights
 from yolov7.model.weights import load_model
+from yolov7.runtime.cuda_graphs import check_graphs
 from yolov7.runtime.device import check_compiler
 from yolov7.runtime.precision import choose_precision
 
@@ -41,12 +42,16 @@ def load_network(paths: Sequence[Path], device: torch.device, options: NetworkOp
 
 def _open(path: Path, device: torch.device, precision: str, options: NetworkOptions) -> Network:
     if path.suffix not in OPENERS:
+        if options.fast:
+            _check_fast(device, options)
         loaded = load_model(path, options.cfg)
         if options.compile:
             check_compiler(device)
             logger.info("the network is compiled at the first images, and once more at the first of another size")
-        return TorchNetwork(loaded.model, device, precision, loaded.info, options.half_decode, options.compile)
-    for flag, given in (("--cfg", options.cfg), ("--half-decode", options.half_decode), ("--compile", options.compile)):
+        return TorchNetwork(loaded.model, device, precision, loaded.info, options.half_decode, options.compile,
+                            options.fast)
+    for flag, given in (("--cfg", options.cfg), ("--half-decode", options.half_decode), ("--compile", options.compile),
+                        ("--fast", options.fast)):
         if given:
             raise InputError(f"{flag} is for weights; {path} computes as it was exported")
     if device.type != "cpu":
@@ -58,3 +63,9 @@ def _open(path: Path, device: torch.device, precision: str, options: NetworkOpti
         logger.warning("%s: NMS is built into this file; --conf-thres and --max-det cannot loosen it: at most %d "
                        "detections above %g, of one class up to IoU %g", path, kept.most, kept.confidence, kept.iou)
     return network
+
+
+def _check_fast(device: torch.device, options: NetworkOptions) -> None:
+    if options.compile:
+        raise InputError("--fast: --compile makes kernels of its own; accepted: one of them")
+    check_graphs(device, "--fast")

@@ -18,9 +18,12 @@ from torch.nn import functional as F
 
 from yolov7.boxes import mirror
 from yolov7.config import InputError
+from yolov7.inference.graphed import GraphedNetwork
 from yolov7.inference.views import Join, View, find_join
+from yolov7.model.blocks import FusedConv
 from yolov7.model.detector import Detector
 from yolov7.model.heads.base import Predictions
+from yolov7.model.norms import has_kernels
 from yolov7.model.reparam import deployed
 from yolov7.model.weights import ModelInfo
 from yolov7.runtime.by_value import to_pickle
@@ -64,13 +67,14 @@ class TorchNetwork:
     In half precision the first convolution, the detection convolutions and the decoding run in float32: of bfloat16's
     error in the boxes of a trained yolov7-tiny more than half is that of the weights of the first one. With
     ``half_decode`` all of it runs in half precision, as the reference implementation does on GPUs (docs/reference.md,
-    Half-precision decoding). Compiled, threads take turns.
+    Half-precision decoding). Compiled or ``fast`` (on CUDA devices, see `yolov7.inference.graphed`), threads take
+    turns.
     """
 
     shape = None
 
     def __init__(self, model: Detector, device: torch.device, precision: str = "fp32", info: ModelInfo | None = None,
-                 half_decode: bool = False, compile: bool = False) -> None:
+                 half_decode: bool = False, compile: bool = False, fast: bool = False) -> None:
         self.info = info or ModelInfo(tuple(f"class{i}" for i in range(model.num_classes)), model.spec.image_size,
                                       head=type(model.head).__name__, arguments=model.spec.head.arguments)
         self.device = device
@@ -83,19 +87,24 @@ class TorchNetwork:
                 part.to(self.dtype)
         elif self.dtype != torch.float32:
             to_half(self.model, self.dtype)
+        if fast and has_kernels(device):
+            for block in self.model.modules():
+                if isinstance(block, FusedConv):
+                    block.joined = True
         head = self.model.head
         self.head, self.stride = type(head), self.model.stride
         self.task_outputs = (*head.channels.extra, *head.map_names)
-        self._compiled = compile
+        self._compiled, self.fast = compile, fast
         self._make_ready()
 
     def _make_ready(self) -> None:
         self.forward = compile_frozen(self.model) if self._compiled else self.model
-        self._turn = threading.Lock() if self._compiled else nullcontext()
+        self._turn = threading.Lock() if self._compiled or self.fast else nullcontext()
+        self._graphs = GraphedNetwork(self.model, self.device, self.decoding) if self.fast else None
 
     def __getstate__(self) -> dict[str, object]:
         """What is pickled: a compiled network compiles anew at its first images over there."""
-        state = {name: value for name, value in vars(self).items() if name not in ("forward", "_turn")}
+        state = {name: value for name, value in vars(self).items() if name not in ("forward", "_turn", "_graphs")}
         return state | {"model": to_pickle(self.model)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -108,6 +117,8 @@ class TorchNetwork:
                  watch: Callable[[HeadOutput], None] | None = None) -> list[Predictions]:
         """See `Network`; ``watch`` sees the logits."""
         with self._turn:
+            if self._graphs is not None and watch is None:
+                return self._graphs(images.to(self.decoding), confidence)
             output = self.forward(images.to(self.decoding))
             if watch is not None:
                 watch(output)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolov7.data.device_letterbox import letterbox_on_device
 from yolov7.data.images import letterbox
-from yolov7.inference.network import Network, check_size
+from yolov7.inference.network import Network, TorchNetwork, check_size
 from yolov7.inference.nms import After, NMSOptions
 from yolov7.model.detector import network_input
 from yolov7.structures import ImageMeta, Instances
@@ -33,6 +34,7 @@ class Predictor:
         self.options = options or NMSOptions()
         self.image_size = -(-(image_size or network.info.image_size) // network.stride) * network.stride
         self.after = after
+        self._on_device = isinstance(network, TorchNetwork) and network.fast
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Detect in RGB images ``uint8 [H, W, 3]``; images of one shape share a batch, each runs exactly once."""
@@ -57,8 +59,13 @@ class Predictor:
 
     def _prepare(self, image: np.ndarray) -> tuple[Tensor, ImageMeta]:
         shape = self.network.shape or (self.image_size, self.image_size)
-        boxed, gain, pad = letterbox(image, shape, self.network.stride, auto=self.network.shape is None)
-        tensor = torch.from_numpy(np.ascontiguousarray(boxed)).permute(2, 0, 1)
+        stride, auto = self.network.stride, self.network.shape is None
+        if self._on_device:
+            native = torch.from_numpy(np.ascontiguousarray(image)).to(self.network.device, non_blocking=True)
+            tensor, gain, pad = letterbox_on_device(native, shape, stride, auto)
+        else:
+            boxed, gain, pad = letterbox(image, shape, stride, auto)
+            tensor = torch.from_numpy(np.ascontiguousarray(boxed)).permute(2, 0, 1)
         return tensor, ImageMeta("", size=(image.shape[0], image.shape[1]), gain=gain, pad=pad)
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from yolov7.config.errors import shown
 from yolov7.model.convolutions import Conv2d
-from yolov7.model.norms import batch_norm, make_activation, norm_act
+from yolov7.model.norms import batch_norm, conv_act, make_activation, norm_act
 
 NOTHING = nn.Identity()  # the activation of a branch
 
@@ -81,14 +81,15 @@ class ConvDown(Conv):
 class FusedConv(nn.Module):
     """Convolution with bias, then activation: what Conv and RepConv become."""
 
+    joined = False  # bias and activation in one pass, see `conv_act`
+
     def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
         super().__init__()
         self.conv = conv
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.conv(x))
-        return y
+        return conv_act(x, self.conv, self.act, self.joined)
 
 
 @register_block

@@ -54,6 +54,26 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
     return z
 
 
+def conv_act(x: Tensor, conv: nn.Conv2d, act: nn.Module, joined: bool) -> Tensor:
+    """``act(conv(x))`` of a deployed network; ``joined``, where that is possible, with bias and activation in one pass.
+
+    Else they are two: each reads what the convolution has made, and writes it again.
+    """
+    if joined and conv.bias is not None and _suits(x):
+        y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+        if _suits(y) and not y.requires_grad:
+            from yolov7.runtime import norm_kernels as kernels
+
+            with torch.cuda.device_of(y):  # type: ignore[no-untyped-call]
+                kernels.add_bias_and_activate(_rows(y), conv.bias, *_kind_of(act))
+            return y
+        y = y + conv.bias[:, None, None]
+    else:
+        y = conv(x)
+    z: Tensor = act(y)
+    return z
+
+
 def _suits(x: Tensor) -> bool:
     """Whether the kernels take this map; a compiled graph has its own."""
     return x.is_cuda and x.is_contiguous(memory_format=torch.channels_last) and not torch.compiler.is_compiling()
@@ -121,6 +141,12 @@ def check_fusion(device: torch.device) -> None:
         needed = ".".join(map(str, MIN_CAPABILITY))
         raise InputError(f"--fused-norm: is for CUDA devices of compute capability {needed} or more, this run is on "
                          f"{device}; leave the flag out")
-    if importlib.util.find_spec("triton") is None:
+    if not has_kernels(device):
         raise InputError("--fused-norm: needs Triton, which is not installed (pip install triton; on Windows "
                          "triton-windows); or leave the flag out")
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether this device can run the kernels of `yolov7.runtime.norm_kernels`."""
+    return (device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
+            and importlib.util.find_spec("triton") is not None)

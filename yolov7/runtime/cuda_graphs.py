@@ -59,7 +59,7 @@ class GraphPool:
         return sum(segment["total_size"] for segment in self._pool.snapshot())  # type: ignore[no-untyped-call]
 
 
-def check_graphs(device: torch.device) -> None:
+def check_graphs(device: torch.device, flag: str = "--cuda-graphs") -> None:
     """Raise `InputError` where there are no CUDA graphs."""
     if device.type != "cuda":
-        raise InputError(f"--cuda-graphs: is for CUDA devices, this run is on {device}; leave the flag out")
+        raise InputError(f"{flag}: is for CUDA devices, this run is on {device}; leave the flag out")

@@ -1,4 +1,5 @@
-"""Batch norm and activation as Triton kernels: two passes over the input forward, two backward.
+"""Batch norm and activation as Triton kernels: two passes over the input forward, two backward; and bias and
+activation of a deployed convolution in one pass.
 
 The input is the rows of a channels-last map, ``[M, C]``. What lies between norm and activation is not kept: the
 backward pass makes it again of the input, whose mean and variance it has. Sums run over fixed parts of the rows in a
@@ -172,6 +173,15 @@ def _input_gradient(grad_ptr, x_ptr, out_ptr, mean_ptr, scale_ptr, weight_ptr, b
     tl.store(out_ptr + place, found.to(out_ptr.dtype.element_ty), mask=used)
 
 
+@triton.jit(do_not_specialize=ROW_COUNTS)
+def _bias_activation(x_ptr, bias_ptr, m, c, slope, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    place, used = _tile(tl.program_id(0) * ROWS + tl.arange(0, ROWS), channel, m, c)
+    z = tl.load(x_ptr + place, mask=used, other=0.0).to(tl.float32)
+    z += _of_channels(bias_ptr, channel, c).to(tl.float32)[None, :]
+    tl.store(x_ptr + place, _activated(z, slope, KIND).to(x_ptr.dtype.element_ty), mask=used)
+
+
 # --- on tensors ----------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +219,13 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor
     _input_gradient[triton.cdiv(m, ROWS), tiles](grad, x, found, mean, scale, weight, bias, bias_grad, weight_grad, m,
                                                  c, slope, kind, ROWS, CHANNELS)
     return found, weight_grad, bias_grad
+
+
+
+def add_bias_and_activate(x: Tensor, bias: Tensor, kind: int, slope: float = 0.0) -> None:
+    """Rows ``[M, C]`` -> their activation once the bias ``[C]`` is added, in place."""
+    m, c = x.shape
+    _bias_activation[triton.cdiv(m, ROWS), triton.cdiv(c, CHANNELS)](x, bias, m, c, slope, kind, ROWS, CHANNELS)
 
 
 def _parts(m: int, c: int) -> tuple[int, int]:
