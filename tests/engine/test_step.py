@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from yolov7.data.synthetic import generate
-from yolov7.engine import run
+from yolov7.engine import run, step
 from yolov7.engine.nonfinite import MAX_IN_A_ROW, StepGuard, TrainingError
 from yolov7.engine.optim import apply
 from yolov7.engine.run_config import TrainOptions
@@ -188,9 +190,13 @@ def test_a_scaler_takes_its_scale_back_and_the_step_with_it(shapes: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_region", [False, True], ids=["whole", "by region"])
+def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path, by_region: bool,
+                                         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Loss and direction: a fresh network multiplies the rounding of another order of sums."""
+    monkeypatch.setattr(step, "BY_REGION", {"cpu"} if by_region else {"cuda"})
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    caplog.set_level("INFO", "yolov7")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # without minutes of C++
     moved, terms = [], []
     for compile_it in (False, True):
@@ -205,6 +211,8 @@ def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path,
     torch.testing.assert_close(torch.stack(terms[2:]), torch.stack(terms[:2]), rtol=1e-3, atol=1e-5)
     assert torch.cosine_similarity(moved[0], moved[1], dim=0) > 0.98
     assert float(moved[1].norm()) == pytest.approx(float(moved[0].norm()), rel=0.05)
+    assert re.search(r"compiling part \d+ \.\.\..*compiling part \d+ took \d+ s, all parts", caplog.text, re.DOTALL)
+    assert f"compiled parts are kept for the next run in {os.environ['YOLOV7_CACHE_DIR']}" in caplog.text
 
 
 def all_weights(trainer: Trainer) -> Tensor:

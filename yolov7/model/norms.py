@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,9 +33,10 @@ def make_activation(name: str) -> nn.Module:
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm, which is computed together with its activation once `fuse_norms` has said so."""
+    """Batch norm, computed together with its activation once `fuse_norms` or `compile_norms` has said so."""
 
     fused = False
+    compiled: Callable[..., Tensor] | None = None
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -44,14 +46,29 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
     """``act(norm(x))``, where that is possible and wished for as one operation of the device."""
-    if isinstance(norm, BatchNorm) and norm.fused and norm.training and x.requires_grad and _suits(x):
+    if isinstance(norm, BatchNorm) and norm.training and x.requires_grad and (
+            norm.compiled is not None or (norm.fused and _suits(x))):
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
+        if norm.compiled is not None:
+            return norm.compiled(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, _slope_of(act))
         kind, slope = _kind_of(act)
         y: Tensor = _NormAct.apply(x, norm.weight, norm.bias, norm, kind, slope)  # type: ignore[no-untyped-call]
         return y
     z: Tensor = act(norm(x))
     return z
+
+
+def _slope_of(act: nn.Module) -> float | None:
+    """Of what is negative; None for SiLU."""
+    if isinstance(act, nn.LeakyReLU):
+        return act.negative_slope
+    return 1.0 if isinstance(act, nn.Identity) else None
+
+
+def _norm_and_act(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, slope: float | None) -> Tensor:
+    y = F.batch_norm(x, mean, var, weight, bias, training=True, momentum=MOMENTUM, eps=EPSILON)
+    return F.silu(y) if slope is None else F.leaky_relu(y, slope)
 
 
 def conv_act(x: Tensor, conv: nn.Conv2d, act: nn.Module, joined: bool) -> Tensor:
@@ -82,11 +99,8 @@ def _suits(x: Tensor) -> bool:
 def _kind_of(act: nn.Module) -> tuple[int, float]:
     from yolov7.runtime import norm_kernels as kernels
 
-    if isinstance(act, nn.Identity):
-        return kernels.LEAKY_RELU, 1.0  # a slope of 1 changes nothing
-    if isinstance(act, nn.LeakyReLU):
-        return kernels.LEAKY_RELU, act.negative_slope
-    return kernels.SILU, 0.0
+    slope = _slope_of(act)
+    return (kernels.SILU, 0.0) if slope is None else (kernels.LEAKY_RELU, slope)
 
 
 class _NormAct(torch.autograd.Function):
@@ -133,6 +147,14 @@ def fuse_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.fused = True
+
+
+def compile_norms(model: nn.Module) -> None:
+    """Have norms and their activations compiled as one, for maps of any size: a few parts for a whole network."""
+    compiled = torch.compile(_norm_and_act, dynamic=True)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.compiled = compiled
 
 
 def check_fusion(device: torch.device) -> None:

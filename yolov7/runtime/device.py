@@ -8,6 +8,7 @@ import os
 import torch
 
 from yolov7.config import InputError, reason_of
+from yolov7.runtime.compiling import keep_compiled
 from yolov7.runtime.memory import address_space, keep_freed_memory
 
 
@@ -58,6 +59,7 @@ def may_start_processes() -> bool:
 
 def check_compiler(device: torch.device) -> None:
     """Raise `InputError` where ``torch.compile`` does not work, rather than minutes later."""
+    keep_compiled()  # before torch decides for a folder of its own
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
     except Exception as error:  # a compiler that is missing or broken shows itself in many ways

@@ -1,0 +1,54 @@
+"""What ``torch.compile`` does meanwhile, for people who wait, and where its results are kept for the next run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def keep_compiled() -> str:
+    """The folder that compiled parts are kept in, unless the environment names one: that of the user's caches."""
+    home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    folder = os.environ.get("YOLOV7_CACHE_DIR") or (str(home / "yolov7") if home.is_absolute() else "")
+    if folder and CACHE_VARIABLE not in os.environ:
+        os.environ[CACHE_VARIABLE] = str(Path(folder).absolute() / "compiled")
+    return os.environ.get(CACHE_VARIABLE, "")
+
+
+class CompilingNews:
+    """A line for each part of a network that is compiled, when it begins and when it is done."""
+
+    def __init__(self) -> None:
+        self._parts = 0
+        self._since = self._start = time.monotonic()
+
+    def begin(self, _: Any = None) -> None:
+        """A part is being compiled."""
+        self._parts += 1
+        self._since = time.monotonic()
+        logger.info("compiling part %d ...", self._parts)
+
+    def end(self, _: Any = None) -> None:
+        """It is done."""
+        now = time.monotonic()
+        logger.info("compiling part %d took %.0f s, all parts %.0f s since the start", self._parts, now - self._since,
+                    now - self._start)
+
+
+@cache
+def tell_of_compiling() -> CompilingNews:
+    """Log what is compiled in this process from now on."""
+    from torch._dynamo.callback import callback_handler  # slow to import
+
+    news = CompilingNews()
+    callback_handler.register_start_callback(news.begin)
+    callback_handler.register_end_callback(news.end)
+    return news
