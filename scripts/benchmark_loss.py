@@ -81,7 +81,8 @@ def make_loss(kind: str, case: str, device: str) -> Loss:
     model, strides, _ = CASES[case]
     anchors = torch.tensor(read_spec(model).head.anchors, device=device)
     if kind == "simple":
-        return SimpleCriterion(LossConfig(), anchors, strides)
+        simple = SimpleCriterion(LossConfig(), anchors, strides)  # wants its targets where the predictions are
+        return lambda output, targets: simple(output, targets.map(lambda table: table.to(device)))
     return Criterion(LossConfig(), anchors, strides, CLASSES)
 
 

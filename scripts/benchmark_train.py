@@ -1,14 +1,13 @@
 """A training step: ours against a plain loop, side by side in one run, with the share of each of its stages.
 
 The plain loop is what one writes first: assigner image by image, average tensor by tensor, memory in the order of
-the images (no channels_last), an optimizer without one kernel for all. On a CPU yolov7-tiny at 320 px, batch 16; on a
-GPU yolov7 at 640 px, batches 32, 64 and 128, fp16 and bf16, with and without compiling. Batches come from the loader,
-from images that are made for it. Modes run in turn, so that the noise of the machine meets all of them; figures are
-medians. Shares come from passes of their own, in which every stage is waited for.
+the images (no channels_last), an optimizer without one kernel for all. yolov7-tiny at 320 px, batch 16; batches come
+from the loader, from images that are made for it. Modes run in turn, so that the noise of the machine meets all of
+them; figures are medians. Shares come from passes of their own, in which every stage is waited for. On a GPU:
+``benchmark_gpu.py``.
 
-Writes ``scripts/results/train[-gpu].json``. The last line is the ratio of the main comparison: on a CPU the time of a
-step of the plain loop in fp32 over that of ours in the precision of ``--precision auto`` (the file has that to ours
-in fp32, too), on a GPU the best img/s over the plain loop's.
+Writes ``scripts/results/train.json``. The last line is the ratio of the main comparison: the time of a step of the
+plain loop in fp32 over that of ours in the precision of ``--precision auto`` (the file has that to ours in fp32, too).
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ from yolov7.engine.optim import parameter_groups  # noqa: E402
 from yolov7.engine.run_config import TrainOptions  # noqa: E402
 from yolov7.engine.trainer import Trainer  # noqa: E402
 from yolov7.loss.criterion import total_loss  # noqa: E402
-from yolov7.model.spec import read_spec  # noqa: E402
-from yolov7.model.summary import node_costs  # noqa: E402
 from yolov7.runtime.distributed import Processes  # noqa: E402
 from yolov7.runtime.memory import needed_memory  # noqa: E402
 from yolov7.runtime.precision import autocast, choose_precision, gradient_scaler  # noqa: E402
@@ -61,10 +58,14 @@ class Mode:
     batch: int
     compile: bool = False
     plain: bool = False
+    fused: bool = False
+    graphs: bool = False
 
     @property
     def name(self) -> str:
-        return f"{'plain' if self.plain else 'ours'} {self.precision}{' compiled' if self.compile else ''} {self.batch}"
+        ways = {"compiled": self.compile, "fused": self.fused, "graphs": self.graphs}
+        extra = [name for name, used in ways.items() if used]
+        return " ".join(["plain" if self.plain else "ours", self.precision, *extra, str(self.batch)])
 
 
 def _moved(targets: Targets, device: torch.device) -> Targets:
@@ -73,15 +74,16 @@ def _moved(targets: Targets, device: torch.device) -> Targets:
 
 
 class Runner:
-    """A mode with everything that it needs, and the times of its steps."""
+    """A mode with everything that it needs, and the times of its steps; batches are the loader's unless given."""
 
-    def __init__(self, mode: Mode, data: Path, model: str, size: int, device: torch.device) -> None:
+    def __init__(self, mode: Mode, data: Path, model: str, size: int, device: torch.device,  # noqa: PLR0913, PLR0917
+                 batches: Iterator[Batch] | None = None) -> None:
         options = TrainOptions(data=str(data), cfg=model, img_size=(size,), batch_size=mode.batch,
                                nominal_batch=mode.batch, epochs=1, device=str(device), precision=mode.precision,
-                               compile=mode.compile, dry_run=True)
+                               compile=mode.compile, fused_norm=mode.fused, cuda_graphs=mode.graphs, dry_run=True)
         self.mode, self.device = mode, device
         self.trainer: Trainer = run.build_trainer(options, device, Processes(), ExitStack())
-        self.batches = self._endless()
+        self.batches = batches or self._endless()
         self.step = self._plain_step() if mode.plain else self._our_step()
         self.seconds: list[float] = []
 
@@ -150,9 +152,9 @@ class Runner:
         """Share of each stage of ours in a step, from steps of which every stage is waited for."""
         spent = dict.fromkeys(STAGES, 0.0)
         step, criterion = self.trainer.step, self.trainer.step.criterion
-        kept = (step.compiled, step.compiled_loss, criterion.prepare, step.update, step.state.ema.update)
-        step.compiled = self._timed("forward", spent, step.compiled)
-        step.compiled_loss = self._timed("loss", spent, step.compiled_loss)
+        kept = (step.network, step.loss, criterion.prepare, step.update, step.state.ema.update)
+        step.network = self._timed("forward", spent, step.network)  # type: ignore[assignment]
+        step.loss = self._timed("loss", spent, step.loss)
         criterion.prepare = self._timed("loss", spent, criterion.prepare)  # type: ignore[method-assign]
         step.update = self._timed("optimizer", spent, step.update)  # type: ignore[method-assign]
         step.state.ema.update = self._timed("average", spent, step.state.ema.update)  # type: ignore[method-assign]
@@ -164,7 +166,7 @@ class Runner:
             self.step(batch)
             self._wait()
         total = time.perf_counter() - start
-        step.compiled, step.compiled_loss, criterion.prepare, step.update, step.state.ema.update = kept  # type: ignore[method-assign]
+        step.network, step.loss, criterion.prepare, step.update, step.state.ema.update = kept  # type: ignore[method-assign]
         spent["optimizer"] -= spent["average"]
         spent["backward"] = total - sum(spent.values())
         return {stage: seconds / total for stage, seconds in spent.items()}
@@ -179,20 +181,6 @@ class Runner:
             return result
 
         return timed
-
-
-def matrix_product_flops(device: torch.device) -> float:
-    """FLOP/s of an 8192-cubed product in bfloat16."""
-    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    times = []
-    for _ in range(12):
-        torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        for _ in range(10):
-            a @ a
-        torch.cuda.synchronize(device)
-        times.append((time.perf_counter() - start) / 10)
-    return 2 * 8192**3 / statistics.median(times)
 
 
 def measure(modes: list[Mode], data: Path, model: str, size: int, device: torch.device,
@@ -227,44 +215,19 @@ def on_cpu(data: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]
     return rows, plain / half, {"model": "yolov7-tiny", "size": 320, "ratio_to_ours_in_fp32": ours / half}
 
 
-def on_gpu(data: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], float, dict[str, Any]]:
-    """Rows, and how many times faster the fastest mode is than the plain loop at its best."""
-    device = torch.device("cuda:0")
-    rows: list[dict[str, Any]] = []
-    for batch, precision in itertools.product(options.batches, ("fp16", "bf16")):
-        modes = [Mode(precision, batch, plain=True), Mode(precision, batch)]
-        if options.compile:
-            modes.append(Mode(precision, batch, compile=True))
-        rows += measure(modes, data, "yolov7", 640, device, options)
-        torch.cuda.empty_cache()
-    fastest = max(row["images_per_second"] for row in rows if not row["mode"].startswith("plain"))
-    plain = max(row["images_per_second"] for row in rows if row["mode"].startswith("plain"))
-    product = matrix_product_flops(device)
-    forward = 1e9 * sum(cost.gflops for cost in node_costs(read_spec("yolov7"), 640, 640, fused=False))
-    achieved = 3 * forward * fastest  # forward, and twice that backward
-    facts = {"model": "yolov7", "size": 640, "product_flops": product, "achieved_flops": achieved,
-             "share_of_product": achieved / product}
-    return rows, fastest / plain, facts
-
-
 def main() -> None:
     """Measure, write the file, print the rows and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128], help="on a GPU")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
-    gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "shapes"
-        generate(data, train=512 if gpu else 128, val=4)
-        rows, ratio, facts = (on_gpu if gpu else on_cpu)(data, options)
+        generate(data, train=128, val=4)
+        rows, ratio, facts = on_cpu(data, options)
     content = {"machine": describe_machine(), **facts, "rows": rows, "ratio": ratio}
-    if gpu:
-        content["machine"] += f", {torch.cuda.get_device_name()}"
-    name = "train-gpu.json" if gpu else "train.json"
-    atomic_write(ROOT / "scripts" / "results" / name, json.dumps(content, indent=1) + "\n")
+    atomic_write(ROOT / "scripts" / "results" / "train.json", json.dumps(content, indent=1) + "\n")
     sys.stdout.write(f"{json.dumps(facts)}\nratio {ratio:.2f}\n")
 
 

@@ -92,7 +92,8 @@ def train(
       classes: train on these classes only (numbers or names)
       single_cls: take all classes as one, 'object'
       sync_bn: norms over the images of all processes (CUDA, several processes)
-      compile: compile network and loss: minutes at the start, faster steps then
+      compile: compile norms with their activations: half a minute at the start, seconds in the next run
+        (not measured on a GPU yet)
       cuda_graphs: record the passes of a step as CUDA graphs, one for each shape of batches, so that
         the host is not waited for (not measured yet)
       fused_norm: norms and activations as one kernel on a GPU, which keeps a third less (Triton; not

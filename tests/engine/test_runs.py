@@ -295,7 +295,6 @@ BAD_COMMANDS = [
     ("train", ["--cuda-graphs", "--device", "cpu"], "--cuda-graphs: is for CUDA devices, this run is on cpu; leave the "
                                                     "flag out"),
     ("train", ["--cuda-graphs", "--sync-bn"], "--cuda-graphs: --sync-bn has work that cannot be recorded"),
-    ("train", ["--compile", "--multi-scale"], "--compile: is for batches of one shape, --multi-scale makes many"),
     ("train", ["--sync-bn", "--device", "cpu"], "--sync-bn: found one process on cpu; accepted: several processes"),
     ("train", ["--hyp", "finetuen"], "did you mean 'finetune'?"),
     ("train", ["--weights", "gone.pt"], "--weights 'gone.pt': no such file"),

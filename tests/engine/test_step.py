@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from yolov7.data.synthetic import generate
-from yolov7.engine import run, step
+from yolov7.engine import run
 from yolov7.engine.nonfinite import MAX_IN_A_ROW, StepGuard, TrainingError
 from yolov7.engine.optim import apply
 from yolov7.engine.run_config import TrainOptions
@@ -74,11 +74,11 @@ def test_a_step_that_is_not_finite_changes_nothing(shapes: Path, tmp_path: Path,
         assert one_step(trainer, other).tolist() == [0, 0, 0]
     before = snapshot(trainer)
     spoiled = trainer.step.loss
-    trainer.step.compiled_loss = lambda output, prepared: _times(spoiled(output, prepared), float("nan"))
+    trainer.step.loss = lambda output, prepared: _times(spoiled(output, prepared), float("nan"))
     assert one_step(trainer, good, 1).tolist() == [1, 0, 1]
     after = snapshot(trainer)
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    trainer.step.compiled_loss = spoiled
+    trainer.step.loss = spoiled
     assert one_step(trainer, good, 1).tolist() == [0, 0, 0]
     healthy = make_trainer(shapes, tmp_path, set=recipe)
     for number, batch in enumerate([good] if first else [other, good]):
@@ -190,11 +190,9 @@ def test_a_scaler_takes_its_scale_back_and_the_step_with_it(shapes: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by_region", [False, True], ids=["whole", "by region"])
-def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path, by_region: bool,
-                                         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_compiled_step_learns_the_same(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         caplog: pytest.LogCaptureFixture) -> None:
     """Loss and direction: a fresh network multiplies the rounding of another order of sums."""
-    monkeypatch.setattr(step, "BY_REGION", {"cpu"} if by_region else {"cuda"})
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     caplog.set_level("INFO", "yolov7")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # without minutes of C++

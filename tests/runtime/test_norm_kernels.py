@@ -22,7 +22,8 @@ from yolov7.model.spec import read_spec
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-COMMAND = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--no-cov", "-p", "no:cacheprovider", __file__]
+LOCKSTEP = Path(__file__).parents[1] / "engine" / "test_gpu_lockstep.py"
+COMMAND = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--no-cov", "-p", "no:cacheprovider", __file__, LOCKSTEP]
 
 kernel_test = pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(),
                                  reason="run by test_all_kernels_by_the_interpreter, or on a CUDA device")

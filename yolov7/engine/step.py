@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -35,10 +35,6 @@ from yolov7.structures import Batch, HeadOutput
 
 logger = logging.getLogger(__name__)
 
-# Where a network is compiled by region. For a CPU whole networks are compiled no slower, and run faster; for a GPU
-# that of yolov7 was not done in 140 s.
-BY_REGION = {"cuda"}
-
 
 class TrainingStep:
     """``backward`` for every batch of a step, then ``update``."""
@@ -48,10 +44,10 @@ class TrainingStep:
         self.state, self.config, self.criterion = state, config, criterion
         self.device, self.processes, self.fields = device, processes, fields
         self.network, self.loss = _distributed(state.model, config, device, processes), criterion.loss
-        self.compiled: Callable[[Tensor], HeadOutput] = self.network
-        self.compiled_loss = self.loss
         if config.compile:
-            self._compile()
+            logger.info("compiled parts are kept for the next run in %s", keep_compiled())
+            tell_of_compiling()
+            compile_norms(state.model)
         self._autocast = autocast(config.precision, device)
         self._statistics = Statistics(state.model)
         half = config.precision != "fp32" and (config.fused_norm or config.cuda_graphs)
@@ -63,15 +59,6 @@ class TrainingStep:
             processes.broadcast([*state.model.parameters(), *state.model.buffers()])  # as DistributedDataParallel does
             self._gradients = FlatGradients(self._parameters)
             self._graphed = GraphedPass(state.model, criterion, self._autocast, self._learn, device, processes)
-
-    def _compile(self) -> None:
-        logger.info("compiled parts are kept for the next run in %s", keep_compiled() or "a temporary folder")
-        tell_of_compiling()
-        if self.device.type in BY_REGION:
-            compile_norms(self.state.model)
-        else:
-            self.compiled = torch.compile(self.network, dynamic=False)
-        self.compiled_loss = torch.compile(self.loss, dynamic=True)  # lists of candidates have many lengths
 
     def backward(self, batch: Batch, key: tuple[int, int, int], images: int, last: bool) -> Tensor:
         """Add the gradients of a batch; returns this process's share of the loss terms, detached: ``[T]``.
@@ -88,13 +75,11 @@ class TrainingStep:
         if self._graphed is not None:
             return self._graphed(batch.images, new, targets, own_key, images)
         inputs = resize_images(network_input(batch.images, self.device), new)
-        usual = images == self.config.batch_size  # compiled for one shape; the last batch of an epoch may be smaller
-        network, loss = (self.compiled, self.compiled_loss) if usual else (self.network, self.loss)
         together = nullcontext() if last or self.processes.world_size == 1 else self.network.no_sync()  # type: ignore[operator]
         with together:
             with self._autocast:
-                output = network(inputs)
-            losses = loss(output, self.criterion.prepare(output, targets, own_key))
+                output: HeadOutput = self.network(inputs)
+            losses = self.loss(output, self.criterion.prepare(output, targets, own_key))
             return self._learn(losses, images)
 
     def _size(self, size: Size, key: tuple[int, int, int]) -> Size:

@@ -16,11 +16,14 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 def keep_compiled() -> str:
     """The folder that compiled parts are kept in, unless the environment names one: that of the user's caches."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # slow to import
+
     home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
     folder = os.environ.get("YOLOV7_CACHE_DIR") or (str(home / "yolov7") if home.is_absolute() else "")
-    if folder and CACHE_VARIABLE not in os.environ:
+    usual = default_cache_dir()  # torch sets the variable, too; a temporary folder is lost with the next start
+    if folder and os.environ.get(CACHE_VARIABLE, usual) == usual:
         os.environ[CACHE_VARIABLE] = str(Path(folder).absolute() / "compiled")
-    return os.environ.get(CACHE_VARIABLE, "")
+    return os.environ.get(CACHE_VARIABLE, usual)
 
 
 class CompilingNews:
