@@ -39,6 +39,32 @@ def test_all_kernels_by_the_interpreter() -> None:
     assert done.returncode == 0 and done.stdout.count(".") > 20, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.untraced
+def test_all_kernels_become_machine_code_without_a_gpu(capability: int) -> None:
+    pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from yolov7.runtime import norm_kernels
+
+    constants = {"KIND": norm_kernels.SILU, "ROWS": norm_kernels.ROWS, "CHANNELS": norm_kernels.CHANNELS}
+    whole = {"m", "c", "stride", "parts", "rows_of_part"}
+    names = [name for name, value in vars(norm_kernels).items() if hasattr(value, "arg_names")]
+    launched = [name for name in names if f"    {name}[" in Path(norm_kernels.__file__).read_text()]
+    assert len(launched) == 7
+    for name in launched:
+        kernel = getattr(norm_kernels, name)
+        kinds = {argument: "constexpr" if argument in constants else "i32" if argument in whole else
+                 "fp32" if not argument.endswith("_ptr") else
+                 "*bf16" if argument in ("x_ptr", "y_ptr", "grad_ptr", "out_ptr") else "*fp32"
+                 for argument in kernel.arg_names}
+        used = {argument: value for argument, value in constants.items() if argument in kernel.arg_names}
+        made = compile(ASTSource(kernel, kinds, used), target=GPUTarget("cuda", capability, 32))
+        assert len(made.asm["cubin"]) > 500, name
+
+
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The kernels, on a GPU or run by NumPy."""

@@ -125,8 +125,9 @@ class _NormAct(torch.autograd.Function):
 
         x, weight, bias, mean, scale = ctx.saved_tensors
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-            grad = _rows(grad.contiguous(memory_format=torch.channels_last))
-            found, of_weight, of_bias = kernels.backward(grad, _rows(x), weight, bias, mean, scale, ctx.kind,
+            rows = _rows(grad)  # a view, also of the gradient of a part of a concatenation
+            rows = rows if rows.stride(1) == 1 else rows.contiguous()
+            found, of_weight, of_bias = kernels.backward(rows, _rows(x), weight, bias, mean, scale, ctx.kind,
                                                         ctx.slope)
         return _map(found, x), of_weight, of_bias, None, None, None
 

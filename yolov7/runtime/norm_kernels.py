@@ -29,10 +29,14 @@ def _of_channels(ptr, channel, c):
 
 
 @triton.jit
+def _places(row, channel, stride):
+    return row.to(tl.int64)[:, None] * stride + channel[None, :]
+
+
+@triton.jit
 def _tile(row, channel, stop, c):
     """Where the values of rows and channels stand, and which of them there are."""
-    place = row.to(tl.int64)[:, None] * c + channel[None, :]
-    return place, (row < stop)[:, None] & (channel < c)[None, :]
+    return _places(row, channel, c), (row < stop)[:, None] & (channel < c)[None, :]
 
 
 @triton.jit
@@ -126,8 +130,8 @@ def _apply(x_ptr, y_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, m, c, slope,
 
 
 @triton.jit(do_not_specialize=ROW_COUNTS)
-def _gradient_sums(grad_ptr, x_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, sum_ptr, product_ptr, m, c, slope,
-                   rows_of_part, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+def _gradient_sums(grad_ptr, x_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, sum_ptr, product_ptr, m, c, stride,
+                   slope, rows_of_part, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Of a part of the rows: the sums of the gradient of z, and of that times the normalised input, ``[parts, C]``."""
     part = tl.program_id(1)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -138,9 +142,10 @@ def _gradient_sums(grad_ptr, x_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, s
     total = tl.zeros([CHANNELS], tl.float32)
     product = tl.zeros([CHANNELS], tl.float32)
     for first in range(start, stop, ROWS):
-        place, used = _tile(first + tl.arange(0, ROWS), channel, stop, c)
+        row = first + tl.arange(0, ROWS)
+        place, used = _tile(row, channel, stop, c)
         normal = _normal(x_ptr, place, used, mean, scale)
-        own = _gradient(grad_ptr, place, used, normal, weight, bias, slope, KIND)
+        own = _gradient(grad_ptr, _places(row, channel, stride), used, normal, weight, bias, slope, KIND)
         total += tl.sum(own, axis=0)
         product += tl.sum(own * normal, axis=0)
     tl.store(sum_ptr + part * c + channel, total, mask=channel < c)
@@ -161,14 +166,16 @@ def _join_sums(sum_ptr, product_ptr, bias_grad_ptr, weight_grad_ptr, parts, c, C
 
 @triton.jit(do_not_specialize=ROW_COUNTS)
 def _input_gradient(grad_ptr, x_ptr, out_ptr, mean_ptr, scale_ptr, weight_ptr, bias_ptr, bias_grad_ptr,
-                    weight_grad_ptr, m, c, slope, KIND: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+                    weight_grad_ptr, m, c, stride, slope, KIND: tl.constexpr, ROWS: tl.constexpr,
+                    CHANNELS: tl.constexpr):
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    place, used = _tile(tl.program_id(0) * ROWS + tl.arange(0, ROWS), channel, m, c)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    place, used = _tile(row, channel, m, c)
     mean, scale = _of_channels(mean_ptr, channel, c), _of_channels(scale_ptr, channel, c)
     weight, bias = _of_channels(weight_ptr, channel, c), _of_channels(bias_ptr, channel, c)
     total, product = _of_channels(bias_grad_ptr, channel, c) / m, _of_channels(weight_grad_ptr, channel, c) / m
     normal = _normal(x_ptr, place, used, mean, scale)
-    own = _gradient(grad_ptr, place, used, normal, weight, bias, slope, KIND)
+    own = _gradient(grad_ptr, _places(row, channel, stride), used, normal, weight, bias, slope, KIND)
     found = (own - total[None, :] - normal * product[None, :]) * (scale * weight)[None, :]
     tl.store(out_ptr + place, found.to(out_ptr.dtype.element_ty), mask=used)
 
@@ -206,18 +213,19 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tens
 
 def backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, kind: int,
              slope: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the rows ``[M, C]``, and of weight and bias ``[C]``."""
+    """Gradients of the rows ``[M, C]``, and of weight and bias ``[C]``; rows of ``grad`` may lie apart."""
     m, c = x.shape
+    stride = grad.stride(0)
     parts, rows_of_part = _parts(m, c)
     tiles = triton.cdiv(c, CHANNELS)
     sums, products = x.new_empty((2, parts, c), dtype=torch.float32)
     bias_grad, weight_grad = x.new_empty((2, c), dtype=torch.float32)
     found = torch.empty_like(x)
-    _gradient_sums[tiles, parts](grad, x, mean, scale, weight, bias, sums, products, m, c, slope, rows_of_part, kind,
-                                 ROWS, CHANNELS)
+    _gradient_sums[tiles, parts](grad, x, mean, scale, weight, bias, sums, products, m, c, stride, slope,
+                                 rows_of_part, kind, ROWS, CHANNELS)
     _join_sums[(tiles,)](sums, products, bias_grad, weight_grad, parts, c, CHANNELS)
     _input_gradient[triton.cdiv(m, ROWS), tiles](grad, x, found, mean, scale, weight, bias, bias_grad, weight_grad, m,
-                                                 c, slope, kind, ROWS, CHANNELS)
+                                                 c, stride, slope, kind, ROWS, CHANNELS)
     return found, weight_grad, bias_grad
 
 
