@@ -41,7 +41,7 @@ TESTS = ["-m", "pytest", "-q", "-n", "4", "--no-cov", "--durations", "8"]
 
 # a command behind the interpreter, and the seconds that it may take
 PARTS: dict[str, tuple[list[str], int]] = {
-    "tests": ([*TESTS, "-m", "gpu or untraced", "tests/runtime/test_norm_kernels.py", "tests/engine/test_gpu.py",
+    "tests": ([*TESTS, "-m", "gpu", "tests/runtime/test_norm_kernels.py", "tests/engine/test_gpu.py",
                "tests/engine/test_gpu_lockstep.py", "tests/inference/test_graphed.py", "tests/inference/test_nms.py",
                "tests/inference/test_mask_assembly.py", "tests/loss", "tests/data/test_loader.py",
                "tests/data/test_device_letterbox.py"], 240),

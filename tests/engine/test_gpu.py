@@ -12,6 +12,7 @@ import torch
 from yolov7 import cli
 from yolov7.data.synthetic import generate
 from yolov7.engine import run
+from yolov7.engine.optim import apply
 from yolov7.engine.run_config import TrainOptions
 from yolov7.engine.trainer import Trainer
 from yolov7.runtime.distributed import Processes
@@ -33,11 +34,14 @@ def no_waiting() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_waits_for_nothing(shapes: Path, tmp_path: Path, precision: str, no_waiting: None) -> None:
+def test_a_step_waits_for_nothing(shapes: Path, tmp_path: Path, precision: str, graphs: bool,
+                                  no_waiting: None) -> None:
     device = torch.device("cuda:0")
     options = TrainOptions(data=str(shapes), img_size=(64,), batch_size=4, nominal_batch=4, epochs=1, device="0",
-                           workers=0, project=str(tmp_path), precision=precision, set=("optimizer.clip_grad=10",))
+                           workers=0, project=str(tmp_path), precision=precision, set=("optimizer.clip_grad=10",),
+                           cuda_graphs=graphs)
     trainer: Trainer = run.build_trainer(options, device, Processes(), ExitStack())
     batches = list(trainer.loader)
     trainer.state.model.train()
@@ -53,7 +57,8 @@ def test_a_step_waits_for_nothing(shapes: Path, tmp_path: Path, precision: str, 
 
 
 @pytest.mark.parametrize("flags", [["--precision", "fp16"], ["--precision", "bf16"], ["--compile"], ["--fused-norm"],
-                                   ["--multi-scale"],
+                                   ["--multi-scale"], ["--cuda-graphs"], ["--cuda-graphs", "--multi-scale"],
+                                   ["--cuda-graphs", "--fused-norm", "--precision", "fp16"],
                                    ["--set", "optimizer.kind=adamw", "optimizer.lr0=0.001"]], ids=" ".join)
 def test_a_run_ends_and_goes_on(shapes: Path, tmp_path: Path, flags: list[str]) -> None:
     arguments = ["train", "--data", str(shapes), "--project", str(tmp_path), *FLAGS]
@@ -61,6 +66,26 @@ def test_a_run_ends_and_goes_on(shapes: Path, tmp_path: Path, flags: list[str]) 
     assert cli.main(["train", "--resume", str(tmp_path / "exp"), "--epochs", "2", "--workers", "0"]) == 0
     state = torch.load(tmp_path / "exp" / "weights" / "best.pt", weights_only=True)["model"]
     assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("way", [{"cuda_graphs": True}, {"cuda_graphs": True, "fused_norm": True}, {"compile": True}],
+                         ids=["graphs", "graphs and fused norms", "compiled"])
+def test_every_way_learns_the_same(shapes: Path, tmp_path: Path, way: dict[str, bool]) -> None:
+    """The terms of the first batches, before rounding has grown."""
+    device, found = torch.device("cuda:0"), []
+    for changes in ({}, way):
+        options = TrainOptions(data=str(shapes), img_size=(128,), batch_size=4, nominal_batch=4, epochs=30, device="0",
+                               workers=0, project=str(tmp_path), precision="fp32", **changes)
+        trainer: Trainer = run.build_trainer(options, device, Processes(), ExitStack())
+        trainer.state.model.train()
+        batches, terms = list(trainer.loader), []
+        for index in range(6):
+            apply(trainer.schedule.at(index), trainer.state.optimizer)
+            batch = batches[index % 3]
+            terms.append(trainer.step.backward(batch, (0, 0, index), len(batch.images), last=True))
+            trainer.step.update()
+        found.append(torch.stack(terms))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_batch_that_is_too_large_is_told_what_fits(shapes: Path, tmp_path: Path,

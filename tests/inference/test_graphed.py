@@ -29,6 +29,7 @@ from yolov7.model.weights import load_model
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda:0" if GPU else "cpu")
+pytestmark = [pytest.mark.gpu] if GPU else []  # without one, a CPU records
 HEADS = ["AnchorHead", "SegmentHead", "PoseHead", "MaskHead"]
 
 

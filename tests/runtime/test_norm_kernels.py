@@ -25,8 +25,8 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 LOCKSTEP = Path(__file__).parents[1] / "engine" / "test_gpu_lockstep.py"
 COMMAND = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--no-cov", "-p", "no:cacheprovider", __file__, LOCKSTEP]
 
-kernel_test = pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(),
-                                 reason="run by test_all_kernels_by_the_interpreter, or on a CUDA device")
+kernel_test = (pytest.mark.gpu if torch.cuda.is_available() and not INTERPRETED else pytest.mark.skipif(
+    not INTERPRETED, reason="run by test_all_kernels_by_the_interpreter, or on a CUDA device"))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="is in it")
