@@ -10,7 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolov7.model.blocks import BLOCKS, EELAN, EELANH, Block, DownC, EELANGrouped, EELANHGrouped, MPDown, ReOrg, UpCat
+from yolov7.model.blocks import (
+    BLOCKS,
+    EELAN,
+    EELANH,
+    Block,
+    DownC,
+    EELANGrouped,
+    EELANHGrouped,
+    MPDown,
+    ReOrg,
+    UpCat,
+    pyramid_pool,
+)
 from yolov7.model.csp import CSPA, CSPB, Residual
 from yolov7.model.merging import Add, Projection, Refine
 from yolov7.model.norms import SiLU
@@ -155,3 +167,27 @@ def test_refined_levels_are_enlarged_and_added() -> None:
 def test_maps_that_cannot_be_added() -> None:
     with pytest.raises(ValueError, match="inputs of 8 and 16 channels; accepted: equal numbers"):
         Add((8, 16))
+
+
+@pytest.mark.parametrize("levels", [0, 4], ids=["distinct values", "ties"])
+def test_gradients_of_chained_pools(levels: int) -> None:
+    """Those of parallel pools; with ties they go to another of the largest values, and not one is lost."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 17, 19, dtype=torch.float64)
+    x = ((x * levels).floor() if levels else x).requires_grad_()
+    weights = torch.rand(3, *x.shape, dtype=torch.float64)
+    parallel = [F.max_pool2d(x, span, 1, span // 2) for span in (5, 9, 13)]
+    chained = pyramid_pool(x)[1:]
+    for index, (one, other) in enumerate(zip(chained, parallel, strict=True)):
+        assert torch.equal(one, other)
+        found, = torch.autograd.grad((one * weights[index]).sum(), x, retain_graph=True)
+        expected, = torch.autograd.grad((other * weights[index]).sum(), x, retain_graph=True)
+        torch.testing.assert_close(found.sum(), expected.sum())
+        if not levels:
+            torch.testing.assert_close(found, expected)
+            continue
+        assert torch.equal(found, expected) == (index == 0)
+        for value in range(levels):  # what windows of one maximum give goes to values that are this maximum
+            of_value = torch.autograd.grad((one * weights[index] * (one == value)).sum(), x, retain_graph=True)[0]
+            assert not of_value[x != value].any()
+            torch.testing.assert_close(of_value.sum(), (weights[index] * (one == value)).sum())
