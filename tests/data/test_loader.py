@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -233,6 +234,7 @@ def test_batches_come_through_pipes_where_shared_memory_is_short(squares: Square
         raise RuntimeError("unable to allocate shared memory(shm)")
 
     plain = list(evaluation_loader(image_set, 64, 2, 32, 0))
+    monkeypatch.setattr("yolov7.data.loader._slots", lambda *_: None)  # there was too little memory for them
     if reason == "no shared memory":
         monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     else:
@@ -249,7 +251,85 @@ def test_without_descriptors_images_are_read_in_this_process(squares: Squares, m
     monkeypatch.setattr(transport, "_spare_descriptors", lambda: 20)
     loader = evaluation_loader(squares(2), 64, 2, 32, 2)
     assert loader.num_workers == 0 and len(list(loader)) == 1
-    assert "too few file descriptors for loader processes (ulimit -n)" in caplog.text
+    assert "too few file descriptors for 2 loader processes (ulimit -n): images are read in this process" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_that_was_begun_early_is_the_same(squares: Squares, workers: int,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 2)
+    image_set = squares(10)
+    expected = stream(image_set, 0)
+    sampler = EpochSampler(10, 4, 3)
+    loader = training_loader(TrainingDataset(image_set, 64, AugmentConfig(paste_in=0.3, mixup=0.3), seed=3), sampler,
+                             workers)
+    found = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        found += list(loader)
+        sampler.set_epoch(epoch + 1)
+        loader.begin()
+        loader.begin()  # once more changes nothing
+    assert all(torch.equal(one.images, other.images) for one, other in zip(found, expected, strict=True))
+    sampler.set_epoch(1, start=1)  # not what was begun
+    again = list(loader)
+    assert len(again) == 2 and torch.equal(again[0].images, expected[4].images)
+    loader.begin()
+    loader.close()
+
+
+def test_images_that_are_held_are_not_overwritten(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More batches than there are slots, all of them kept; then none, so that slots are used again."""
+    monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 2)
+    image_set = squares(60)
+    expected = [batch.images for batch in evaluation_loader(image_set, 64, 2, None, 0)]
+    loader = evaluation_loader(image_set, 64, 2, None, 2)
+    slots = loader.collate_fn.keywords["slots"]  # type: ignore[union-attr]
+    assert len(expected) == 30 > len(slots._used[:])
+    kept = [batch.images for batch in loader]
+    assert slots.in_use > 2
+    for one, other in zip(kept, expected, strict=True):
+        assert torch.equal(one, other) and one.stride() == other.stride()
+    views = [images[0, 0] for images in kept]  # they keep what they are a part of
+    del kept, one
+    held = slots.in_use
+    assert held > 2
+    del views
+    gc.collect()
+    assert slots.in_use == 0
+    for batch, images in zip(loader, expected, strict=True):
+        assert torch.equal(batch.images, images)
+
+
+def test_slots_of_workers_that_ended_are_not_lost(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 2)
+    loader = evaluation_loader(squares(20), 64, 2, None, 2)
+    slots = loader.collate_fn.keywords["slots"]  # type: ignore[union-attr]
+    first = next(iter(loader))
+    time.sleep(0.3)  # the workers make what is never asked for
+    loader.close()
+    gc.collect()
+    assert slots.in_use > 1
+    assert len(list(loader)) == 10
+    assert first.images.float().mean() > 0
+    del first
+    gc.collect()
+    assert slots.in_use == 0
+
+
+def test_much_memory_is_not_shared_from_the_start(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 2)
+    monkeypatch.setattr("yolov7.data.loader.free_memory", lambda _: 1_000_000)
+    loader = evaluation_loader(squares(4), 64, 2, None, 2)
+    assert loader.collate_fn.keywords["slots"] is None and len(list(loader)) == 2  # type: ignore[union-attr]
+
+
+def test_workers_are_as_many_as_there_are_descriptors_for(squares: Squares, monkeypatch: pytest.MonkeyPatch,
+                                                          caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("yolov7.data.loader.available_cores", lambda: 8)
+    monkeypatch.setattr(transport, "_spare_descriptors", lambda: 24 + 12 * 3)
+    assert evaluation_loader(squares(9), 64, 8, 32, 8).num_workers == 3
+    assert "too few file descriptors for 8 loader processes (ulimit -n): there are 3" in caplog.text
 
 
 class Endless(TrainingDataset):

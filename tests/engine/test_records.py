@@ -106,18 +106,18 @@ def test_a_run_that_lost_patience_is_over(done: Path, tmp_path: Path, capsys: py
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let so many attempts to write ``best.pt`` fail."""
-    save = checkpoints.weights.save
+    write = checkpoints.atomic_write
 
     def fail(times: int) -> None:
         left = [times]
 
-        def limited(content: dict[str, Any], path: Path) -> None:
+        def limited(path: Path, content: bytes) -> None:
             if path.name == "best.pt" and left[0]:
                 left[0] -= 1
                 raise OSError(28, "No space left on device")
-            save(content, path)
+            write(path, content)
 
-        monkeypatch.setattr(checkpoints.weights, "save", limited)
+        monkeypatch.setattr(checkpoints, "atomic_write", limited)
 
     return fail
 
@@ -150,6 +150,7 @@ def test_best_weights_are_written_as_soon_as_they_can_be(files: Checkpoints, ful
     full(1)
     state: Any = small_state(0, 0)
     files.save_best(state, 0)
+    files.settle()
     assert not files.best.exists() and "cannot be written: No space left on device; there is none" in caplog.text
     state.weight += 1  # training goes on
     files.retry_best()

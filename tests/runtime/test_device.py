@@ -39,6 +39,7 @@ def test_a_process_of_limited_address_space_keeps_no_memory(limit: int | None, k
 
 
 def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "QUOTAS", ())
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
     assert available_cores() == 2
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows

@@ -141,7 +141,7 @@ def _take_its_name(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def atomic_write(path: str | Path, content: bytes | str) -> None:
+def atomic_write(path: str | Path, content: bytes | memoryview | str) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename it: a reader never sees half of it."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)

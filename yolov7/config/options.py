@@ -89,7 +89,8 @@ class TestOptions(OutputFolder, NMSFlags, NetworkOptions):
                                     group="what is measured")
     metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the metric of the reference "
                                            "implementation", group="what is measured")
-    workers: int = option(8, "loader processes, at most", low=0, most=MAX_COUNT, group="device and speed")
+    workers: int | None = option(None, "loader processes, never more than cores; default: the cores that the process "
+                                 "may use", low=0, most=MAX_COUNT, group="device and speed")
     classes: tuple[str, ...] | None = option(None, "score these classes only (numbers or names); default: those "
                                              "that the weights know", group="what is measured")
     single_cls: bool = option(False, "take all classes as one; weights of ours that were trained so say it themselves",

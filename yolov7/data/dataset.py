@@ -38,6 +38,11 @@ class EvaluationDataset(Dataset[Sample]):
         self.image_set, self.batch_shapes = image_set, square if batch_shapes is None else batch_shapes
         self.reader = ImageReader(image_set, image_size, training=False, cache=cache)
 
+    @property
+    def image_bytes(self) -> int:
+        """Of the largest sample."""
+        return 3 * int(self.batch_shapes.prod(1).max(initial=0))
+
     def __len__(self) -> int:
         return len(self.image_set)
 
@@ -73,6 +78,12 @@ class TrainingDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.image_set)
+
+    @property
+    def image_bytes(self) -> int:
+        """Of the largest sample."""
+        shapes = self.composer.batch_shapes
+        return 3 * (self.reader.size**2 if shapes is None else int(shapes.prod(1).max(initial=0)))
 
     @property
     def replaced(self) -> int:

@@ -23,15 +23,26 @@ from yolov7.data.dataset import EvaluationDataset, TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.data.objects import Sample
-from yolov7.data.transport import ADVICE, PIPED, POLL, Delivery, next_item, room_for, sent
-from yolov7.runtime.device import available_cores, may_start_processes
-from yolov7.runtime.memory import keep_freed_memory
+from yolov7.data.transport import (
+    ADVICE,
+    PIPED,
+    POLL,
+    Delivery,
+    Slots,
+    next_item,
+    room_to_share,
+    sent,
+    workers_with_room,
+)
+from yolov7.runtime.device import available_cores, default_workers, may_start_processes
+from yolov7.runtime.memory import free_memory, keep_freed_memory
 from yolov7.structures import Batch, Targets
 
 logger = logging.getLogger(__name__)
 
 LOW_PRIORITY = 19
 Key = tuple[int, int, int]
+MAX_SHARED = 0.25  # of the free memory, for batches on their way
 OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
 
@@ -50,12 +61,13 @@ class Field:
     outlines: bool = False  # it needs polygons whose edges are right up to the borders of a mosaic
 
 
-def collate(samples: Sequence[Sample], fields: Sequence[Field] = ()) -> Batch:
+def collate(samples: Sequence[Sample], fields: Sequence[Field] = (), pixels: np.ndarray | None = None) -> Batch:
     """Stack samples of one size, with a task's ``fields``; objects are padded to a multiple of 8.
 
-    The images keep their memory order, which is the one that convolutions prefer (channels last).
+    The images keep their memory order, which is the one that convolutions prefer (channels last); they are written
+    into ``pixels``, where given.
     """
-    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([sample.image for sample in samples], out=pixels)).permute(0, 3, 1, 2)
     counts = tuple(len(sample.objects) for sample in samples)
     length = math.ceil(max(1, *counts) / OBJECTS_STEP) * OBJECTS_STEP
     boxes = _padded([sample.objects.boxes for sample in samples], length)
@@ -132,12 +144,29 @@ class BatchLoader(DataLoader[Any]):
 
     while_waiting: Callable[[], None] = staticmethod(lambda: None)  # called now and then; may raise
     _said = False
+    _begun: tuple[Any, Iterator[Any]] | None = None  # the place that the sampler was at, and the items from there
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def begin(self) -> None:
+        """Have the workers make the first batches of the next pass, whose epoch the sampler must know already."""
+        if self.num_workers and self._begun is None:
+            self._begun = self._place(), self._start()
+
+    def _place(self) -> Any:
+        return [getattr(self.batch_sampler, name, None) for name in ("epoch", "start")]
+
+    def _start(self) -> Iterator[Any]:
+        slots = self.collate_fn.keywords["slots"]  # type: ignore[union-attr]
+        if slots is not None and self._iterator is None:
+            slots.forget_lost()  # of workers that are no more
         try:
-            items = super().__iter__()
+            return super().__iter__()
         except OSError as error:
             raise RunError(f"the loader processes cannot be started ({error.strerror or error}); {ADVICE}") from None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        if self._begun is not None and self._begun[0] != self._place():
+            self.close()  # what was begun is not what is asked for
+        items, self._begun = self._begun[1] if self._begun is not None else self._start(), None
         try:
             while (item := next_item(items, self.while_waiting)) is not None:
                 if isinstance(item, InputError):
@@ -152,7 +181,7 @@ class BatchLoader(DataLoader[Any]):
 
     def close(self) -> None:
         """End the workers now, not whenever the loader is collected; the next pass starts others."""
-        self._iterator = None
+        self._iterator = self._begun = None
 
 
 class _Guarded(Dataset[Any]):
@@ -172,14 +201,20 @@ class _Guarded(Dataset[Any]):
             return InputError(str(error))  # without the frames of its traceback
 
 
-def _collate(samples: Sequence[Any], fields: Sequence[Field], lenient: bool, shared: bool) -> Any:
+def _collate(samples: Sequence[Any], fields: Sequence[Field], lenient: bool, shared: bool,
+             slots: Slots | None = None) -> Any:
     """What a worker sends: a batch, or the first fault; a ``lenient`` one leaves out what could not be read."""
     faults = [sample for sample in samples if isinstance(sample, InputError)]
     if faults and not lenient:
         return faults[0]
     kept = [sample for sample in samples if not isinstance(sample, InputError)]
-    batch = replace(collate(kept, fields) if kept else _no_images(), left_out=tuple(map(str, faults)))
-    return sent(batch, shared) if get_worker_info() else Delivery(batch)
+    worker, slot, pixels = get_worker_info(), None, None
+    if worker and slots and kept:
+        shape = (len(kept), *kept[0].image.shape)
+        slot = slots.take(worker.id, math.prod(shape))
+        pixels = None if slot is None else slots.array(slot, shape)
+    batch = replace(collate(kept, fields, pixels) if kept else _no_images(), left_out=tuple(map(str, faults)))
+    return sent(batch, shared, slots, slot) if worker else Delivery(batch)
 
 
 def _no_images() -> Batch:
@@ -188,15 +223,15 @@ def _no_images() -> Batch:
     return Batch(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), targets, ())
 
 
-def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int,
+def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int | None,
                     fields: Sequence[Field] = ()) -> BatchLoader:
     """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller."""
     if any(item.outlines for item in fields):
         dataset.keep_outlines()
-    return _loader(dataset, sampler, min(workers, sampler.batch_size), fields)
+    return _loader(dataset, sampler, _at_most(workers, sampler.batch_size), fields)
 
 
-def evaluation_loader(image_set: ImageSet, image_size: int, batch_size: int, stride: int | None, workers: int,
+def evaluation_loader(image_set: ImageSet, image_size: int, batch_size: int, stride: int | None, workers: int | None,
                       cache: str = "off", part: tuple[int, int] = (0, 1), fields: Sequence[Field] = ()) -> BatchLoader:
     """Batches of images as they are, in the order of their aspect ratio; without ``stride`` unchanged and square.
 
@@ -209,7 +244,7 @@ def evaluation_loader(image_set: ImageSet, image_size: int, batch_size: int, str
     return _evaluation_loader(data, order, batch_size, workers, part, fields)
 
 
-def fixed_shape_loader(image_set: ImageSet, shape: tuple[int, int], batch_size: int, workers: int,
+def fixed_shape_loader(image_set: ImageSet, shape: tuple[int, int], batch_size: int, workers: int | None,
                        part: tuple[int, int] = (0, 1), fields: Sequence[Field] = ()) -> BatchLoader:
     """`evaluation_loader` for a network that takes one ``shape`` = (height, width) alone."""
     shapes = np.tile(np.array(shape), (len(image_set), 1))
@@ -223,10 +258,10 @@ def batch_shapes(loader: BatchLoader) -> set[tuple[int, int, int]]:
     return {(len(batch), *shapes[batch[0]].tolist()) for batch in loader.batch_sampler or ()}
 
 
-def _evaluation_loader(data: EvaluationDataset, order: np.ndarray, batch_size: int, workers: int,
+def _evaluation_loader(data: EvaluationDataset, order: np.ndarray, batch_size: int, workers: int | None,
                        part: tuple[int, int], fields: Sequence[Field]) -> BatchLoader:
     batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
-    return _loader(data, batches[part[0] :: part[1]], min(workers, batch_size), fields)
+    return _loader(data, batches[part[0] :: part[1]], _at_most(workers, batch_size), fields)
 
 
 def rectangular_batches(sizes: np.ndarray, image_size: int, batch_size: int, stride: int,
@@ -247,27 +282,44 @@ def rectangular_batches(sizes: np.ndarray, image_size: int, batch_size: int, str
     return order, shapes
 
 
-def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int,
+def _at_most(workers: int | None, batch_size: int) -> int:
+    return min(default_workers() if workers is None else workers, batch_size)
+
+
+def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int | None,
             fields: Sequence[Field]) -> BatchLoader:
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, as torchrun says
-    workers = min(-(-available_cores() // sharing), len(dataset), workers)
+    workers = min(-(-available_cores() // sharing), len(dataset), default_workers() if workers is None else workers)
     settings: dict[str, Any] = {}
-    possible, shared = room_for(workers)
     if workers and not may_start_processes():
         logger.warning("a process of a pool may start none of its own: images are read in it, as with --workers 0")
         workers = 0
-    if workers and not possible:
-        logger.warning("too few file descriptors for loader processes (ulimit -n): images are read in this process, as "
-                       "with --workers 0")
-        workers = 0
+    possible = workers_with_room(workers)
+    if possible < workers:
+        logger.warning("too few file descriptors for %d loader processes (ulimit -n): %s", workers,
+                       f"there are {possible}" if possible else "images are read in this process, as with --workers 0")
+        workers = possible
+    shared = room_to_share(workers)
+    slots = None
     if workers:
         fork = "fork" in multiprocessing.get_all_start_methods()  # starts in no time and shares the arrays
         settings = {"persistent_workers": True, "timeout": POLL, "worker_init_fn": _start_worker,
                     "multiprocessing_context": "fork" if fork else None}
+        slots = _slots(dataset, batches, workers) if fork else None
     return BatchLoader(_Guarded(dataset), batch_sampler=batches, num_workers=workers,
-                       collate_fn=partial(_collate, fields=tuple(fields), shared=shared,
+                       collate_fn=partial(_collate, fields=tuple(fields), shared=shared, slots=slots,
                                           lenient=isinstance(dataset, EvaluationDataset)),
                        pin_memory=torch.cuda.is_available(), **settings)
+
+
+def _slots(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int) -> Slots | None:
+    """Room that the workers share with this process, unless it would be a large part of the free memory."""
+    images = -(-batches.batch_size // batches.world_size) if isinstance(batches, EpochSampler) else max(
+        map(len, batches), default=0)
+    size = images * dataset.image_bytes
+    if not size or Slots.bytes(workers, size) > MAX_SHARED * free_memory(torch.device("cpu")):
+        return None
+    return Slots(workers, size)
 
 
 def _start_worker(_: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
@@ -16,6 +17,7 @@ MAX_COVERED = 0.30  # share of an object's area that something pasted may cover
 EPSILON = 1e-16
 ROUND_DOWN = -0.4999  # added to what OpenCV rounds to the nearest; whole numbers stay
 _LEVELS = np.arange(256, dtype=np.uint8)
+_WORK = threading.local()
 
 
 Change = Callable[[Sample, np.random.Generator], Sample]
@@ -80,12 +82,20 @@ def hsv_jitter(sample: Sample, rng: np.random.Generator, amplitudes: tuple[float
         return sample
     gains = 1 + rng.uniform(-1, 1, 3) * np.array(amplitudes)
     hsv = cv2.cvtColor(sample.image, cv2.COLOR_RGB2HSV)  # 8 bits: hue in 0 ... 179
-    planes = cv2.split(hsv)
+    planes = cv2.split(hsv, _planes(hsv.shape[:2]))
     cv2.LUT(planes[0], (_LEVELS * gains[0] % 180).astype(np.uint8), dst=planes[0])
     _scale(planes[1], gains[1])
     _scale(planes[2], gains[2])
     cv2.merge(planes, hsv)
     return replace(sample, image=cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv))
+
+
+def _planes(shape: tuple[int, int]) -> list[np.ndarray]:
+    """Three planes to work in, each thread's own: fresh memory costs more than what is done in it."""
+    if getattr(_WORK, "shape", None) != shape:
+        _WORK.shape, _WORK.planes = shape, [np.empty(shape, np.uint8) for _ in range(3)]
+    planes: list[np.ndarray] = _WORK.planes
+    return planes
 
 
 def _scale(plane: np.ndarray, gain: float) -> None:

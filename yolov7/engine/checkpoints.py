@@ -1,66 +1,100 @@
-"""``last.pt`` and ``best.pt`` of a run: written as soon as they can be, and told where they cannot."""
+"""``last.pt`` and ``best.pt`` of a run: written as soon as they can be, and told where they cannot.
+
+What is written are the bytes of a file, a snapshot of the state; a thread brings them to the disk while the run goes
+on. After a kill at any moment the file before it is whole.
+"""
 
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from yolov7.config import InputError
+from yolov7.config import InputError, atomic_write
 from yolov7.engine.nonfinite import TrainingError
 from yolov7.engine.run_config import RunConfig
-from yolov7.engine.state import RunState, best_content, save_last
+from yolov7.engine.state import RunState, best_content, last_content
 from yolov7.model import weights
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Best:
+    """The best weights so far, where their file is not written yet."""
+
+    epoch: int  # 0 is the first
+    content: memoryview
+
+
 class Checkpoints:
-    """The two weight files of a run in ``folder``, which only its first process writes."""
+    """The two weight files of a run in ``folder``, which only its first process writes; the best one comes first."""
 
     def __init__(self, folder: Path, config: RunConfig, names: tuple[str, ...], writes: bool = True) -> None:
         self.last, self.best, self.writes = folder / "last.pt", folder / "best.pt", writes
         self.config, self.names = config, names
-        self._unwritten: dict[str, Any] | None = None  # what best.pt is to hold, where it could not be written
+        self._unwritten: _Best | None = None
         self._reason = ""
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: dict[Path, Future[None]] = {}
 
     def save_last(self, state: RunState, required: bool = False) -> None:
         """Write a checkpoint; one that cannot be written leaves the one before it and, unless it is ``required``, the
-        run goes on."""
+        run goes on. Only one that is required is waited for."""
         if not self.writes:
             return
-        try:
-            save_last(self.last, state, self.config, self.names)
-        except OSError as error:
-            message = _failure(self.last, error)
-            if required:
-                raise TrainingError(message) from None
-            logger.error("%s; the run goes on and tries again after the next epoch", message)
+        self.settle()  # never two copies of a state
+        self._write(self.last, weights.packed(last_content(state, self.config, self.names)))
+        if required:
+            self._settle_best()
+            if error := self._settled(self.last):
+                raise TrainingError(_failure(self.last, error))
 
     def save_best(self, state: RunState, epoch: int) -> None:
         """Write the averaged weights, which are those of this epoch."""
         if self.writes:
-            self._unwritten = best_content(state, self.config, self.names, epoch)
+            self.settle()
+            self._unwritten = _Best(epoch, weights.packed(best_content(state, self.config, self.names, epoch)))
             self.retry_best()
 
     def retry_best(self) -> None:
         """Write the best weights so far, if that has not been possible yet; they are kept in memory until it is."""
-        if self._unwritten is None:
+        self.settle()
+        if self._unwritten is not None:
+            self._write(self.best, self._unwritten.content)
+
+    def settle(self) -> None:
+        """Wait for what is being written, and tell what could not be."""
+        self._settle_best()
+        if error := self._settled(self.last):
+            logger.error("%s; the run goes on and tries again after the next epoch", _failure(self.last, error))
+
+    def _settle_best(self) -> None:
+        if self.best not in self._writing:
             return
-        try:
-            weights.save(self._unwritten, self.best)
-        except OSError as error:
+        if error := self._settled(self.best):
             self._reason = _failure(self.best, error)
-            model = self._unwritten["model"]
-            self._unwritten["model"] = {key: value.detach().cpu().clone() for key, value in model.items()}
             logger.error("%s; the run goes on and tries again after the next epoch", self._reason)
         else:
             self._unwritten = None
 
+    def _write(self, path: Path, content: memoryview) -> None:
+        self._writing[path] = self._writer.submit(atomic_write, path, content)
+
+    def _settled(self, path: Path) -> OSError | None:
+        """Wait for a file; why it could not be written."""
+        writing = self._writing.pop(path, None)
+        error = writing.exception() if writing else None
+        if error is not None and not isinstance(error, OSError):
+            raise error
+        return error
+
     def check_best(self) -> None:
         """Raise `TrainingError` where the best weights could not be written to the end."""
+        self.settle()
         if self._unwritten is not None:
-            epoch = self._unwritten["epoch"] + 1
+            epoch = self._unwritten.epoch + 1
             raise TrainingError(f"{self._reason}; the weights of the best epoch, {epoch}, are lost")
 
     def recover_best(self, state: RunState) -> bool:
@@ -76,6 +110,7 @@ class Checkpoints:
         return False
 
     def _epoch_of_best(self) -> int:
+        self.settle()
         try:
             content = weights.read(self.best)
         except (InputError, OSError):

@@ -36,6 +36,7 @@ from yolov7.engine.run_config import (
     resolve,
     settings_text,
     stored_config,
+    workers_of,
 )
 from yolov7.engine.state import TrainingResult, find_last, read_last
 from yolov7.engine.trainer import Trainer
@@ -71,6 +72,7 @@ def train(options: TrainOptions) -> TrainingRun | Forecast:
         result = _fit(trainer)
         if processes.is_main:
             forget_run(options.project)
+            trainer.checkpoints.settle()
             _say_what_comes_next(trainer, result)
             trainer.checkpoints.check_best()
         outcome: Any = processes.broadcast_object(_outcome(trainer, result) if processes.is_main else None)
@@ -159,7 +161,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
             held.enter_context(folders.claimed(folder))
         content = read_last(path)
     config = stored_config(content["config"], str(path))
-    config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=options.workers,
+    config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=workers_of(options),
                                  device=options.device or config.device)
     if not options.device:
         device = own_device(config.device, processes.local_rank)

@@ -66,8 +66,8 @@ class RunConfig:
                             most=MAX_SIDE)
     linear_lr: bool = option(False, "linear instead of cosine decay", group="schedule and batch")
     seed: int = option(0, "seed of weights, order and augmentation", low=0, most=MAX_SEED, group="schedule and batch")
-    workers: int = option(8, "loader processes, at most (never more than cores)", low=0, most=MAX_COUNT, resumable=True,
-                          group="device and speed")
+    workers: int = option(None, "loader processes of each process, never more than cores; default: its share of the "
+                          "cores", low=0, most=MAX_COUNT, resumable=True, group="device and speed")
     device: str = option("", "cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU", resumable=True,
                          group="device and speed")
     multi_scale: bool = option(False, "batches of 0.5 to 1.5 times --img-size, drawn anew for each",
@@ -162,9 +162,16 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
                       (rule.patience(epochs), "a third of the epochs, at least 10"), (0, f"{PAPER}: to the last epoch"))
     decided = {"cfg": cfg, "data": data, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
                "epochs": epochs, "batch_size": batch_size, "nominal_batch": nominal_batch, "patience": patience,
-               "classes": _classes(options, source)}
+               "classes": _classes(options, source), "workers": workers_of(options)}
     config = RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
     return config, tuple(decisions.made)
+
+
+def workers_of(options: TrainOptions) -> int:
+    """Loader processes: as many as the flag says, or this process's share of the cores."""
+    from yolov7.runtime.device import default_workers
+
+    return default_workers() if options.workers is None else options.workers
 
 
 def _nominal_batch(hyp: str, recipe: Recipe, rule: FineTuning, batch_size: int, named: bool,

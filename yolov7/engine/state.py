@@ -186,10 +186,10 @@ def find_last(run: str, project: str) -> Path:
     raise InputError(f"--resume {run!r}: neither a checkpoint nor the folder of a run")
 
 
-def save_last(path: Path, state: RunState, config: RunConfig, names: tuple[str, ...]) -> None:
+def last_content(state: RunState, config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
     """Everything that a run needs to go on."""
     finished = {"epoch": state.epoch - 1, "config": to_mapping(config)}
-    weights.save(_describe(state.model, config, names) | state.content() | finished, path)
+    return _describe(state.model, config, names) | state.content() | finished
 
 
 def best_content(state: RunState, config: RunConfig, names: tuple[str, ...], epoch: int) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Subject:
             return evaluate(self.network, loader, self.image_set, nms, evaluators, processes,
                             self.task.after(self.masks, self.mask_scores, training.finish))
 
-    def loader(self, image_size: int | None, batch_size: int, workers: int,
+    def loader(self, image_size: int | None, batch_size: int, workers: int | None,
                processes: Processes = Processes()) -> BatchLoader:  # noqa: B008  # frozen
         """Rectangular batches of the size that a flag names; of the one shape that an exported file takes."""
         network, part = self.network, (processes.rank, processes.world_size)

@@ -84,7 +84,8 @@ class Trainer:
         self._table = EpochTable(self.terms, config.epochs)
 
     def close(self) -> None:
-        """End the loader processes."""
+        """End the loader processes, once what is being written stands."""
+        self.checkpoints.settle()
         self.loader.close()
         self.val_loader.close()
 
@@ -200,12 +201,20 @@ class Trainer:
         with Progress(pace, f"epoch {state.epoch + 1}/{config.epochs}", batches, "batches", state.batch,
                       silent=not self.processes.is_main) as progress:
             self._train_batches(progress, pace)
+        self._begin_next_epoch()
         self.guard.settle()
         losses = self._mean_losses()
         if not state.losses[-1]:
             raise TrainingError(f"no batch of epoch {state.epoch + 1} had a finite loss; a smaller learning rate "
                                 "(--set optimizer.lr0=0.001) or --precision fp32 may help")
         return losses
+
+    def _begin_next_epoch(self) -> None:
+        """Let the loader processes go on while this epoch is evaluated, unless what they make depends on that."""
+        following = self.state.epoch + 1
+        if following < self.config.epochs and not self.config.image_weights:
+            self.sampler.set_epoch(following)
+            self.loader.begin()
 
     def _train_batches(self, progress: Progress[Batch], pace: Pace) -> None:
         state, batches = self.state, self.schedule.batches

@@ -93,9 +93,14 @@ def describe(model: Detector, names: tuple[str, ...], image_size: int, data: str
 
 def save(content: Mapping[str, Any], path: str | Path) -> None:
     """Write a weight file or checkpoint atomically: a reader sees the old one or the new one, never half of it."""
+    atomic_write(path, packed(content))
+
+
+def packed(content: Mapping[str, Any]) -> memoryview:
+    """The bytes of a weight file: a copy of everything in it."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    atomic_write(path, buffer.getvalue())
+    return buffer.getbuffer()
 
 
 def read(path: str | Path) -> dict[str, Any] | ReferenceCheckpoint:

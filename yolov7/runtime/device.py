@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from pathlib import Path
 
 import torch
 
 from yolov7.config import InputError, reason_of
 from yolov7.runtime.compiling import keep_compiled
 from yolov7.runtime.memory import address_space, keep_freed_memory
+
+MOST_WORKERS = 32  # without --workers: twice as many as the fastest network of one GPU needs
+CGROUP = "/sys/fs/cgroup"
+QUOTAS = ((f"{CGROUP}/cpu.max", ""),  # limit and period, microseconds
+          (f"{CGROUP}/cpu/cpu.cfs_quota_us", f"{CGROUP}/cpu/cpu.cfs_period_us"))
 
 
 def select_device(name: str = "", local_rank: int = 0) -> torch.device:
@@ -47,9 +53,28 @@ def _has_mps() -> bool:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use: of its affinity, and of a container's share of the machine's time."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(min(cores, _quota() or cores), 1)
+
+
+def _quota() -> int:
+    """Cores that the group of this process may keep busy, rounded up (``docker run --cpus 2``); 0 for no limit."""
+    for path, period_path in QUOTAS:
+        try:
+            limit, _, period = Path(path).read_text(encoding="ascii").strip().partition(" ")
+            period = period or Path(period_path).read_text(encoding="ascii").strip()
+            return -(-int(limit) // int(period)) if int(limit) > 0 else 0
+        except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
+            continue
+    return 0
+
+
+def default_workers() -> int:
+    """Loader processes of this process: the cores that it may use, divided among the processes on this machine."""
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
+    return max(min(available_cores() // sharing, MOST_WORKERS), 1)
 
 
 def may_start_processes() -> bool:
