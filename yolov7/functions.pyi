@@ -32,7 +32,7 @@ def train(
     nominal_batch: int | None = None,
     linear_lr: bool = False,
     seed: int = 0,
-    workers: int = 8,
+    workers: int | None = None,
     device: str | int | torch.device = "",
     multi_scale: bool = False,
     freeze: int | str | Sequence[int | str] = (),
@@ -76,7 +76,7 @@ def train(
         settings for the model, a batch for few images with weights, else the recipe's
       linear_lr: linear instead of cosine decay
       seed: seed of weights, order and augmentation
-      workers: loader processes, at most (never more than cores) (default: 8)
+      workers: loader processes of each process, never more than cores; default: its share of the cores
       device: cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU
       multi_scale: batches of 0.5 to 1.5 times img_size, drawn anew for each
       freeze: layers to freeze: names of the model's nodes, or N for the first N
@@ -127,7 +127,7 @@ def train(
     nominal_batch: int | None = None,
     linear_lr: bool = False,
     seed: int = 0,
-    workers: int = 8,
+    workers: int | None = None,
     device: str | int | torch.device = "",
     multi_scale: bool = False,
     freeze: int | str | Sequence[int | str] = (),
@@ -181,7 +181,7 @@ def test(
     img_size: int | None = None,
     sizes: int | Sequence[int] = (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536),
     metric: Literal["coco", "v7"] = "coco",
-    workers: int = 8,
+    workers: int | None = None,
     classes: int | str | Sequence[int | str] | None = None,
     single_cls: bool = False,
     verbose: bool = False,
@@ -223,7 +223,7 @@ def test(
       sizes: sizes of task study (default: (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536))
       metric: the official COCO score, or also the metric of the reference implementation (default:
         coco)
-      workers: loader processes, at most (default: 8)
+      workers: loader processes, never more than cores; default: the cores that the process may use
       classes: score these classes only (numbers or names); default: those that the weights know
       single_cls: take all classes as one; weights of ours that were trained so say it themselves
       verbose: tracebacks and debug messages
@@ -258,7 +258,7 @@ def test(
     img_size: int | None = None,
     sizes: int | Sequence[int] = (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536),
     metric: Literal["coco", "v7"] = "coco",
-    workers: int = 8,
+    workers: int | None = None,
     classes: int | str | Sequence[int | str] | None = None,
     single_cls: bool = False,
     verbose: bool = False,
@@ -290,7 +290,7 @@ def speed(
     img_size: int | None = None,
     sizes: int | Sequence[int] = (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536),
     metric: Literal["coco", "v7"] = "coco",
-    workers: int = 8,
+    workers: int | None = None,
     classes: int | str | Sequence[int | str] | None = None,
     single_cls: bool = False,
     verbose: bool = False,
@@ -331,7 +331,7 @@ def speed(
       sizes: sizes of task study (default: (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536))
       metric: the official COCO score, or also the metric of the reference implementation (default:
         coco)
-      workers: loader processes, at most (default: 8)
+      workers: loader processes, never more than cores; default: the cores that the process may use
       classes: score these classes only (numbers or names); default: those that the weights know
       single_cls: take all classes as one; weights of ours that were trained so say it themselves
       verbose: tracebacks and debug messages
@@ -611,6 +611,32 @@ def convert_data(
         the other
       copy: copy the images; default: hard links where possible, else copies
       link: hard links only: an error where they are impossible
+      verbose: tracebacks and debug messages
+
+    Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
+    `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.
+    """
+
+
+def shard_data(
+    *,
+    data: PathLike = "",
+    output: PathLike = "",
+    splits: str | Sequence[str] = (),
+    images: int = 2000,
+    check: bool = False,
+    verbose: bool = False,
+) -> Path:
+    """Write a data set as tar files that webdataset reads, too, or check such files: exit code 0 or 1 (faults).
+
+    The flags of ``yolov7 data shard``:
+
+      data: data set: a YAML file, a shipped name, or a folder in COCO layout; with check the folder
+        that was written
+      output: folder to write, new or empty
+      splits: splits to write; default: all that the data set has
+      images: images in a tar file (default: 2000)
+      check: write nothing: read every byte of the tar files of data and compare them with their lists
       verbose: tracebacks and debug messages
 
     Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolov7.config import InputError
-from yolov7.config.options import AnchorsOptions, CheckOptions, ConvertOptions
+from yolov7.config.options import AnchorsOptions, CheckOptions, ConvertOptions, ShardOptions
 
 if TYPE_CHECKING:
     from yolov7.data.check import DataFacts
@@ -30,6 +30,13 @@ def convert(options: ConvertOptions) -> Path:
     from yolov7.data.convert import convert as run_conversion
 
     return run_conversion(options)
+
+
+def shard(options: ShardOptions) -> Path:
+    """Write a data set as tar files that webdataset reads, too, or check such files: exit code 0 or 1 (faults)."""
+    from yolov7.data.shards import check_shards, write_shards
+
+    return check_shards(options) if options.check else write_shards(options)
 
 
 def anchors(options: AnchorsOptions) -> AnchorFit:

@@ -14,6 +14,7 @@ from yolov7.config.options import (
     ExportOptions,
     ModelsOptions,
     RecipeOptions,
+    ShardOptions,
     SpeedOptions,
     TestOptions,
 )
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "recipe": (RecipeOptions, recipe.recipe),
     "data check": (CheckOptions, data.check),
     "data convert": (ConvertOptions, data.convert),
+    "data shard": (ShardOptions, data.shard),
     "data anchors": (AnchorsOptions, data.anchors)}
 EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after those above them
     "train": ("--cfg yolov7-tiny --data shapes --epochs 2", "--resume --epochs 3"),
@@ -43,6 +45,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after
     "data check": ("--data shapes",),
     "data convert": ("--data shapes --to yolo --output datasets/mine",
                      "--data datasets/mine --to coco --output datasets/again"),
+    "data shard": ("--data shapes --output datasets/shards", "--data datasets/shards --check"),
     "data anchors": ("--data shapes --cfg yolov7-tiny",)}
 FIRST = ("train", "test", "detect --source datasets/shapes/images/val")  # for whoever is new
 

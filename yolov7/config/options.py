@@ -265,6 +265,20 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True)
+class ShardOptions:
+    """Flags of ``yolov7 data shard``."""
+
+    data: str = option("", "data set: a YAML file, a shipped name, or a folder in COCO layout; with --check the folder "
+                           "that was written", group="model and data")
+    output: str = option("", "folder to write, new or empty", group="model and data")
+    splits: tuple[str, ...] = option((), "splits to write; default: all that the data set has", group="what is written")
+    images: int = option(2000, "images in a tar file", low=1, most=100_000, group="what is written")
+    check: bool = option(False, "write nothing: read every byte of the tar files of --data and compare them with their "
+                                "lists", group="reading")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
+
+
+@dataclass(frozen=True)
 class AnchorsOptions:
     """Flags of ``yolov7 data anchors``."""
 

@@ -17,7 +17,8 @@ from yolov7.config.flags import flag_of
 
 CHECKOUT = Path(__file__).parents[2]  # where train.py and the others stand, unless a wheel is installed
 SCRIPTS = ("train", "test", "detect", "export")
-FUNCTIONS = {"data check": "check_data", "data convert": "convert_data", "data anchors": "fit_anchors"}
+FUNCTIONS = {"data check": "check_data", "data convert": "convert_data", "data shard": "shard_data",
+             "data anchors": "fit_anchors"}
 MODULES = ("yolov7.__main__", "yolov7.cli")
 ENTRIES = ("yolov7", "yolov7.exe", "yolov7-script.py", "yolov7-script.pyw")
 

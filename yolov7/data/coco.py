@@ -30,6 +30,7 @@ from yolov7.data.scan import (
     image_set_of,
     read_headers,
 )
+from yolov7.data.tar_members import is_there
 from yolov7.runtime.memory import without_collector
 
 logger = logging.getLogger(__name__)
@@ -237,7 +238,7 @@ def _image_paths(folder: Path, names: list[str], file: Path) -> list[str]:
     Those with folders that are not there are understood without, if that leaves them different.
     """
     paths = [os.path.join(folder, name) for name in names]
-    odd = [row for row, name in enumerate(names) if {*name} & {*"\\/%"} and not os.path.exists(paths[row])]
+    odd = [row for row, name in enumerate(names) if {*name} & {*"\\/%"} and not is_there(paths[row])]
     bare = [posixpath.basename(name.replace("\\", "/")) for name in names] if odd else []
     loose = len(set(bare)) == len(bare)
     found = 0
@@ -262,7 +263,7 @@ def _image_folder(source: SplitSource, file: Path, names: list[str]) -> Path:
     found = [folder for pattern in patterns for folder in sorted(root.glob(pattern)) if folder.is_dir()]
     folders = [*dict.fromkeys(found), root]
     for folder in folders:
-        if len(folders) == 1 or any((folder / name).is_file() for name in names[:20]):
+        if len(folders) == 1 or any(is_there(folder / name) for name in names[:20]):
             return folder
     tried = ", ".join(map(str, folders))
     raise InputError(f"{file}: none of its first images ({', '.join(names[:3])}) was found in: {tried}")

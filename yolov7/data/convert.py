@@ -61,11 +61,11 @@ def convert(options: ConvertOptions) -> Path:
     options = _checked(options)
     output = Path(os.path.abspath(options.output))
     if options.from_:
-        _check_output(output, options.output)
+        check_output(output, options.output)
         image_sets = open_foreign(options)
     else:
         source, splits = _open_source(options)
-        _check_output(output, options.output)
+        check_output(output, options.output)
         image_sets = [open_split(source, split, crowds=True) for split in splits]
     splits = tuple(image_set.split for image_set in image_sets)
     tally = _Tally(crowds=sum(int(image_set.objects.crowd.sum()) for image_set in image_sets))
@@ -118,7 +118,7 @@ def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
     return source, splits
 
 
-def _check_output(output: Path, name: str) -> None:
+def check_output(output: Path, name: str) -> None:
     """Raise `InputError` for a folder that cannot be written; makes those above it."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {name!r}: exists; accepted: a folder that is new or empty")
@@ -269,13 +269,13 @@ def _write_coco(image_set: ImageSet, folder: Path, options: ConvertOptions, tall
             shape = _shape(box, polygon[:0] if options.boxes or crowd else polygon, (height, width))
             shape["iscrowd"] = int(crowd)
             annotations.append(annotation | shape | _keypoints(points))
-    categories = [{"id": i, "name": name} | _facts_of_keypoints(image_set)
+    categories = [{"id": i, "name": name} | facts_of_keypoints(image_set)
                   for i, name in zip(image_set.category_ids, image_set.names, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _facts_of_keypoints(image_set: ImageSet) -> dict[str, Any]:
+def facts_of_keypoints(image_set: ImageSet) -> dict[str, Any]:
     """COCO's keys of a category with key points, and beside them what COCO has no key for."""
     if not image_set.keypoint_names:
         return {}

@@ -63,6 +63,8 @@ class SplitSource:
     def find(self, path: str, key: str = "") -> Path:
         """A path of the entry, made absolute; ``key`` is where it stands. Raises `InputError` if there is none."""
         where = f"{self.where}.{key}" if key else self.where
+        if path.startswith("pipe:"):
+            raise InputError(f"{where}: {path!r} would run a command; accepted: files and folders")
         candidates = self.candidates(path)
         if found := next(filter(os.path.exists, candidates), ""):
             if found not in candidates[: len(self.bases)]:

@@ -24,6 +24,7 @@ from yolov7.data.image_set import ImageSet
 from yolov7.data.images import load_image, resize_long_side, resized_shape
 from yolov7.data.label_cache import cache_folder
 from yolov7.data.objects import starts_of
+from yolov7.data.scan import fingerprints
 from yolov7.runtime.device import available_cores
 from yolov7.runtime.memory import free_memory
 from yolov7.runtime.progress import Progress
@@ -124,9 +125,8 @@ def _cache_file(image_set: ImageSet, shapes: np.ndarray) -> Path:
         raise InputError(f"--cache disk: no folder can be written to, neither beside {near} nor in the user's cache "
                          "folder; $YOLOV7_CACHE_DIR names one")
     content = hashlib.sha256(shapes.tobytes())
-    for path in image_set.paths:
-        stat = os.stat(path)
-        entry = f"{os.path.relpath(path, near)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
+    for path, (size, changed) in zip(image_set.paths, fingerprints(image_set.paths).tolist(), strict=True):
+        entry = f"{os.path.relpath(path, near)}\0{size}\0{changed}\0"
         content.update(entry.encode("utf-8", "surrogateescape"))
     place = f"{near}\0{image_set.split}\0{shapes.max()}".encode("utf-8", "surrogateescape")
     source = hashlib.sha256(place).hexdigest()[:8]

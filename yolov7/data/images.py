@@ -6,7 +6,6 @@ import cv2``), so that a missing system library is explained in one place.
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from yolov7.config import InputError
-from yolov7.data.regular import open_regular, read_whole
+from yolov7.data.regular import length_of, open_regular, read_whole
 
 try:
     import cv2
@@ -96,7 +95,7 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
 
 def _read(path: str | Path) -> bytes:
     with open_regular(path, MAX_BYTES) as stream:
-        length = os.fstat(stream.fileno()).st_size
+        length = length_of(stream)
         if length > _MANY_BYTES:
             with _open_header(stream) as header:
                 width, height = header.size
@@ -114,7 +113,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
     """
     try:
         with open_regular(path, MAX_BYTES) as stream:
-            length = os.fstat(stream.fileno()).st_size
+            length = length_of(stream)
             if length == 0:
                 raise ImageError("the file is empty (0 bytes)")
             stream.seek(max(length - _BYTES_AT_END, 0))

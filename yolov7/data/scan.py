@@ -26,6 +26,7 @@ from yolov7.data.image_set import Fault, ImageSet
 from yolov7.data.images import ImageError, check_image
 from yolov7.data.objects import Objects, concatenate, elements_of, no_objects, starts_of
 from yolov7.data.rasterize import cut_off
+from yolov7.data.tar_members import fingerprint, is_there
 from yolov7.runtime.device import available_cores, may_start_processes
 from yolov7.runtime.progress import Progress
 
@@ -193,6 +194,9 @@ def fingerprints(paths: Sequence[str]) -> np.ndarray:
     for row, path in enumerate(paths):
         try:
             stat = os.stat(path)
+        except NotADirectoryError:
+            found[row] = fingerprint(path) or (-1, -1)
+            continue
         except (OSError, ValueError):  # ValueError: no file name at all
             continue
         found[row] = stat.st_size, stat.st_mtime_ns
@@ -207,7 +211,7 @@ def read_headers(images: Sequence[str]) -> tuple[np.ndarray, list[Finding]]:
             sizes[row] = check_image(path)
         except ImageError as error:
             named = f"missing, but named by {SOURCE}"
-            reason = str(error) if os.path.exists(path) else named
+            reason = str(error) if os.path.exists(path) or is_there(path) else named
             findings.append(Finding(row, True, f"{reason}; the image is skipped"))
     return sizes, findings
 

@@ -15,6 +15,7 @@ from yolov7.config import InputError, nearest
 from yolov7.config.paths import check_path
 from yolov7.data.images import IMAGE_SUFFIXES, load_image
 from yolov7.data.streams import SCHEMES, NoStreamError, Streams
+from yolov7.data.tar_members import is_there
 from yolov7.data.video import (
     Frame,
     VideoInfo,
@@ -201,7 +202,7 @@ def _find(entry: str) -> list[str]:
     if is_address(entry):
         return [entry]
     what, files = _candidates(entry)
-    usable = [path for path in files if _suffix(path) in IMAGE_SUFFIXES + VIDEO_SUFFIXES and os.path.isfile(path)]
+    usable = [path for path in files if _suffix(path) in IMAGE_SUFFIXES + VIDEO_SUFFIXES and is_there(path)]
     if usable:
         _tell_what_is_left_out(entry, files, set(usable))
     else:
@@ -233,7 +234,7 @@ def _candidates(entry: str) -> tuple[str, list[str]]:
     if not os.path.isdir(entry) and os.path.lexists(entry) and (kind := _kind(entry)):
         raise InputError(f"--source {entry!r}: is {kind[2:-1]}; accepted: an image, video, folder, glob, "
                          "camera or stream")
-    if os.path.isfile(entry):
+    if is_there(entry):
         return f"suffix {Path(entry).suffix!r} is unknown", [entry]
     if os.path.isdir(entry):
         try:
