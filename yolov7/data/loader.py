@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import multiprocessing
@@ -325,6 +326,7 @@ def _slots(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: 
 def _start_worker(_: int) -> None:
     if hasattr(os, "nice") and not torch.cuda.is_available():
         os.nice(LOW_PRIORITY)  # the network runs on the same cores, and its threads wait for the slowest of them
+    gc.freeze()  # what the run holds is not visited: it would be copied
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     keep_freed_memory()
