@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -82,7 +82,8 @@ class Tile:
         return max(x, 0), max(y, 0), min(x + width, side), min(y + height, side)
 
 
-Reader = Callable[[int], np.ndarray]  # index of an image -> the tile's pixels uint8 [h, w, 3]
+# index of an image -> the tile's pixels uint8 [h, w, 3 or 4], valid until the next one is read
+Reader = Callable[[int], np.ndarray]
 
 
 def render(tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader) -> np.ndarray:
@@ -111,7 +112,7 @@ def _lay_upright(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, r
     v0, v1, y0, y1 = _span(top, bottom, matrix[1, 1], matrix[1, 2], image.shape[0], tile.corner[1])
     if u0 >= u1 or v0 >= v1:
         return
-    pixels = cv2.cvtColor(read(tile.index)[y0:y1, x0:x1], cv2.COLOR_RGB2RGBA)
+    pixels = _four_channels(read(tile.index)[y0:y1, x0:x1])
     placed = (matrix @ _moved(tile.corner[0] + x0, tile.corner[1] + y0))[:2] - ((0, 0, u0), (0, 0, v0))
     view = image[v0:v1, u0:u1]  # written to in place
     cv2.warpAffine(pixels, placed, (u1 - u0, v1 - v0), dst=view, borderMode=cv2.BORDER_REPLICATE)
@@ -136,9 +137,13 @@ def _lay_turned(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, re
     mask = cv2.warpPerspective(visible, placed, (width, height), flags=cv2.INTER_NEAREST)
     if not mask.any():
         return
-    pixels = cv2.cvtColor(read(tile.index), cv2.COLOR_RGB2RGBA)
+    pixels = _four_channels(read(tile.index))
     patch = cv2.warpPerspective(pixels, placed, (width, height), borderMode=cv2.BORDER_REPLICATE)
     cv2.copyTo(patch, mask, image)
+
+
+def _four_channels(image: np.ndarray) -> np.ndarray:
+    return image if image.shape[2] == 4 else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
 
 
 def _moved(x: int, y: int) -> np.ndarray:
@@ -235,10 +240,9 @@ class Composer:
         share = self.config.copy_paste if "copy_paste" in self.config.pipeline else 0.0
         objects, mirrored = draw_mirrored(objects, share, side, rng, self.mirrored_order)
         warp = self._draw_warp((side, side), -size // 2, rng)
-        read = cache(self.reader.read)  # an image may be in several tiles, and mirrored too
-        image = render(tiles, side, warp, read)
+        image = render(tiles, side, warp, self.reader.read_for_warp)
         if mirrored:
-            paste_mirrored(image, tiles, side, warp, read, mirrored)
+            paste_mirrored(image, tiles, side, warp, self.reader.read_for_warp, mirrored)
         exact = partial(cut_off, placed.polygons, objects.polygons, np.array((side, side)))
         objects = warp_objects(objects, warp, max_aspect=self.config.max_aspect,
                                outlines=exact if self.exact_outlines else None)
@@ -253,7 +257,7 @@ class Composer:
         objects = self.image_set.objects_of(index).placed(self.reader.ratio(index), np.array(spare) / 2)
         warp = self._draw_warp(shape, 0, rng)
         tile = Tile(index, (height, width), (spare[0] // 2, spare[1] // 2))
-        image = render([tile], max(shape), warp, self.reader.read)
+        image = render([tile], max(shape), warp, self.reader.read_for_warp)
         # moved as boxes, as the reference implementation does
         objects = warp_objects(objects, warp, by_polygon=False, max_aspect=self.config.max_aspect)
         return Sample(image, objects, self._meta(index))

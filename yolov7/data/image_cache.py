@@ -21,7 +21,7 @@ import torch
 
 from yolov7.config import InputError, atomic_path
 from yolov7.data.image_set import ImageSet
-from yolov7.data.images import load_image, resize_long_side, resized_shape
+from yolov7.data.images import load_for_warp, load_image, resize_long_side, resized_shape
 from yolov7.data.label_cache import cache_folder
 from yolov7.data.objects import starts_of
 from yolov7.data.scan import fingerprints
@@ -158,9 +158,14 @@ class ImageReader:
         cached = self._cache.get(index) if self._cache else None
         return self._load(index) if cached is None else cached
 
-    def _load(self, index: int) -> np.ndarray:
+    def read_for_warp(self, index: int) -> np.ndarray:
+        """The same with three or four channels, the last of any value; valid until this thread reads again."""
+        cached = self._cache.get(index) if self._cache else None
+        return self._load(index, load_for_warp) if cached is None else cached
+
+    def _load(self, index: int, load: Callable[[str], np.ndarray] = load_image) -> np.ndarray:
         path, (height, width) = self.image_set.paths[index], self.image_set.sizes[index].tolist()
-        native = load_image(path)
+        native = load(path)
         if native.shape[:2] != (height, width):
             raise InputError(f"{path}: is {native.shape[1]} x {native.shape[0]} px, but was {width} x {height} px when "
                              "the data set was opened")

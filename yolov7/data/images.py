@@ -6,6 +6,7 @@ import cv2``), so that a missing system library is explained in one place.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -46,6 +47,8 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit, for every way to decode
 MAX_BYTES = 3 << 29  # of a file: 16 bits and four channels of so many pixels, uncompressed
 _ENDINGS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 _BYTES_AT_END = 8
+MAX_WORK = 1 << 26  # bytes that a thread keeps to decode into: an image of 4096 x 4096
+_WORK = threading.local()
 _MANY_BYTES = 1 << 26  # from here on a file must not be much larger than its pixels
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that begin a frame
 _START_OF_SCAN, _EXIF = 0xDA, 0xE1
@@ -76,13 +79,41 @@ def load_image(path: str | Path) -> np.ndarray:
     Alpha is dropped, grey is expanded, 16 bits become 8, all eight EXIF orientations are applied.
     Raises `InputError` for a file that is missing, empty, truncated, too large or not an image.
     """
+    return decode_image(read_image_file(path), str(path))
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """The content of an image's file. Raises `InputError`."""
     try:
-        content = _read(path)  # not cv2.imread: it cannot open every unicode path
+        return _read(path)  # not cv2.imread: it cannot open every unicode path
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ImageError as error:
         raise InputError(f"{path}: {error}") from None
-    return decode_image(content, str(path))
+
+
+def load_for_warp(path: str | Path) -> np.ndarray:
+    """`load_image`, or the same with a fourth channel of any value, valid until this thread calls this again.
+
+    OpenCV warps four channels in half the time of three, and memory that was just used is still in the cache.
+    """
+    content = read_image_file(path)
+    size = _plain_jpeg_size(content) if simplejpeg else None
+    if size is None:
+        return decode_image(content, str(path))
+    try:
+        _check_pixels(*size)
+        length = 4 * size[0] * size[1]
+        if length > MAX_WORK:
+            return decode_image(content, str(path))
+        if len(getattr(_WORK, "memory", b"")) < length:
+            _WORK.memory = np.empty(length, np.uint8)
+        image: np.ndarray = simplejpeg.decode_jpeg(content, "RGBX", buffer=_WORK.memory)
+        return image
+    except ImageError as error:
+        raise InputError(f"{path}: {error}") from None
+    except ValueError:  # see `_decode_jpeg`
+        return decode_image(content, str(path))
 
 
 def decode_image(content: bytes, name: str) -> np.ndarray:
