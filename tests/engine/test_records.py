@@ -172,6 +172,7 @@ def test_best_weights_that_cannot_be_written_are_said_at_the_end(files: Checkpoi
 def test_resume_looks_for_the_best_weights(files: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:
     just_ended: Any = small_state(3, 2)
     assert files.recover_best(just_ended)  # those of the checkpoint
+    files.settle()
     assert torch.load(files.best, weights_only=True)["epoch"] == 2
     earlier: Any = small_state(9, 5)
     assert not files.recover_best(earlier)

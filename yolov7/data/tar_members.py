@@ -11,6 +11,7 @@ import os
 import re
 import tarfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 
@@ -94,19 +95,21 @@ def _find(path: str | Path) -> tuple[_Tar, Place]:
 
 def _places(path: str) -> dict[str, Place]:
     """Offset and length of each regular file by its name; of two of one name the last counts, as in tar."""
-    places: dict[str, Place] = {}
     try:
         with tarfile.open(path, "r:") as tar:
-            for number, member in enumerate(tar):
-                if number >= MAX_MEMBERS:
-                    raise OSError(errno.EFBIG, f"more than {MAX_MEMBERS:,} members; accepted: fewer")
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
-                if member.isreg() and not member.issparse() and len(member.name) <= MAX_NAME:
-                    places[member.name.removeprefix("./")] = member.offset_data, member.size
+            return {member.name.removeprefix("./"): (member.offset_data, member.size) for member in _members(tar)}
     except tarfile.TarError:
         raise OSError(errno.EINVAL, "is not a plain tar file (a compressed one is not read; unpack it: gunzip, xz -d)"
                       ) from None
-    return places
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(tar):
+        if number >= MAX_MEMBERS:
+            raise OSError(errno.EFBIG, f"more than {MAX_MEMBERS:,} members; accepted: fewer")
+        tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
+        if member.isreg() and not member.issparse() and len(member.name) <= MAX_NAME:
+            yield member
 
 
 def _read(file: str, stamp: tuple[int, int], offset: int, length: int) -> bytes:

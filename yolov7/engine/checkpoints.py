@@ -70,6 +70,11 @@ class Checkpoints:
         if error := self._settled(self.last):
             logger.error("%s; the run goes on and tries again after the next epoch", _failure(self.last, error))
 
+    def close(self) -> None:
+        """`settle`, and end the thread that writes."""
+        self.settle()
+        self._writer.shutdown()
+
     def _settle_best(self) -> None:
         if self.best not in self._writing:
             return

@@ -84,8 +84,8 @@ class Trainer:
         self._table = EpochTable(self.terms, config.epochs)
 
     def close(self) -> None:
-        """End the loader processes, once what is being written stands."""
-        self.checkpoints.settle()
+        """End the loader processes, and the thread that writes, once what it writes stands."""
+        self.checkpoints.close()
         self.loader.close()
         self.val_loader.close()
 
