@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import torch
 from recorder import RecordedOnCpu
@@ -21,12 +22,12 @@ from yolov7.runtime.distributed import connected
 EPOCHS, BATCH = 7, 5
 
 
-def train(data: str, folder: Path, graphs: bool) -> None:
+def train(data: str, folder: Path, graphs: bool, cache: Literal["off", "disk"] = "off") -> None:
     """21 steps; what every process saw and where the weights went."""
     device = torch.device("cpu")
     options = TrainOptions(data=data, img_size=(64,), batch_size=BATCH, nominal_batch=BATCH, epochs=EPOCHS,
                            device="cpu", workers=0, project=str(folder), exist_ok=True, cfg=str(folder / "model.yaml"),
-                           cuda_graphs=graphs,
+                           cuda_graphs=graphs, cache=cache,
                            set=("augment.mosaic=0", "augment.mixup=0", "optimizer.warmup_epochs=1"))
     with connected(device) as processes:
         trainer = run.build_trainer(options, device, processes, ExitStack())

@@ -59,7 +59,8 @@ class Runs:
 
     @property
     def phase(self) -> str:
-        return self.phase_file.read_text()[:1]
+        first, writing = (self.phase_file.read_text() + "--")[:2]
+        return "C" if writing == "C" else first
 
     def stop(self, process: Fork, phase: str, delay: float, number: int) -> str:
         """Send a signal ``delay`` seconds into a phase; returns the phase that it fell into."""

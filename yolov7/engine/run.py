@@ -16,6 +16,7 @@ from yolov7.config import InputError, atomic_write
 from yolov7.config.program import command
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.check import explained
+from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.transport import worker_failures
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
@@ -199,6 +200,10 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
         check_compiler(device)
     if config.fused_norm:
         fuse_norms(model)
+    if config.cache == "disk":
+        with processes.main_first():  # the trainer of every process then finds the file
+            for split, size, training in zip(splits, (config.train_size, config.test_size), (True, False), strict=True):
+                ImageReader(split, size, training, config.cache)
     return Trainer(config, model, splits, folder, device, processes)
 
 

@@ -81,11 +81,16 @@ class Processes:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Run the block in the main process first, for work whose result the others find, such as an index of data."""
-        if not self.is_main:
+        """Run the block in the main process, then in one process of every other machine, then in all the others.
+
+        For work whose result the others find, such as an index of data: on a file system that all share it is done
+        once, on disks of their own once on each machine, and never by two processes at a time on one.
+        """
+        turn = 0 if self.is_main else 1 if self.local_rank == 0 else 2
+        for _ in range(turn):
             self.barrier()
         yield
-        if self.is_main:
+        for _ in range(2 - turn):
             self.barrier()
 
 
