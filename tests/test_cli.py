@@ -108,9 +108,9 @@ def test_the_list_of_commands(capsys: CAPTURE) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["data"], "'data' is an incomplete command; accepted: data check, data convert, data anchors"),
-    (["data", "convret"], "unknown command 'data convret'; accepted: data check, data convert, data anchors; did you "
-     "mean 'data convert'?"),
+    (["data"], "'data' is an incomplete command; accepted: data check, data convert, data shard, data anchors"),
+    (["data", "convret"], "unknown command 'data convret'; accepted: data check, data convert, data shard, data "
+     "anchors; did you mean 'data convert'?"),
     (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, recipe, data; did you "
      "mean 'speed'?"),
     (["train", "--batchsize", "4"], "unknown flag '--batchsize'; did you mean '--batch-size'?"),

@@ -161,11 +161,11 @@ class ImageReader:
     def read_for_warp(self, index: int) -> np.ndarray:
         """The same with three or four channels, the last of any value; valid until this thread reads again."""
         cached = self._cache.get(index) if self._cache else None
-        return self._load(index, load_for_warp) if cached is None else cached
+        return self._load(index, for_warp=True) if cached is None else cached
 
-    def _load(self, index: int, load: Callable[[str], np.ndarray] = load_image) -> np.ndarray:
+    def _load(self, index: int, for_warp: bool = False) -> np.ndarray:
         path, (height, width) = self.image_set.paths[index], self.image_set.sizes[index].tolist()
-        native = load(path)
+        native = load_for_warp(path) if for_warp else load_image(path)
         if native.shape[:2] != (height, width):
             raise InputError(f"{path}: is {native.shape[1]} x {native.shape[0]} px, but was {width} x {height} px when "
                              "the data set was opened")
