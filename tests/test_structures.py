@@ -46,7 +46,7 @@ def test_targets_are_changed_as_a_whole() -> None:
 
     moved = targets.map(change)
     assert [id(tensor) for tensor in seen] == [id(tensor) for tensor in (
-        targets.extra["angle"], targets.maps["index"], targets.boxes, targets.labels, targets.valid)]
+        targets.extra["angle"], targets.boxes, targets.labels, targets.valid, targets.maps["index"])]
     assert moved.counts == (3, 0) and moved.extra["angle"].is_meta and moved.maps["index"].is_meta
     for name in ("boxes", "labels", "valid"):
         before, after = getattr(targets, name), getattr(moved, name)
