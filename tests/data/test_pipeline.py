@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from yolov7.config import InputError, override
 from yolov7.config.recipe import AugmentConfig, Recipe, read_recipe
+from yolov7.data import compose, image_cache
+from yolov7.data.compose import paste_mirrored
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.pipeline import GEOMETRY, STEPS, check_pipeline, make_steps
@@ -104,3 +107,25 @@ def test_a_crop_of_the_mosaic_without_perspective(squares: Squares) -> None:
     assert sample.meta.mosaic
     assert {tuple(colour) for colour in np.unique(sample.image.reshape(-1, 3), axis=0).tolist()} <= {
         (0, 0, 0), (114, 114, 114), (220, 30, 30), (30, 200, 40), (40, 60, 230)}  # nothing interpolated
+
+
+def test_what_is_mirrored_is_decoded_once(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    mirrored: list[int] = []
+
+    def noting(load: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
+        return lambda path: (read.append(path), load(path))[1]
+
+    def pasting(*arguments: Any) -> None:
+        mirrored.append(len(read))
+        paste_mirrored(*arguments)
+        assert len(read) == len({*read})
+
+    for name in ("load_image", "load_for_warp"):
+        monkeypatch.setattr(image_cache, name, noting(getattr(image_cache, name)))
+    monkeypatch.setattr(compose, "paste_mirrored", pasting)
+    dataset = TrainingDataset(squares(polygons="all"), 96, AugmentConfig(mosaic=1, copy_paste=1))
+    for seed in range(10):
+        read.clear()
+        dataset.composer.mosaic(0, np.random.default_rng(seed))
+    assert len(mirrored) > 3

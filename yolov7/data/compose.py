@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import numpy as np
 
@@ -240,9 +240,11 @@ class Composer:
         share = self.config.copy_paste if "copy_paste" in self.config.pipeline else 0.0
         objects, mirrored = draw_mirrored(objects, share, side, rng, self.mirrored_order)
         warp = self._draw_warp((side, side), -size // 2, rng)
-        image = render(tiles, side, warp, self.reader.read_for_warp)
+        # what is warped twice is decoded once, into memory of its own
+        read = cache(self.reader.read) if mirrored else self.reader.read_for_warp
+        image = render(tiles, side, warp, read)
         if mirrored:
-            paste_mirrored(image, tiles, side, warp, self.reader.read_for_warp, mirrored)
+            paste_mirrored(image, tiles, side, warp, read, mirrored)
         exact = partial(cut_off, placed.polygons, objects.polygons, np.array((side, side)))
         objects = warp_objects(objects, warp, max_aspect=self.config.max_aspect,
                                outlines=exact if self.exact_outlines else None)
