@@ -200,7 +200,7 @@ def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, Im
         check_compiler(device)
     if config.fused_norm:
         fuse_norms(model)
-    if config.cache == "disk":
+    if config.cache == "disk" and processes.world_size > 1:
         with processes.main_first():  # the trainer of every process then finds the file
             for split, size, training in zip(splits, (config.train_size, config.test_size), (True, False), strict=True):
                 ImageReader(split, size, training, config.cache)
