@@ -98,22 +98,14 @@ def load_for_warp(path: str | Path) -> np.ndarray:
     OpenCV warps four channels in half the time of three, and memory that was just used is still in the cache.
     """
     content = read_image_file(path)
-    size = _plain_jpeg_size(content) if simplejpeg else None
-    if size is None:
-        return decode_image(content, str(path))
-    try:
-        _check_pixels(*size)
-        length = 4 * size[0] * size[1]
-        if length > MAX_WORK:
-            return decode_image(content, str(path))
+    width, height = _plain_jpeg_size(content) or (0, 0)
+    length = 4 * width * height
+    if simplejpeg is not None and 0 < length <= MAX_WORK:
         if len(getattr(_WORK, "memory", b"")) < length:
             _WORK.memory = np.empty(length, np.uint8)
-        image: np.ndarray = simplejpeg.decode_jpeg(content, "RGBX", buffer=_WORK.memory)
-        return image
-    except ImageError as error:
-        raise InputError(f"{path}: {error}") from None
-    except ValueError:  # see `_decode_jpeg`
-        return decode_image(content, str(path))
+        if (image := _decode_jpeg(content, "RGBX", _WORK.memory)) is not None:
+            return image
+    return decode_image(content, str(path))
 
 
 def decode_image(content: bytes, name: str) -> np.ndarray:
@@ -234,12 +226,15 @@ def decode_content(content: bytes) -> np.ndarray:
     return _upright(image, orientation)
 
 
-def _decode_jpeg(content: bytes) -> np.ndarray | None:
-    """The pixels of a sound JPEG, the same bytes as OpenCV's in nine tenths of the time; None leaves it to OpenCV."""
+def _decode_jpeg(content: bytes, channels: str = "RGB", memory: np.ndarray | None = None) -> np.ndarray | None:
+    """The pixels of a sound JPEG, the same bytes as OpenCV's in nine tenths of the time; None leaves it to OpenCV.
+
+    They are written into ``memory``, where given.
+    """
     if simplejpeg is None:
         return None
     try:
-        image: np.ndarray = simplejpeg.decode_jpeg(content)
+        image: np.ndarray = simplejpeg.decode_jpeg(content, channels, buffer=memory)
         return image
     except ValueError:  # what OpenCV decodes in its own way: CMYK, a part that is damaged
         return None
