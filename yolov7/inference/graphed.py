@@ -6,6 +6,7 @@ Behind it one question is left that waits for the device: which rows are above t
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -73,19 +74,16 @@ class GraphedNetwork:
 
     def _above(self, result: Result, confidence: float) -> list[Predictions]:
         """The rows, in memory of their own: the next replay overwrites the result."""
+        result = replace(result, maps={name: value.clone() for name, value in result.maps.items()})
         if isinstance(result, Predictions):
             return rows_above(result, confidence)
-        maps = {name: value.clone() for name, value in result.maps.items()}
-        return self._model.head.decoder.above(HeadOutput(result.levels, maps=maps), confidence, self._dtype)
+        return self._model.head.decoder.above(result, confidence, self._dtype)
 
 
 def rows_above(predictions: Predictions, confidence: float) -> list[Predictions]:
-    """The rows of objectness above ``confidence`` of each image, in their order; maps are copied."""
+    """The rows of objectness above ``confidence`` of each image, in their order."""
     image, row = (predictions.objectness > confidence).nonzero(as_tuple=True)
     counts = torch.bincount(image, minlength=len(predictions.boxes)).tolist()  # waits for the device
-    boxes, objectness, classes = (torch.split(value[image, row], counts) for value in
-                                  (predictions.boxes, predictions.objectness, predictions.classes))
-    extra = {name: torch.split(column[image, row], counts) for name, column in predictions.extra.items()}
-    maps = {name: value.clone() for name, value in predictions.maps.items()}
-    return [Predictions(boxes[i], objectness[i], classes[i], {name: parts[i] for name, parts in extra.items()},
-                        {name: value[i] for name, value in maps.items()}) for i in range(len(boxes))]
+    extra = {name: column[image, row] for name, column in predictions.extra.items()}
+    return Predictions(predictions.boxes[image, row], predictions.objectness[image, row],
+                       predictions.classes[image, row], extra, predictions.maps).split(counts)

@@ -87,6 +87,14 @@ class Predictions:
                             {name: column[i] for name, column in self.extra.items()},
                             {name: value[i] for name, value in self.maps.items()}) for i in range(len(self.boxes))]
 
+    def split(self, counts: list[int]) -> list[Predictions]:
+        """The same of rows ``[M, ...]`` that are so many of each image, one image after the other."""
+        boxes, objectness, classes = (torch.split(value, counts) for value in
+                                      (self.boxes, self.objectness, self.classes))
+        extra = {name: torch.split(column, counts) for name, column in self.extra.items()}
+        return [Predictions(boxes[i], objectness[i], classes[i], {name: parts[i] for name, parts in extra.items()},
+                            {name: value[i] for name, value in self.maps.items()}) for i in range(len(counts))]
+
 
 def decode_boxes(logits: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor | float,
                  reach: float = CONSTRAINED, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -162,11 +170,10 @@ class Decoder:
         of_image = torch.cat(images)
         counts = torch.bincount(of_image, minlength=batch).tolist()  # waits for the device, as all that follows
         order = of_image.argsort(stable=True)
-        columns = {name: torch.split(torch.cat([level[name] for level in extra])[order], counts) for name in extra[0]}
-        return [Predictions(part[:, :4], self._objectness(part), part[:, 5:],
-                            {name: parts[i] for name, parts in columns.items()},
-                            {name: value[i] for name, value in output.maps.items()})
-                for i, part in enumerate(torch.split(torch.cat(rows)[order], counts))]
+        decoded = torch.cat(rows)[order]
+        columns = {name: torch.cat([level[name] for level in extra])[order] for name in extra[0]}
+        return Predictions(decoded[:, :4], self._objectness(decoded), decoded[:, 5:], columns, output.maps
+                           ).split(counts)
 
     def _objectness(self, rows: Tensor) -> Tensor:
         return rows[..., 4] * rows[..., 5] if self.class_score and rows.shape[-1] == 6 else rows[..., 4]
