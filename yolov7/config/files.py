@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ PACKAGE = Path(__file__).parents[1]
 SHIPPED = PACKAGE / "shipped" if (PACKAGE / "shipped").is_dir() else PACKAGE.parent  # wheel, or checkout
 YAML_LIMIT = 4 << 20  # bytes
 LONG_PATH = 1000  # characters
+CHUNK = 1 << 20  # bytes read at once
 
 
 def is_file(path: str | Path) -> bool:
@@ -50,6 +52,16 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     if len(content) > limit:
         raise InputError(f"{shorten(path)}: is larger than {limit >> 20} MiB; accepted: at most that")
     return content
+
+
+def checksum(path: str | Path) -> tuple[int, str]:
+    """Length of a file in bytes and its SHA-256, whatever its size. Raises `OSError`."""
+    digest, length = hashlib.sha256(), 0
+    with open(path, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            length += len(chunk)
+    return length, digest.hexdigest()
 
 
 def shorten(path: str | Path) -> str:

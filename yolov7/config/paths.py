@@ -12,7 +12,14 @@ from yolov7.config.errors import InputError, RunError
 from yolov7.config.messages import bounded
 
 MAX_NAME, MAX_PATH = 255, 4095  # bytes, as nearly every system has it
+CACHE_VARIABLE = "YOLOV7_CACHE_DIR"  # of the environment: the folder of all caches
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # of a write, which names no file
+
+
+def user_cache() -> Path | None:
+    """``${XDG_CACHE_HOME:-~/.cache}/yolov7``, which may not be there yet; None for a user without a home."""
+    home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    return home / "yolov7" if home.is_absolute() else None
 
 
 class WriteError(RunError, OSError):

@@ -108,14 +108,20 @@ def _checked(options: ConvertOptions) -> ConvertOptions:
 
 def _open_source(options: ConvertOptions) -> tuple[DataSource, tuple[str, ...]]:
     source = open_data(options.data)
-    splits = tuple(dict.fromkeys(options.splits)) or tuple(source.splits)
+    splits = chosen_splits(source, options.splits)
     for split in splits:
-        if split not in source.splits:
-            raise InputError(f"--splits: {unknown('split', split, source.splits)}")
         if format_of(source.splits[split]).name == options.to:
             other = {"coco": "yolo", "yolo": "coco"}[options.to]
             raise InputError(f"--to {options.to}: {source.file}, {split} is in this format already; accepted: {other}")
     return source, splits
+
+
+def chosen_splits(source: DataSource, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The splits that ``--splits`` names, each once; all of the data set where it names none."""
+    for split in wanted:
+        if split not in source.splits:
+            raise InputError(f"--splits: {unknown('split', split, source.splits)}")
+    return tuple(dict.fromkeys(wanted)) or tuple(source.splits)
 
 
 def check_output(output: Path, name: str) -> None:
@@ -325,8 +331,13 @@ def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, option
     if options.to == "yolo" and tally.crowds:
         logger.warning("label files have no crowds: %d are left out; detections of them will count as wrong",
                        tally.crowds)
-    splits = [image_set.split for image_set in image_sets]
-    use = command("train", data=written) if {"train", "val"} <= {*splits} else \
-        command("test", data=written, task=splits[0])
     logger.info("%d images linked, %d copied; written to %s\nnext:\n  %s", tally.linked, tally.copied,
-                options.output, use)
+                options.output, use_of(written, image_sets))
+
+
+def use_of(written: Path, image_sets: Sequence[ImageSet]) -> str:
+    """The command that goes on with the data set that was written."""
+    splits = [image_set.split for image_set in image_sets]
+    if {"train", "val"} <= {*splits}:
+        return command("train", data=written)
+    return command("test", data=written, task=splits[0])

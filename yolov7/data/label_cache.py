@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from yolov7.config import atomic_path, reason_of
+from yolov7.config import CACHE_VARIABLE, atomic_path, reason_of, user_cache
 from yolov7.data.objects import Column, objects_from
 from yolov7.data.scan import UNREADABLE, Entries, Finding, join, map_chunks, take
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "YOLOV7_CACHE_DIR"
 BESIDE_THE_DATA = ".yolov7-cache"
 FORMAT = "yolov7 labels"
 VERSION = 2  # of the file's arrays: to be raised with every change of the columns of `Objects`
@@ -43,9 +42,8 @@ def cache_folder(near: Path) -> Path | None:
             return folder
         logger.warning("%s=%s: cannot be written to; nothing is cached", CACHE_VARIABLE, named)
         return None
-    home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
     places = [near / BESIDE_THE_DATA] if _is_open(near) else []
-    places += [home / "yolov7"] if home.is_absolute() else []
+    places += [home] if (home := user_cache()) else []
     return next(filter(_can_write, places), None)
 
 

@@ -8,7 +8,6 @@ is to say of its images. Nothing in a tar file is executed, unpickled or written
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,11 +19,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from yolov7.config import InputError, RunError, atomic_path, read_bytes, unknown
+from yolov7.config import InputError, RunError, atomic_path, checksum, read_bytes
 from yolov7.config.options import ShardOptions
 from yolov7.config.program import command
 from yolov7.data.catalog import open_data, open_split
-from yolov7.data.convert import check_output, facts_of_keypoints, flat_names
+from yolov7.data.convert import check_output, chosen_splits, facts_of_keypoints, flat_names, use_of
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.images import MAX_BYTES
 from yolov7.data.regular import read_regular
@@ -52,10 +51,7 @@ def write_shards(options: ShardOptions) -> Path:
         if not value:
             raise InputError(f"{flag} is missing; accepted: a data set, and a folder to write")
     source = open_data(options.data)
-    splits = tuple(dict.fromkeys(options.splits)) or tuple(source.splits)
-    for split in splits:
-        if split not in source.splits:
-            raise InputError(f"--splits: {unknown('split', split, source.splits)}")
+    splits = chosen_splits(source, options.splits)
     output = Path(os.path.abspath(options.output))
     check_output(output, options.output)
     image_sets = [open_split(source, split, crowds=True) for split in splits]
@@ -67,12 +63,11 @@ def write_shards(options: ShardOptions) -> Path:
             count, size = count + len(listed), size + sum(row["bytes"] for row in listed)
     for image_set in image_sets:
         report_faults(image_set, output)
-    use = command("train", data=options.output) if {"train", "val"} <= {*splits} else \
-        command("test", data=options.output, task=splits[0])
+    written = Path(options.output)
     logger.info("%d images in %d tar files, %.1f MiB, written to %s\nnext:\n  %s\n  %s",
-                sum(map(len, image_sets)), count, size / 2**20, options.output, use,
-                command("data shard", data=options.output, check=True))
-    return Path(options.output)
+                sum(map(len, image_sets)), count, size / 2**20, written, use_of(written, image_sets),
+                command("data shard", data=written, check=True))
+    return written
 
 
 def _check_room(image_sets: list[ImageSet], folder: Path) -> None:
@@ -90,24 +85,18 @@ def _write_split(image_set: ImageSet, folder: Path, per_file: int) -> list[dict[
     target = folder / "images" / image_set.split
     target.mkdir(parents=True)
     names = flat_names(image_set.paths)
-    progress = Progress(range(len(names)), f"writing {image_set.split}", unit="images")
     listed: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
-    rows = iter(progress)
-    for start in range(0, len(names), per_file):
-        file = f"{start // per_file:06d}.tar"
-        with tarfile.open(target / file, "w", format=tarfile.PAX_FORMAT) as tar:
-            for _ in range(min(per_file, len(names) - start)):
-                index = next(rows)
-                image, annotations = of_image(index)
-                _add(tar, names[index], read_regular(image_set.paths[index], MAX_BYTES))
-                own = {"image": image | {"file_name": names[index]}, "annotations": annotations}
-                _add(tar, f"{os.path.splitext(names[index])[0]}.json", json.dumps(own, ensure_ascii=False).encode())
-                images.append(image | {"file_name": f"{file}/{names[index]}"})
-        digest = _digest(target / file)
-        listed.append({"name": file, "images": min(per_file, len(names) - start),
-                       "bytes": (target / file).stat().st_size, "sha256": digest})
-    next(rows, None)  # the progress ends
+    progress: Progress[None]
+    with Progress(description=f"writing {image_set.split}", total=len(names), unit="images") as progress:
+        for start in range(0, len(names), per_file):
+            file = f"{start // per_file:06d}.tar"
+            rows = [(names[index], image_set.paths[index], of_image(index))
+                    for index in range(start, min(start + per_file, len(names)))]
+            _write_tar(target / file, rows, progress)
+            images += [image | {"file_name": f"{file}/{name}"} for name, _, (image, _) in rows]
+            length, digest = checksum(target / file)
+            listed.append({"name": file, "images": len(rows), "bytes": length, "sha256": digest})
     (target / LIST).write_text(json.dumps({"split": image_set.split, "files": listed}, indent=1) + "\n")
     annotations_file = folder / "annotations" / f"instances_{image_set.split}.json"
     annotations_file.parent.mkdir(exist_ok=True)
@@ -149,22 +138,20 @@ def _categories(image_set: ImageSet, old: list[dict[str, Any]]) -> tuple[list[di
     return sorted(categories, key=lambda entry: int(entry["id"])), new_ids
 
 
+def _write_tar(file: Path, rows: list[tuple[str, str, Record]], progress: Progress[None]) -> None:
+    """The bytes of each image under its name, and beside it what is known of it."""
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, path, (image, annotations) in rows:
+            _add(tar, name, read_regular(path, MAX_BYTES))
+            own = {"image": image | {"file_name": name}, "annotations": annotations}
+            _add(tar, f"{os.path.splitext(name)[0]}.json", json.dumps(own, ensure_ascii=False).encode())
+            progress.update()
+
+
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)  # of nobody, at no time: the same data makes the same bytes
     member.size = len(content)
     tar.addfile(member, BytesIO(content))
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
-
-
-def _sha256(stream: Any) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 # --- checking ----------------------------------------------------------------------------------------------------
@@ -211,7 +198,7 @@ def _faults_of(file: Path, entry: dict[str, Any]) -> Iterator[str]:
     if not file.is_file():
         yield f"{file}: is missing"
         return
-    if _digest(file) != entry["sha256"]:
+    if checksum(file)[1] != entry["sha256"]:
         yield f"{file}: has other bytes than were written"
     try:
         with tarfile.open(file, "r:") as tar:

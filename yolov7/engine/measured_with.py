@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import yolov7
+from yolov7.config import checksum
 from yolov7.inference.exported import ExportedNetwork
 from yolov7.inference.network import Augmented, Ensemble, Network, TorchNetwork
 from yolov7.runtime.precision import FORMATS
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from yolov7.engine.testing import Subject
     from yolov7.evaluation.evaluate import Evaluation
     from yolov7.inference.nms import NMSOptions
-
-CHUNK = 1 << 20  # bytes read at once
 
 
 def checksums(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -36,12 +34,8 @@ def checksums(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _checksum(path: Path) -> dict[str, Any]:
-    digest, length = hashlib.sha256(), 0
-    with open(path, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-            length += len(chunk)
-    return {"path": str(path), "bytes": length, "sha256": digest.hexdigest()}
+    length, digest = checksum(path)
+    return {"path": str(path), "bytes": length, "sha256": digest}
 
 
 def measured_with(subject: Subject, evaluation: Evaluation, options: TestOptions, nms: NMSOptions,

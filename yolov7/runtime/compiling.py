@@ -9,21 +9,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from yolov7.config import CACHE_VARIABLE, user_cache
+
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+COMPILED_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def keep_compiled() -> str:
     """The folder that compiled parts are kept in, unless the environment names one: that of the user's caches."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # slow to import
 
-    home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
-    folder = os.environ.get("YOLOV7_CACHE_DIR") or (str(home / "yolov7") if home.is_absolute() else "")
+    named = os.environ.get(CACHE_VARIABLE)
+    folder = Path(os.path.expanduser(named)) if named else user_cache()
     usual = default_cache_dir()  # torch sets the variable, too; a temporary folder is lost with the next start
-    if folder and os.environ.get(CACHE_VARIABLE, usual) == usual:
-        os.environ[CACHE_VARIABLE] = str(Path(folder).absolute() / "compiled")
-    return os.environ.get(CACHE_VARIABLE, usual)
+    if folder and os.environ.get(COMPILED_VARIABLE, usual) == usual:
+        os.environ[COMPILED_VARIABLE] = str(folder.absolute() / "compiled")
+    return os.environ.get(COMPILED_VARIABLE, usual)
 
 
 class CompilingNews:
