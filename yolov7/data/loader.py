@@ -35,7 +35,7 @@ from yolov7.data.transport import (
     sent,
     workers_with_room,
 )
-from yolov7.runtime.device import available_cores, default_workers, may_start_processes
+from yolov7.runtime.device import available_cores, default_workers, local_processes, may_start_processes
 from yolov7.runtime.memory import free_memory, keep_freed_memory
 from yolov7.structures import Batch, Targets
 
@@ -287,10 +287,9 @@ def _at_most(workers: int | None, batch_size: int) -> int:
     return min(default_workers() if workers is None else workers, batch_size)
 
 
-def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int | None,
+def _loader(dataset: TrainingDataset | EvaluationDataset, batches: Any, workers: int,
             fields: Sequence[Field]) -> BatchLoader:
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, as torchrun says
-    workers = min(-(-available_cores() // sharing), len(dataset), default_workers() if workers is None else workers)
+    workers = min(-(-available_cores() // local_processes()), len(dataset), workers)
     settings: dict[str, Any] = {}
     if workers and not may_start_processes():
         logger.warning("a process of a pool may start none of its own: images are read in it, as with --workers 0")

@@ -73,7 +73,7 @@ class Slots:
     """
 
     def __init__(self, workers: int, size: int) -> None:
-        self._each = max(LEAST_SLOTS, -(-HELD_BATCHES // workers) + LEAST_SLOTS - 1)
+        self._each = _slots_each(workers)
         self._size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         count = workers * self._each
         self._pixels = mmap.mmap(-1, count * self._size)
@@ -84,7 +84,7 @@ class Slots:
     @staticmethod
     def bytes(workers: int, size: int) -> int:
         """Memory that they take at most."""
-        return workers * max(LEAST_SLOTS, -(-HELD_BATCHES // workers) + LEAST_SLOTS - 1) * size
+        return workers * _slots_each(workers) * size
 
     @property
     def in_use(self) -> int:
@@ -120,6 +120,10 @@ class Slots:
     def array(self, slot: int, shape: tuple[int, ...]) -> np.ndarray:
         """The slot as an array uint8 of this shape."""
         return np.frombuffer(self._pixels, np.uint8, math.prod(shape), slot * self._size).reshape(shape)
+
+
+def _slots_each(workers: int) -> int:
+    return max(LEAST_SLOTS, -(-HELD_BATCHES // workers) + LEAST_SLOTS - 1)
 
 
 _SLOTS: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()

@@ -73,8 +73,12 @@ def _quota() -> int:
 
 def default_workers() -> int:
     """Loader processes of this process: the cores that it may use, divided among the processes on this machine."""
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
-    return max(min(available_cores() // sharing, MOST_WORKERS), 1)
+    return max(min(available_cores() // local_processes(), MOST_WORKERS), 1)
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def may_start_processes() -> bool:
