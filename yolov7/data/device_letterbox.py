@@ -27,9 +27,7 @@ def letterbox_on_device(image: Tensor, shape: int | tuple[int, int], stride: int
     resized = resize(image, found.size)
     height, width = found.size
     top, left = found.spare[0] // 2, found.spare[1] // 2
-    whole = image.new_empty(3, height + found.spare[0], width + found.spare[1])
-    for plane, grey in zip(whole, PAD_COLOUR, strict=False):
-        plane.fill_(grey)
+    whole = image.new_full((3, height + found.spare[0], width + found.spare[1]), PAD_COLOUR[0])  # a grey
     whole[:, top : top + height, left : left + width] = resized.permute(2, 0, 1)
     return whole, found.gain, found.pad
 

@@ -55,7 +55,7 @@ def is_there(path: str | Path) -> bool:
 def fingerprint(path: str | Path) -> tuple[int, int] | None:
     """Length of a member and time of change of its tar file, in nanoseconds; None where there is none."""
     try:
-        tar, place = _find(path)
+        _, tar, place = _find(path)
     except OSError:
         return None
     return place[1], tar.stamp[1]
@@ -63,18 +63,16 @@ def fingerprint(path: str | Path) -> tuple[int, int] | None:
 
 def read_member(path: str | Path, limit: int) -> bytes:
     """The content of a member of at most ``limit`` bytes. Raises `OSError`."""
-    tar, (offset, length) = _find(path)
+    file, tar, (offset, length) = _find(path)
     if length > limit:
         raise OSError(errno.EFBIG, f"{length:,} bytes; accepted: up to {limit:,}")
-    found = split_member(path)
-    assert found is not None
-    content = _read(found[0], tar.stamp, offset, length)
+    content = _read(file, tar.stamp, offset, length)
     if len(content) < length:
         raise OSError(errno.EIO, f"ends before its {length:,} bytes: its tar file is truncated")
     return content
 
 
-def _find(path: str | Path) -> tuple[_Tar, Place]:
+def _find(path: str | Path) -> tuple[str, _Tar, Place]:
     found = split_member(path)
     if found is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -90,7 +88,7 @@ def _find(path: str | Path) -> tuple[_Tar, Place]:
             _TABLES.popitem(last=False)
     if member not in tar.places:
         raise OSError(errno.ENOENT, f"is not in {file}")
-    return tar, tar.places[member]
+    return file, tar, tar.places[member]
 
 
 def _places(path: str) -> dict[str, Place]:

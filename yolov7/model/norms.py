@@ -160,7 +160,7 @@ def compile_norms(model: nn.Module) -> None:
 
 def check_fusion(device: torch.device) -> None:
     """Raise `InputError` where norms and activations cannot be computed as one."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+    if not _is_able(device):
         needed = ".".join(map(str, MIN_CAPABILITY))
         raise InputError(f"--fused-norm: is for CUDA devices of compute capability {needed} or more, this run is on "
                          f"{device}; leave the flag out")
@@ -171,5 +171,8 @@ def check_fusion(device: torch.device) -> None:
 
 def has_kernels(device: torch.device) -> bool:
     """Whether this device can run the kernels of `yolov7.runtime.norm_kernels`."""
-    return (device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
-            and importlib.util.find_spec("triton") is not None)
+    return _is_able(device) and importlib.util.find_spec("triton") is not None
+
+
+def _is_able(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
