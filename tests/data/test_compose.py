@@ -14,17 +14,15 @@ from simple_augment import build_mosaic
 from yolov7.config.recipe import AugmentConfig
 from yolov7.data.compose import (
     Mosaic,
-    Tile,
     draw_mirrored,
     draw_mosaic,
-    paste_mirrored,
-    render,
     tile_corners,
 )
 from yolov7.data.geometry import RandomPerspective, Warp, crop, warp_objects
 from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
 from yolov7.data.objects import Objects, Sample, concatenate, no_objects
+from yolov7.data.render import Tile, paste_mirrored, render
 from yolov7.structures import ImageMeta
 
 Squares = Callable[..., ImageSet]

@@ -11,10 +11,10 @@ from rectangles import RED, box_of_red, make_sample, rectangle_sample
 from simple_augment import polygon_box
 
 from yolov7.config.recipe import AugmentConfig
-from yolov7.data.compose import Tile, render
 from yolov7.data.geometry import RandomPerspective, Warp, polygon_boxes, warp_objects
 from yolov7.data.images import cv2
 from yolov7.data.objects import Sample
+from yolov7.data.render import Tile, render
 
 STILL = AugmentConfig(degrees=0, translate=0, scale=0, shear=0, perspective=0)
 

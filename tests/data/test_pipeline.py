@@ -11,11 +11,12 @@ import pytest
 
 from yolov7.config import InputError, override
 from yolov7.config.recipe import AugmentConfig, Recipe, read_recipe
-from yolov7.data import compose, image_cache
-from yolov7.data.compose import paste_mirrored
+from yolov7.data import image_cache, picture
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet
+from yolov7.data.picture import made
 from yolov7.data.pipeline import GEOMETRY, STEPS, check_pipeline, make_steps
+from yolov7.data.render import paste_mirrored
 
 Squares = Callable[..., ImageSet]
 EVERYTHING = AugmentConfig(**{
@@ -123,9 +124,9 @@ def test_what_is_mirrored_is_decoded_once(squares: Squares, monkeypatch: pytest.
 
     for name in ("load_image", "load_for_warp"):
         monkeypatch.setattr(image_cache, name, noting(getattr(image_cache, name)))
-    monkeypatch.setattr(compose, "paste_mirrored", pasting)
+    monkeypatch.setattr(picture, "paste_mirrored", pasting)
     dataset = TrainingDataset(squares(polygons="all"), 96, AugmentConfig(mosaic=1, copy_paste=1))
     for seed in range(10):
         read.clear()
-        dataset.composer.mosaic(0, np.random.default_rng(seed))
+        made(dataset.composer.mosaic(0, np.random.default_rng(seed)))
     assert len(mirrored) > 3

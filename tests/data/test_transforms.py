@@ -11,8 +11,8 @@ from rectangles import RED, box_of_red, rectangle_sample
 from simple_augment import mixup as simple_mixup
 
 from yolov7.data.images import cv2
+from yolov7.data.pixel_changes import COLOUR_CHANGES
 from yolov7.data.transforms import (
-    COLOUR_CHANGES,
     cutout,
     flip,
     hsv_jitter,
@@ -123,7 +123,7 @@ def test_colour_changes(name: str) -> None:
     image[50, 60] = 255 - image[50, 60]
     sample = replace(rectangle_sample((10, 10, 40, 40)), image=image)
     before = image.copy()
-    change = partial(recoloured, change=COLOUR_CHANGES[name])
+    change = partial(recoloured, draw=COLOUR_CHANGES[name])
     changed = sometimes(1.0, change)(sample, np.random.default_rng(1))
     assert (changed.image.shape, changed.image.dtype) == (image.shape, np.uint8)
     assert 0 < np.abs(changed.image.astype(int) - image).mean() < (130 if name == "gray" else 60)

@@ -17,6 +17,7 @@ from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
 from yolov7.data.objects import Sample
 from yolov7.data.paste import CutOutPool
+from yolov7.data.picture import made
 from yolov7.data.pipeline import make_steps
 from yolov7.data.transforms import letterbox_sample
 from yolov7.structures import ImageMeta
@@ -132,4 +133,4 @@ class TrainingDataset(Dataset[Sample]):
         sample = self.composer(index, rng, mosaics)
         for step in make_steps(self.augment, self.composer, self.pool, epoch):
             sample = step(sample, rng)
-        return sample
+        return made(sample)

@@ -68,7 +68,7 @@ def collate(samples: Sequence[Sample], fields: Sequence[Field] = (), pixels: np.
     The images keep their memory order, which is the one that convolutions prefer (channels last); they are written
     into ``pixels``, where given.
     """
-    images = torch.from_numpy(np.stack([sample.image for sample in samples], out=pixels)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([sample.pixels for sample in samples], out=pixels)).permute(0, 3, 1, 2)
     counts = tuple(len(sample.objects) for sample in samples)
     length = math.ceil(max(1, *counts) / OBJECTS_STEP) * OBJECTS_STEP
     boxes = _padded([sample.objects.boxes for sample in samples], length)

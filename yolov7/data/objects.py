@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from yolov7.structures import ImageMeta
+
+if TYPE_CHECKING:
+    from yolov7.data.picture import Picture
 
 
 def starts_of(lengths: Any) -> np.ndarray:
@@ -286,6 +289,12 @@ def _joined(values: Sequence[Any]) -> Any:
 class Sample:
     """One image with its objects, on the way from the disk to the batch."""
 
-    image: np.ndarray  # uint8 [H, W, 3] RGB
+    image: np.ndarray | Picture  # uint8 [H, W, 3] RGB, or how that is made
     objects: Objects  # in pixels of `image`
     meta: ImageMeta
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The image, which must be made."""
+        assert isinstance(self.image, np.ndarray)
+        return self.image

@@ -13,6 +13,8 @@ from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.data.objects import Objects, Ragged, Sample, concatenate
+from yolov7.data.picture import changed
+from yolov7.data.pixel_changes import Cover, Patch
 from yolov7.data.transforms import MAX_COVERED, draw_window, hide_keypoints, intersection_over_area
 
 PASTE_SIZES = (0.75,) * 2 + (0.5,) * 4 + (0.25,) * 4 + (0.125,) * 4 + (0.0625,) * 6  # of the image's sides
@@ -102,7 +104,7 @@ def paste_in(sample: Sample, cut_outs: Sequence[CutOut | None] | CutOuts, rng: n
     """Paste cut-outs into random windows that cover no object by 30% or more."""
     if not len(cut_outs):
         return sample
-    sample = replace(sample, image=sample.image.copy())
+    patches: list[Patch] = []
     for size in PASTE_SIZES:
         if rng.random() < 0.2:
             continue
@@ -113,8 +115,10 @@ def paste_in(sample: Sample, cut_outs: Sequence[CutOut | None] | CutOuts, rng: n
         item = cut_outs[int(rng.integers(len(cut_outs)))]
         scaled = _fit(item, height, width) if item else None
         if scaled is not None:
-            sample = _paste(sample, scaled, int(window[0]), int(window[1]))
-    return sample
+            x, y = int(window[0]), int(window[1])
+            patches.append(Patch(x, y, scaled.patch, scaled.mask))
+            sample = replace(sample, objects=_with(sample.objects, scaled, x, y))
+    return changed(sample, Cover(tuple(patches))) if patches else sample
 
 
 def _fit(item: CutOut, height: int, width: int) -> CutOut | None:
@@ -131,16 +135,15 @@ def _fit(item: CutOut, height: int, width: int) -> CutOut | None:
     return CutOut(cv2.resize(item.patch, shape), mask, item.polygon * scale, item.label, keypoints)
 
 
-def _paste(sample: Sample, item: CutOut, x: int, y: int) -> Sample:
-    """Write into the sample's image, which must be its own, and add the object."""
+def _with(objects: Objects, item: CutOut, x: int, y: int) -> Objects:
+    """Objects on which one is pasted."""
     height, width = item.mask.shape
-    sample.image[y : y + height, x : x + width][item.mask] = item.patch[item.mask]
     polygon = (item.polygon + np.array((x, y), np.float32)).astype(np.float32)
     columns: dict[str, Any] = {"polygons": Ragged(polygon, np.array([len(polygon)]))}
     if item.keypoints is not None and item.keypoints.size:
         moved = item.keypoints + np.array((x, y, 0))
         columns["keypoints"] = np.where(item.keypoints[:, 2:] > 0, moved, 0).astype(np.float32)[None]
-    objects = hide_keypoints(sample.objects, item.mask, (x, y))
+    objects = hide_keypoints(objects, item.mask, (x, y))
     box = np.array([(x, y, x + width, y + height)], np.float32)
     pasted = objects.like(box, np.array([item.label]), **columns)
-    return replace(sample, objects=concatenate((objects, pasted)))
+    return concatenate((objects, pasted))

@@ -11,8 +11,8 @@ from yolov7.config import InputError, unknown
 from yolov7.config.recipe import AugmentConfig
 from yolov7.data.compose import GEOMETRY, Composer
 from yolov7.data.paste import CutOutPool, paste_in
+from yolov7.data.pixel_changes import COLOUR_CHANGES
 from yolov7.data.transforms import (
-    COLOUR_CHANGES,
     Change,
     cutout,
     flip,
@@ -61,7 +61,7 @@ def make_steps(config: AugmentConfig, composer: Composer, pool: CutOutPool, epoc
         "cutout": sometimes(config.cutout, cutout),
         "flipud": sometimes(config.flipud, lambda sample, _: flip(sample, "vertical")),
         "fliplr": sometimes(config.fliplr, lambda sample, _: flip(sample, "horizontal", order)),
-        **{name: sometimes(getattr(config, name), partial(recoloured, change=change))
-           for name, change in COLOUR_CHANGES.items()},
+        **{name: sometimes(getattr(config, name), partial(recoloured, draw=draw))
+           for name, draw in COLOUR_CHANGES.items()},
     }
     return [steps[name] for name in config.pipeline if name in STEPS]

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from yolov7.data.images import cv2, letterbox
+from yolov7.data.images import letterbox
 from yolov7.data.objects import Objects, Sample, concatenate
+from yolov7.data.picture import changed
+from yolov7.data.pixel_changes import Blend, Cover, Flip, Patch, PixelChange, ScaleHsv
 
 CUTOUT_SIZES = (0.5,) + (0.25,) * 2 + (0.125,) * 4 + (0.0625,) * 8 + (0.03125,) * 16  # of the image's sides
 MAX_COVERED = 0.30  # share of an object's area that something pasted may cover
 EPSILON = 1e-16
-ROUND_DOWN = -0.4999  # added to what OpenCV rounds to the nearest; whole numbers stay
-_LEVELS = np.arange(256, dtype=np.uint8)
-_WORK = threading.local()
 
 
 Change = Callable[[Sample, np.random.Generator], Sample]
-ColourChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # uint8 [H, W, 3] RGB -> the same
 
 
 def sometimes(probability: float, change: Change) -> Change:
@@ -42,7 +39,7 @@ def intersection_over_area(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def letterbox_sample(sample: Sample, shape: tuple[int, int], scale_up: bool) -> Sample:
     """Fit a sample into exactly ``shape`` (height, width); gain and pad are recorded in its ``meta``."""
-    image, gain, pad = letterbox(sample.image, shape, auto=False, scale_up=scale_up)
+    image, gain, pad = letterbox(sample.pixels, shape, auto=False, scale_up=scale_up)
     first = sample.meta.gain
     meta = replace(sample.meta, gain=(first[0] * gain[0], first[1] * gain[1]), pad=pad)
     return Sample(image, sample.objects.placed(np.array(gain), np.array(pad)), meta)
@@ -59,7 +56,7 @@ def flip(sample: Sample, axis: Literal["horizontal", "vertical"], keypoint_order
     objects = sample.objects.placed(np.array(scale), np.array(offset))
     if horizontal and keypoint_order:
         objects = replace(objects, keypoints=objects.keypoints[:, list(keypoint_order)])
-    return replace(sample, image=cv2.flip(sample.image, int(horizontal)), objects=objects)
+    return changed(sample, Flip(horizontal), objects)
 
 
 def mirrored_order(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -80,31 +77,14 @@ def hsv_jitter(sample: Sample, rng: np.random.Generator, amplitudes: tuple[float
     """
     if not any(amplitudes):
         return sample
-    gains = 1 + rng.uniform(-1, 1, 3) * np.array(amplitudes)
-    hsv = cv2.cvtColor(sample.image, cv2.COLOR_RGB2HSV)  # 8 bits: hue in 0 ... 179
-    planes = cv2.split(hsv, _planes(hsv.shape[:2]))
-    cv2.LUT(planes[0], (_LEVELS * gains[0] % 180).astype(np.uint8), dst=planes[0])
-    _scale(planes[1], gains[1])
-    _scale(planes[2], gains[2])
-    cv2.merge(planes, hsv)
-    return replace(sample, image=cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv))
+    hue, saturation, value = (1 + rng.uniform(-1, 1, 3) * np.array(amplitudes)).tolist()
+    return changed(sample, ScaleHsv((hue, saturation, value)))
 
 
-def _planes(shape: tuple[int, int]) -> list[np.ndarray]:
-    """Three planes to work in, each thread's own: fresh memory costs more than what is done in it."""
-    if getattr(_WORK, "shape", None) != shape:
-        _WORK.shape, _WORK.planes = shape, [np.empty(shape, np.uint8) for _ in range(3)]
-    planes: list[np.ndarray] = _WORK.planes
-    return planes
-
-
-def _scale(plane: np.ndarray, gain: float) -> None:
-    """Multiply uint8 values in place, rounded down, at most 255."""
-    table = (_LEVELS * gain).clip(0, 255).astype(np.uint8)
-    if np.array_equal(cv2.convertScaleAbs(_LEVELS, alpha=gain, beta=ROUND_DOWN).ravel(), table):
-        cv2.convertScaleAbs(plane, dst=plane, alpha=gain, beta=ROUND_DOWN)  # a third of the time
-    else:
-        cv2.LUT(plane, table, dst=plane)
+def recoloured(sample: Sample, rng: np.random.Generator,
+               draw: Callable[[np.random.Generator], PixelChange]) -> Sample:
+    """Change the colours of the image; its objects stay."""
+    return changed(sample, draw(rng))
 
 
 # --- more ------------------------------------------------------------------------------------------------------
@@ -116,8 +96,7 @@ def mixup(sample: Sample, partner: Sample, rng: np.random.Generator, beta: float
     (docs/reference.md, Mix-up)
     """
     share = float(rng.beta(beta, beta))
-    image = cv2.addWeighted(sample.image, share, partner.image, 1 - share, ROUND_DOWN)
-    return replace(sample, image=image, objects=concatenate((sample.objects, partner.objects)))
+    return changed(sample, Blend(share, partner.image), concatenate((sample.objects, partner.objects)))
 
 
 def cutout(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -126,15 +105,17 @@ def cutout(sample: Sample, rng: np.random.Generator) -> Sample:
     Objects that one of more than 3% of the sides covers by 60% are removed; the masks of others stay whole, their key
     points under a rectangle are hidden.
     """
-    image, objects = sample.image.copy(), sample.objects
+    patches, objects = [], sample.objects
     for size in CUTOUT_SIZES:
-        window = draw_window(image.shape[0], image.shape[1], size, rng)
+        window = draw_window(sample.image.shape[0], sample.image.shape[1], size, rng)
         x1, y1, x2, y2 = window.tolist()
-        image[y1:y2, x1:x2] = rng.integers(64, 191, 3, endpoint=True)
+        colour = rng.integers(64, 191, 3, endpoint=True).astype(np.uint8)
+        whole = np.ones((y2 - y1, x2 - x1), bool)
+        patches.append(Patch(x1, y1, np.broadcast_to(colour, (*whole.shape, 3)), whole))
         if size > 0.03:
             objects = objects[intersection_over_area(window, objects.boxes) < 0.60]
-        objects = hide_keypoints(objects, np.ones((y2 - y1, x2 - x1), bool), (x1, y1))
-    return replace(sample, image=image, objects=objects)
+        objects = hide_keypoints(objects, whole, (x1, y1))
+    return changed(sample, Cover(tuple(patches)), objects)
 
 
 def hide_keypoints(objects: Objects, covered: np.ndarray, corner: tuple[int, int]) -> Objects:
@@ -159,57 +140,3 @@ def draw_window(height: int, width: int, size: float, rng: np.random.Generator) 
     x1 = max(rng.integers(width, endpoint=True) - w // 2, 0)
     y1 = max(rng.integers(height, endpoint=True) - h // 2, 0)
     return np.array((x1, y1, min(x1 + w, width), min(y1 + h, height)))
-
-
-def recoloured(sample: Sample, rng: np.random.Generator, change: ColourChange) -> Sample:
-    """Change the colours of the image; its objects stay."""
-    return replace(sample, image=change(sample.image, rng))
-
-
-def clahe(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Spread the histogram of the lightness tile by tile, limited to 1 ... 4 times the even one."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    lab[..., 0] = cv2.createCLAHE(rng.uniform(1, 4), (8, 8)).apply(np.ascontiguousarray(lab[..., 0]))
-    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-
-
-def brightness_contrast(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Multiply by 0.8 ... 1.2 and add up to 20% of the range."""
-    values = np.arange(256) * rng.uniform(0.8, 1.2) + rng.uniform(-0.2, 0.2) * 255
-    return cv2.LUT(image, values.clip(0, 255).astype(np.uint8))
-
-
-def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Raise values of 0 ... 1 to a power of 0.8 ... 1.2."""
-    return cv2.LUT(image, ((np.arange(256) / 255) ** rng.uniform(0.8, 1.2) * 255).round().astype(np.uint8))
-
-
-def blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mean of 3, 5 or 7 pixels a side."""
-    side = int(rng.choice((3, 5, 7)))
-    return cv2.blur(image, (side, side))
-
-
-def median_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Median of 3, 5 or 7 pixels a side."""
-    return cv2.medianBlur(image, int(rng.choice((3, 5, 7))))
-
-
-def gray(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Without colour."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Compressed as JPEG of quality 75 ... 100."""
-    quality = int(rng.integers(75, 100, endpoint=True))
-    data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None  # it was written a moment ago
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-
-
-COLOUR_CHANGES: dict[str, ColourChange] = {  # docs/reference.md, Rare colour changes
-    "clahe": clahe, "brightness_contrast": brightness_contrast, "gamma": gamma, "blur": blur,
-    "median_blur": median_blur, "gray": gray, "jpeg": jpeg,
-}
