@@ -10,6 +10,7 @@ inference  yolov7, batches 1 and 32, with and without --fast; end to end from a 
 train-64, train-128   larger batches
 bounded    yolov7-tiny at 640 px, yolov7-w6 at 1280 px: host against device
 profile    where the time of the best step goes, by kind of kernel -> profile-gpu.json
+augment    ``benchmark_augment.py``: images that the device decodes and augments -> augment.json
 compile    ``benchmark_compile.py``
 loss       ``benchmark_loss.py``
 
@@ -44,12 +45,13 @@ PARTS: dict[str, tuple[list[str], int]] = {
     "tests": ([*TESTS, "-m", "gpu", "tests/runtime/test_norm_kernels.py", "tests/engine/test_gpu.py",
                "tests/engine/test_gpu_lockstep.py", "tests/inference/test_graphed.py", "tests/inference/test_nms.py",
                "tests/inference/test_mask_assembly.py", "tests/loss", "tests/data/test_loader.py",
-               "tests/data/test_device_letterbox.py"], 240),
+               "tests/data/test_device_letterbox.py", "tests/data/test_device_augment.py"], 240),
     "train-32": ([ROWS, "train", "32"], 240),
     "inference": ([ROWS, "inference"], 120),
     "train-64": ([ROWS, "train", "64"], 240),
     "bounded": ([ROWS, "bounded"], 150),
     "profile": ([ROWS, "profile"], 90),
+    "augment": ([str(SCRIPTS / "benchmark_augment.py"), "--samples", "60"], 180),
     "compile": ([str(SCRIPTS / "benchmark_compile.py"), "--forms", "plain", "norms"], 240),
     "train-128": ([ROWS, "train", "128"], 240),
     "loss": ([str(SCRIPTS / "benchmark_loss.py"), "--repeats", "5"], 240),

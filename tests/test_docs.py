@@ -89,7 +89,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def commands_of(page: Path) -> list[str]:
     """Every line of its code that starts a command of ours."""
     blocks = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [line for kind, text in blocks if kind == "bash" for line in text.splitlines()
+    return [line for kind, text in blocks if kind == "bash" for line in text.replace("\\\n", " ").splitlines()
             if re.match(r"(python|torchrun|yolov7) ", line)]
 
 

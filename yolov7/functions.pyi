@@ -42,6 +42,8 @@ def train(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    augment_device: Literal["cpu", "cuda"] = "cpu",
+    shard_window: int | None = None,
     classes: int | str | Sequence[int | str] = (),
     single_cls: bool = False,
     sync_bn: bool = False,
@@ -89,6 +91,10 @@ def train(
       rect: training batches of similar aspect ratio with little padding, without mosaics
       cache: keep decoded and resized images in memory or on the disk, shared by all loader processes
         (default: off)
+      augment_device: where training images are decoded and augmented: by the loader processes, or on
+        the GPU of the run (JPEG; not measured yet) (default: cpu)
+      shard_window: tar files at a time of which samples are made, of a data set in such files; 0: all;
+        default: all, 16 of a server
       classes: train on these classes only (numbers or names)
       single_cls: take all classes as one, 'object'
       sync_bn: norms over the images of all processes (CUDA, several processes)
@@ -137,6 +143,8 @@ def train(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    augment_device: Literal["cpu", "cuda"] = "cpu",
+    shard_window: int | None = None,
     classes: int | str | Sequence[int | str] = (),
     single_cls: bool = False,
     sync_bn: bool = False,
@@ -626,7 +634,7 @@ def shard_data(
     images: int = 2000,
     check: bool = False,
     verbose: bool = False,
-) -> Path:
+) -> Path | str:
     """Write a data set as tar files that webdataset reads, too, or check such files: exit code 0 or 1 (faults).
 
     The flags of ``yolov7 data shard``:

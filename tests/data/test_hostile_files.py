@@ -149,5 +149,5 @@ def test_the_size_of_a_plain_jpeg_is_that_of_pillow(tmp_path: Path) -> None:
     for name, options in {"a": {}, "b": {"progressive": True}, "c": {"comment": b"x" * 300, "dpi": (72, 72)}}.items():
         path = tmp_path / f"{name}.jpg"
         Image.fromarray(np.zeros((33, 70, 3), np.uint8)).save(path, **options)  # type: ignore[arg-type]
-        assert images._plain_jpeg_size(path.read_bytes()) == (70, 33)
+        assert images.common_jpeg_size(path.read_bytes()) == (70, 33)
         assert load_image(path).shape == (33, 70, 3)

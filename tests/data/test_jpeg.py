@@ -66,11 +66,11 @@ def test_the_same_pixels_of_real_images(folder: str, monkeypatch: pytest.MonkeyP
 def test_words_of_exif_count_in_their_own_segment_alone() -> None:
     content = jpeg("usual")
     comment = b"\xff\xfe\x00\x08Exif\0\0"
-    assert images._plain_jpeg_size(content) == (83, 61)
-    assert images._plain_jpeg_size(content[:2] + comment + content[2:]) == (83, 61)
+    assert images.common_jpeg_size(content) == (83, 61)
+    assert images.common_jpeg_size(content[:2] + comment + content[2:]) == (83, 61)
     file = BytesIO()
     exif = Image.Exif()
     exif[0x112] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(file, "JPEG", exif=exif)
-    assert images._plain_jpeg_size(file.getvalue()) is None
+    assert images.common_jpeg_size(file.getvalue()) is None
     assert decode_content(file.getvalue()).shape == (30, 20, 3)

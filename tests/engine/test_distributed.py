@@ -22,7 +22,7 @@ import torch
 from forks import Fork, Forks
 
 from yolov7.data.synthetic import generate
-from yolov7.engine.restart import after_restart, note_run
+from yolov7.engine.restart import after_restart, note_run, own_agent
 from yolov7.engine.run_config import TrainOptions
 
 ROOT = Path(__file__).parents[2]
@@ -171,14 +171,28 @@ def test_when_a_launch_goes_on(restarts: str, same_agent: bool, goes_on: bool, t
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
     options = TrainOptions(project=str(tmp_path))
-    assert after_restart(options) == options
+    assert after_restart(options, [own_agent()]) == options
     folder = tmp_path / "exp"
     (folder / "weights").mkdir(parents=True)
     (folder / "weights" / "last.pt").touch()
-    note_run(str(tmp_path), folder)
+    note_run(str(tmp_path), folder, [own_agent(), ("another-1", False)])
     if not same_agent:
         monkeypatch.setattr("os.getppid", lambda: 1)
-    assert after_restart(options).resume == (str(folder) if goes_on else None)
+    assert after_restart(options, [own_agent()]).resume == (str(folder) if goes_on else None)
+    assert after_restart(options, [own_agent(), ("another-1", False)]).resume == str(folder)
+
+
+def test_a_launch_goes_on_as_long_as_one_agent_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine by machine all of them may be replaced, the first one, too."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    options = TrainOptions(project=str(tmp_path))
+    folder = tmp_path / "exp"
+    (folder / "weights").mkdir(parents=True)
+    (folder / "weights" / "last.pt").touch()
+    note_run(str(tmp_path), folder, [("a-1", False), ("b-1", False)])
+    for agents in (("c-1", "b-1"), ("c-1", "d-1"), ("d-2", "d-1")):
+        assert after_restart(options, [(agent, False) for agent in agents]).resume == str(folder)
+    assert after_restart(options, [("e-1", False)]).resume is None
 
 
 def children(process: int) -> list[int]:

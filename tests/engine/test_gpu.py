@@ -59,6 +59,7 @@ def test_a_step_waits_for_nothing(shapes: Path, tmp_path: Path, precision: str, 
 @pytest.mark.parametrize("flags", [["--precision", "fp16"], ["--precision", "bf16"], ["--compile"], ["--fused-norm"],
                                    ["--multi-scale"], ["--cuda-graphs"], ["--cuda-graphs", "--multi-scale"],
                                    ["--cuda-graphs", "--fused-norm", "--precision", "fp16"],
+                                   ["--augment-device", "cuda"], ["--augment-device", "cuda", "--cuda-graphs"],
                                    ["--set", "optimizer.kind=adamw", "optimizer.lr0=0.001"]], ids=" ".join)
 def test_a_run_ends_and_goes_on(shapes: Path, tmp_path: Path, flags: list[str]) -> None:
     arguments = ["train", "--data", str(shapes), "--project", str(tmp_path), *FLAGS]

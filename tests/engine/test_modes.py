@@ -219,3 +219,24 @@ def test_other_ways_to_train(shapes: Path, tmp_path: Path, flags: list[str]) -> 
 def test_auto_is_stored_as_what_it_became(shapes: Path, tmp_path: Path) -> None:
     content = last(train(shapes, tmp_path, "--precision", "auto", epochs=1))
     assert content["config"]["precision"] in ("fp32", "bf16")  # type: ignore[index]
+
+
+# --- augmentation on a device ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_images_that_the_device_makes(workers: str, plain: Path, shapes: Path, tmp_path: Path,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the device is the processor."""
+    monkeypatch.setattr("yolov7.data.device_augment.check_decoder", lambda device: None)
+    flags = "--augment-device", "cuda", "--workers", workers
+    folder = train(shapes, tmp_path / workers, *flags)
+    assert not same(folder, plain)  # pixels are rounded in another way
+    assert (folder / "train_batch1.jpg").is_file()
+    losses = [[float(row["box"]) for row in csv.DictReader((run / "results.csv").open())]
+              for run in (folder, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    short = train(shapes, tmp_path / "short", *flags, epochs=1)
+    assert cli.main(["train", "--resume", str(short), "--epochs", "2", "--workers", "0"]) == 0
+    again = train(shapes, tmp_path / "again", *flags)
+    assert same(folder, again)

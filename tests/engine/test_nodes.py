@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from forks import Forks
+from forks import Fork, Forks
 
 from yolov7.data.synthetic import generate
 
@@ -32,15 +34,15 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def launcher(port: int) -> list[str]:
+def launcher(port: int, *flags: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend",
-            "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "nodes"]
+            "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "nodes", *flags]
 
 
 def environment_of(node: Path) -> dict[str, str]:
     node.mkdir(exist_ok=True)
     return os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1",
-                         "YOLOV7_CACHE_DIR": str(node)}
+                         "YOLOV7_CACHE_DIR": str(node), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -70,3 +72,59 @@ def test_two_nodes_train_as_one_process(shapes: Path, tmp_path: Path, shared: bo
     for node in set(nodes):  # both splits, once on each disk, by one process
         written = Counter(line.split()[0] for line in (node / "written.txt").read_text().splitlines())
         assert written == {"labels": 2, "images": 2}
+
+
+def kill_node(node: Fork) -> None:
+    """The launcher and its processes, at once."""
+    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+    for process in (node.pid, *map(int, children)):
+        os.kill(process, signal.SIGKILL)
+
+
+def wait_for(path: Path, *nodes: Fork) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline and all(node.poll() is None for node in nodes), nodes[0].stderr
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("lost", [1, 0], ids=["another node", "the node of the rendezvous"])
+def test_a_node_is_lost(shapes: Path, tmp_path: Path, lost: int, forks: Forks) -> None:
+    """Another one takes its place, and the run ends as an undisturbed one; without the rendezvous all ends."""
+    elastic = "--max-restarts", "3", "--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=2"
+    (tmp_path / "model.yaml").write_text(MICRO)
+    flags = ["train", "--data", str(shapes), "--cfg", str(tmp_path / "model.yaml"), "--img-size", "64", "--batch-size",
+             "4", "--nominal-batch", "4", "--epochs", "5", "--device", "cpu", "--precision", "fp32", "--workers", "0"]
+
+    def start(port: int, project: str, node: str) -> Fork:
+        command = [*launcher(port, *elastic), "-m", "yolov7", *flags, "--project", str(tmp_path / project)]
+        return forks.start(command, environment_of(tmp_path / node))
+
+    port = free_port()
+    nodes = [start(port, "lost", "first")]
+    time.sleep(0.5)  # the address is the first one's
+    nodes.append(start(port, "lost", "second"))
+    last = tmp_path / "lost" / "exp" / "weights" / "last.pt"
+    wait_for(last, *nodes)
+    kill_node(nodes[lost])
+    if lost == 0:
+        assert nodes[1].wait(timeout=120) != 0
+        assert torch.load(last, weights_only=True)["place"]["epoch"] < 5
+        resume = [sys.executable, "-m", "yolov7", "train", "--resume", str(last.parents[1]), "--workers", "0"]
+        assert forks.run(resume, environment_of(tmp_path / "third")).returncode == 0
+        assert torch.load(last, weights_only=True)["place"]["epoch"] == 5
+        return
+    time.sleep(3)  # until the first one knows
+    nodes[1] = start(port, "lost", "third")
+    for node in nodes:
+        assert node.wait() == 0, node.stderr
+    port = free_port()
+    whole = [start(port, "whole", name) for name in ("first", "second")]
+    for node in whole:
+        assert node.wait() == 0, node.stderr
+    states = [torch.load(tmp_path / name / "exp" / "weights" / "last.pt", weights_only=True)["ema"]
+              for name in ("lost", "whole")]
+    for key, value in states[0].items():  # of more than two processes sums are rounded in another order after a restart
+        torch.testing.assert_close(value, states[1][key], rtol=1e-3, atol=1e-4)
+    assert [path.name for path in (tmp_path / "lost").iterdir()] == ["exp"]

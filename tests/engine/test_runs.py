@@ -294,6 +294,10 @@ BAD_COMMANDS = [
     ("train", ["--fused-norm", "--compile"], "--fused-norm: --compile has norms of its own"),
     ("train", ["--cuda-graphs", "--device", "cpu"], "--cuda-graphs: is for CUDA devices, this run is on cpu; leave the "
                                                     "flag out"),
+    ("train", ["--augment-device", "cuda", "--device", "cpu"], "--augment-device cuda: this run is on cpu; leave the "
+                                                               "flag out"),
+    ("train", ["--shard-window", "2"], "is in no tar file; accepted: data sets that `yolov7 data shard` has written"),
+    ("train", ["--shard-window", "2", "--rect"], "--shard-window: --rect has an order of its own; accepted: one of"),
     ("train", ["--cuda-graphs", "--sync-bn"], "--cuda-graphs: --sync-bn has work that cannot be recorded"),
     ("train", ["--sync-bn", "--device", "cpu"], "--sync-bn: found one process on cpu; accepted: several processes"),
     ("train", ["--hyp", "finetuen"], "did you mean 'finetune'?"),

@@ -32,7 +32,7 @@ def convert(options: ConvertOptions) -> Path:
     return run_conversion(options)
 
 
-def shard(options: ShardOptions) -> Path:
+def shard(options: ShardOptions) -> Path | str:
     """Write a data set as tar files that webdataset reads, too, or check such files: exit code 0 or 1 (faults)."""
     from yolov7.data.shards import check_shards, write_shards
 

@@ -83,3 +83,8 @@ def _shown_line(line: str) -> str:
 def with_names(text: str, names: Mapping[str, str]) -> str:
     """A message about flags as one about arguments: ``--img-size`` becomes ``img_size`` where ``names`` says so."""
     return re.sub(r"(?<![\w-])--[a-z][a-z0-9-]*", lambda found: names.get(found[0], found[0]), text)
+
+
+def size_text(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

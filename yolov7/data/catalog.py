@@ -17,6 +17,8 @@ from yolov7.data.data_yaml import DataConfig, RunSettings, keypoints_of, read_da
 from yolov7.data.foreign.recognise import refusal
 from yolov7.data.formats import SplitSource, format_of, formats, register, ways_of_writing
 from yolov7.data.image_set import ImageSet, rename_classes, without_classes
+from yolov7.data.mirror import open_mirror
+from yolov7.data.remote import is_address
 from yolov7.data.yolo_txt import YoloTxt
 
 logger = logging.getLogger(__name__)
@@ -41,10 +43,12 @@ class DataSource:
 
 
 def open_data(name: str) -> DataSource:
-    """Open a data set: the path of a YAML file, a shipped name, or a folder in COCO layout.
+    """Open a data set: the path of a YAML file, a shipped name, a folder in COCO layout, or the address of tar files.
 
     A built-in set is generated when it is opened for the first time.
     """
+    if is_address(name):
+        return replace(_open_folder(open_mirror(name).root), file=name, name=name.rstrip("/").rpartition("/")[2])
     path = Path(check_path(name, "--data"))
     shipped = _shipped_data()
     if path.suffix == SUFFIX and path.is_file():

@@ -20,9 +20,12 @@ from yolov7.data.coco_annotations import read_objects
 from yolov7.data.coco_content import FAULTS, grouping_categories, read_annotations
 from yolov7.data.formats import Entry, Format, Keypoints, SplitSource, ways_of_writing
 from yolov7.data.image_set import ImageSet
+from yolov7.data.images import MAX_PIXELS, MIN_SIDE
 from yolov7.data.keypoint_facts import announced, keypoints_of_categories
 from yolov7.data.label_cache import Cached, check_labels, read_changed
+from yolov7.data.mirror import Mirror, mirror_in
 from yolov7.data.scan import (
+    SOURCE,
     Entries,
     Finding,
     empty_entries,
@@ -30,7 +33,7 @@ from yolov7.data.scan import (
     image_set_of,
     read_headers,
 )
-from yolov7.data.tar_members import is_there
+from yolov7.data.tar_members import file_of_member, is_there
 from yolov7.runtime.memory import without_collector
 
 logger = logging.getLogger(__name__)
@@ -158,13 +161,18 @@ def _read(source: SplitSource, file: Path) -> tuple[_Table, list[str], Entries]:
     content = {} if known else read_annotations(file)
     table = known or _read_table(content, file, source)
     folder = _image_folder(source, file, table.files)
-    images = _image_paths(folder, table.files, file)
+    mirror = mirror_in(source.bases[0])
+    images = [os.path.join(folder, name) for name in table.files] if mirror else _image_paths(folder, table.files, file)
     stats = fingerprints(images)
     if cached and known and np.array_equal(stats, cached.stats):
         return table, images, cached.entries
-    headers_only = cached and replace(cached, entries=_headers_of(cached.entries))
-    headers = read_changed(scan_headers, (images,), headers_only, table.files, stats,
-                           f"{source.split}: reading headers")
+    if mirror:
+        content = content or read_annotations(file)
+        headers = stated_headers(content["images"], images, mirror)
+    else:
+        headers_only = cached and replace(cached, entries=_headers_of(cached.entries))
+        headers = read_changed(scan_headers, (images,), headers_only, table.files, stats,
+                               f"{source.split}: reading headers")
     if cached and known and _same_headers(headers, cached.entries):
         entries = cached.entries
     else:
@@ -193,6 +201,26 @@ def _objects(content: dict[str, Any], file: Path, table: _Table, headers: Entrie
 def scan_headers(images: Sequence[str]) -> Entries:
     """Images without objects."""
     return empty_entries(*read_headers(images))
+
+
+def stated_headers(rows: Sequence[dict[str, Any]], images: Sequence[str], mirror: Mirror) -> Entries:
+    """Images without objects, as a data set on a server says: they were looked at when it was written.
+
+    Those outside of its tar files are not usable.
+    """
+    sizes, findings = np.zeros((len(images), 2), np.int32), []
+    files = [file_of_member(image) for image in images]
+    known = {file for file in set(files) if mirror.name_of(file)}
+    for row, (image, file, said) in enumerate(zip(images, files, rows, strict=True)):
+        height, width = said.get("height"), said.get("width")
+        if file not in known or ".." in image.split("/"):
+            findings.append(Finding(row, True, "is in none of the tar files of its data set; the image is skipped"))
+        elif isinstance(height, int) and isinstance(width, int) and min(height, width) >= MIN_SIDE \
+                and height * width <= MAX_PIXELS:
+            sizes[row] = height, width
+        else:
+            findings.append(Finding(row, True, f"{SOURCE} does not say its size; the image is skipped"))
+    return empty_entries(sizes, findings)
 
 
 def _headers_of(entries: Entries) -> Entries:

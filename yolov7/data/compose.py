@@ -118,17 +118,21 @@ class Composer:
         """Where each key point's value comes from in a mirrored image, by the data set or by their names."""
         return self.image_set.keypoint_layout.flip or mirrored_order(self.image_set.keypoint_names)
 
-    def __call__(self, index: int, rng: np.random.Generator, mosaics: bool = True) -> Sample:
-        """Draw a sample around an image."""
+    def __call__(self, index: int, rng: np.random.Generator, mosaics: bool = True,
+                 partners: Sequence[int] | np.ndarray | None = None) -> Sample:
+        """Draw a sample around an image; the other images are some of its ``partners``, by default of all."""
         may_be_mosaic = mosaics and "mosaic" in self.config.pipeline and self.batch_shapes is None
         is_mosaic = may_be_mosaic and rng.random() < self.config.mosaic
-        return self.mosaic(index, rng) if is_mosaic else self.single(index, rng)
+        return self.mosaic(index, rng, partners) if is_mosaic else self.single(index, rng)
 
-    def mosaic(self, index: int, rng: np.random.Generator) -> Sample:
+    def mosaic(self, index: int, rng: np.random.Generator,
+               partners: Sequence[int] | np.ndarray | None = None) -> Sample:
         """Four or nine images, of which this is the first."""
         size = self.reader.size
         side = 2 * size
-        drawn = draw_mosaic(index, len(self.image_set), size, rng, self.config.nine_tiles)
+        others = range(len(self.image_set)) if partners is None else partners
+        drawn = draw_mosaic(index, len(others), size, rng, self.config.nine_tiles)
+        drawn = replace(drawn, indices=(index, *(int(others[place]) for place in drawn.indices[1:])))
         shapes = [self.reader.shape(i) for i in drawn.indices]
         corners = tile_corners(shapes, drawn, size)
         tiles = [Tile(*tile) for tile in zip(drawn.indices, shapes, corners, strict=True)]
@@ -159,9 +163,11 @@ class Composer:
         objects = warp_objects(objects, warp, by_polygon=False, max_aspect=self.config.max_aspect)
         return Sample(Picture(Canvas([tile], max(shape), warp), self.reader), objects, self._meta(index))
 
-    def mixed(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def mixed(self, sample: Sample, rng: np.random.Generator,
+              partners: Sequence[int] | np.ndarray | None = None) -> Sample:
         """The sample, blended with a mosaic around another image."""
-        partner = self.mosaic(int(rng.integers(len(self.image_set))), rng)
+        others = range(len(self.image_set)) if partners is None else partners
+        partner = self.mosaic(int(others[int(rng.integers(len(others)))]), rng, partners)
         return mixup(sample, partner, rng, self.config.mixup_beta)
 
     def _draw_warp(self, shape: tuple[int, int], border: int, rng: np.random.Generator) -> Warp:

@@ -335,7 +335,7 @@ def _report(written: Path, image_sets: Sequence[ImageSet], tally: _Tally, option
                 options.output, use_of(written, image_sets))
 
 
-def use_of(written: Path, image_sets: Sequence[ImageSet]) -> str:
+def use_of(written: str | Path, image_sets: Sequence[ImageSet]) -> str:
     """The command that goes on with the data set that was written."""
     splits = [image_set.split for image_set in image_sets]
     if {"train", "val"} <= {*splits}:

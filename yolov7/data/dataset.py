@@ -16,10 +16,12 @@ from yolov7.data.compose import Composer
 from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet
 from yolov7.data.objects import Sample
+from yolov7.data.packing import pack
 from yolov7.data.paste import CutOutPool
 from yolov7.data.picture import made
 from yolov7.data.pipeline import make_steps
 from yolov7.data.transforms import letterbox_sample
+from yolov7.data.windows import LookAhead, Windows
 from yolov7.structures import ImageMeta
 
 logger = logging.getLogger(__name__)
@@ -62,15 +64,20 @@ class TrainingDataset(Dataset[Sample]):
     """Augmented samples; key: (epoch, position, index).
 
     A sample is a function of (seed, epoch, position, index) alone: not of the process that makes it. Mosaics are made
-    in the first ``mosaic_epochs`` only (default: always).
+    in the first ``mosaic_epochs`` only (default: always). With ``windows`` it is made of the images of one window.
     """
 
     def __init__(self, image_set: ImageSet, image_size: int, augment: AugmentConfig, seed: int = 0,
-                 batch_shapes: np.ndarray | None = None, cache: str = "off", mosaic_epochs: int | None = None) -> None:
+                 batch_shapes: np.ndarray | None = None, cache: str = "off", mosaic_epochs: int | None = None,
+                 windows: Windows | None = None) -> None:
         self.image_set, self.augment, self.mosaic_epochs, self.seed = image_set, augment, mosaic_epochs, seed
         self.reader = ImageReader(image_set, image_size, training=True, cache=cache)
         self.composer = Composer(image_set, self.reader, augment, batch_shapes)
         self.pool = CutOutPool(image_set, self.reader, seed)
+        self.packs = False  # leave the pixels to a device
+        self.windows = windows
+        if windows is not None:
+            self._look_ahead = LookAhead(windows)
         self._replaced = torch.zeros(1, dtype=torch.int64)  # counted by all workers together
         with suppress(RuntimeError):  # without shared memory each worker has its own count
             self._replaced.share_memory_()  # type: ignore[no-untyped-call]
@@ -107,13 +114,20 @@ class TrainingDataset(Dataset[Sample]):
                            "right say which ones change places (as with augment.fliplr=0 none is mirrored)")
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """An augmented sample; another one takes its place where an image cannot be read."""
+        return self.sample(key, self.packs)
+
+    def sample(self, key: tuple[int, int, int], packed: bool = False) -> Sample:
+        """An augmented sample, or what a device needs to make it.
+
+        Another one takes its place where an image cannot be read.
+        """
         epoch, position, index = key
         reason = ""
         for attempt in range(MAX_ATTEMPTS):
             rng = np.random.default_rng([self.seed, epoch, position, attempt])
             try:
-                return self._augmented(epoch, self._another(index, rng) if attempt else index, rng)
+                drawn = self._drawn(epoch, self._another(epoch, index, rng) if attempt else index, rng)
+                return pack(drawn, key) if packed else made(drawn)
             except InputError as error:
                 reason = str(error)
                 self._replaced += 1
@@ -122,15 +136,23 @@ class TrainingDataset(Dataset[Sample]):
                 logger.warning("%s; another sample takes its place (%d so far)", reason, self.replaced)
         raise InputError(f"{MAX_ATTEMPTS} samples in a row cannot be read; the last: {reason}")
 
-    def _another(self, index: int, rng: np.random.Generator) -> int:
+    def _another(self, epoch: int, index: int, rng: np.random.Generator) -> int:
         """Any other image; in a rectangular batch, one of the same shape."""
         shapes = self.composer.batch_shapes
-        alike = np.arange(len(self)) if shapes is None else np.flatnonzero((shapes == shapes[index]).all(1))
+        if shapes is None:
+            alike = np.arange(len(self)) if self.windows is None else self.windows.of_epoch(epoch).partners(index)
+        else:
+            alike = np.flatnonzero((shapes == shapes[index]).all(1))
         return int(rng.choice(alike))
 
-    def _augmented(self, epoch: int, index: int, rng: np.random.Generator) -> Sample:
+    def _drawn(self, epoch: int, index: int, rng: np.random.Generator) -> Sample:
         mosaics = self.mosaic_epochs is None or epoch < self.mosaic_epochs
-        sample = self.composer(index, rng, mosaics)
-        for step in make_steps(self.augment, self.composer, self.pool, epoch):
+        partners, window = None, 0
+        if self.windows is not None:
+            of_epoch = self.windows.of_epoch(epoch)
+            partners, window = of_epoch.partners(index), int(of_epoch.window_of[index])
+            self._look_ahead.at(epoch, window)
+        sample = self.composer(index, rng, mosaics, partners)
+        for step in make_steps(self.augment, self.composer, self.pool, epoch, partners, window):
             sample = step(sample, rng)
-        return made(sample)
+        return sample

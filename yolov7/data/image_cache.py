@@ -20,8 +20,16 @@ import numpy as np
 import torch
 
 from yolov7.config import InputError, atomic_path
+from yolov7.config.messages import size_text
 from yolov7.data.image_set import ImageSet
-from yolov7.data.images import load_for_warp, load_image, resize_long_side, resized_shape
+from yolov7.data.images import (
+    common_jpeg_size,
+    load_for_warp,
+    load_image,
+    read_image_file,
+    resize_long_side,
+    resized_shape,
+)
 from yolov7.data.label_cache import cache_folder
 from yolov7.data.objects import starts_of
 from yolov7.data.scan import fingerprints
@@ -112,11 +120,6 @@ def _check_room(size: int, free: int, what: str, advice: str) -> None:
     logger.info("%s", text)
 
 
-def size_text(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
 def _cache_file(image_set: ImageSet, shapes: np.ndarray) -> Path:
     """One file for a split and size, its name a fingerprint of every image."""
     near = Path(os.path.commonpath([os.path.dirname(path) for path in image_set.paths]))
@@ -162,6 +165,20 @@ class ImageReader:
         """The same with three or four channels, the last of any value; valid until this thread reads again."""
         cached = self._cache.get(index) if self._cache else None
         return self._load(index, for_warp=True) if cached is None else cached
+
+    def read_packed(self, index: int) -> np.ndarray:
+        """The file of an image, uint8 ``[n]``, where any decoder of JPEG can read it; else `read`'s pixels.
+
+        Only the header of such a file has been looked at.
+        """
+        cached = self._cache.get(index) if self._cache else None
+        if cached is not None:
+            return cached
+        path, (height, width) = self.image_set.paths[index], self.image_set.sizes[index].tolist()
+        content = read_image_file(path)
+        if common_jpeg_size(content) != (width, height):
+            return self._load(index)
+        return np.frombuffer(content, np.uint8)
 
     def _load(self, index: int, for_warp: bool = False) -> np.ndarray:
         path, (height, width) = self.image_set.paths[index], self.image_set.sizes[index].tolist()

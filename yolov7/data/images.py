@@ -51,7 +51,8 @@ MAX_WORK = 1 << 26  # bytes that a thread keeps to decode into: an image of 4096
 _WORK = threading.local()
 _MANY_BYTES = 1 << 26  # from here on a file must not be much larger than its pixels
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that begin a frame
-_START_OF_SCAN, _EXIF = 0xDA, 0xE1
+_HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
+_START_OF_SCAN, _EXIF, _ADOBE = 0xDA, 0xE1, 0xEE
 
 
 def encode_image(image: np.ndarray, suffix: str, quality: int = 95) -> bytes:
@@ -98,7 +99,7 @@ def load_for_warp(path: str | Path) -> np.ndarray:
     OpenCV warps four channels in half the time of three, and memory that was just used is still in the cache.
     """
     content = read_image_file(path)
-    width, height = _plain_jpeg_size(content) or (0, 0)
+    width, height = (_plain_jpeg(content) or (0, 0))[:2]
     length = 4 * width * height
     if simplejpeg is not None and 0 < length <= MAX_WORK:
         if len(getattr(_WORK, "memory", b"")) < length:
@@ -205,9 +206,8 @@ def decode_content(content: bytes) -> np.ndarray:
     if not content:
         raise ImageError("the file is empty (0 bytes)")
     orientation = 1
-    plain_size = _plain_jpeg_size(content)
-    if plain_size:
-        _check_pixels(*plain_size)
+    if plain := _plain_jpeg(content):
+        _check_pixels(*plain[:2])
         if (image := _decode_jpeg(content)) is not None:
             return image
     else:
@@ -240,23 +240,36 @@ def _decode_jpeg(content: bytes, channels: str = "RGB", memory: np.ndarray | Non
         return None
 
 
-def _plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a whole JPEG that says nothing of an orientation; None for anything else.
+def common_jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a whole JPEG that every decoder reads as this one: of one or three channels, upright.
 
-    Pillow needs not open it, which takes longer than some images take to decode.
+    None for anything else. Nothing but its header is looked at.
+    """
+    found = _plain_jpeg(content)
+    return found[:2] if found and found[2] else None
+
+
+def _plain_jpeg(content: bytes) -> tuple[int, int, bool] | None:
+    """Width and height of a whole JPEG that says nothing of an orientation, and whether it is a common one.
+
+    None for anything else. Pillow needs not open the file, which takes longer than some images take to decode.
     """
     if not (content.startswith(b"\xff\xd8\xff") and content.endswith(_ENDINGS["JPEG"])):
         return None
-    place, size = 2, None
-    while place + 9 <= len(content) and content[place] == 0xFF:
+    place, size, common, is_rgb = 2, None, False, False
+    while place + 10 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]
         if marker == _START_OF_SCAN:
-            return size
+            return (*size, common and not is_rgb) if size else None
         if marker == _EXIF and content.startswith(b"Exif\0", place + 4):
             return None
+        if marker == _ADOBE and content.startswith(b"Adobe", place + 4):
+            is_rgb = content[place + 15 : place + 16] == b"\0"  # without a transformation of the colours
         if marker in _FRAMES and size is None:
             height, width = (int.from_bytes(content[at : at + 2], "big") for at in (place + 5, place + 7))
-            size = width, height
+            channels = content[place + 9]
+            is_rgb |= content[place + 10 : place + 19 : 3] == b"RGB"
+            size, common = (width, height), marker in _HUFFMAN_FRAMES and channels in (1, 3)
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return None
 

@@ -24,6 +24,7 @@ from yolov7.data.dataset import EvaluationDataset, TrainingDataset
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import cv2
 from yolov7.data.objects import Sample
+from yolov7.data.packing import BatchPacker, Key, Packed, PackedBatch
 from yolov7.data.transport import (
     ADVICE,
     PIPED,
@@ -35,6 +36,7 @@ from yolov7.data.transport import (
     sent,
     workers_with_room,
 )
+from yolov7.data.windows import Windows
 from yolov7.runtime.device import available_cores, default_workers, local_processes, may_start_processes
 from yolov7.runtime.memory import free_memory, keep_freed_memory
 from yolov7.structures import Batch, Targets
@@ -42,7 +44,6 @@ from yolov7.structures import Batch, Targets
 logger = logging.getLogger(__name__)
 
 LOW_PRIORITY = 19
-Key = tuple[int, int, int]
 MAX_SHARED = 0.25  # of the free memory, for batches on their way
 OBJECTS_STEP = 8  # padded objects of an image: a multiple of this
 
@@ -69,6 +70,19 @@ def collate(samples: Sequence[Sample], fields: Sequence[Field] = (), pixels: np.
     into ``pixels``, where given.
     """
     images = torch.from_numpy(np.stack([sample.pixels for sample in samples], out=pixels)).permute(0, 3, 1, 2)
+    return Batch(images, _targets(samples, fields), tuple(sample.meta for sample in samples))
+
+
+def packed_batch(samples: Sequence[Sample], fields: Sequence[Field] = (),
+                 room: Callable[[int], np.ndarray | None] = lambda length: None) -> Batch:
+    """`collate` of packed samples: a `PackedBatch`, whose bytes are written into the ``room`` for them, if there is."""
+    packer = BatchPacker(samples)
+    content = torch.from_numpy(packer.write(room(packer.length)))
+    return PackedBatch(content, _targets(samples, fields), tuple(sample.meta for sample in samples), (),
+                       packer.pictures, packer.files, packer.decoded, packer.raw)
+
+
+def _targets(samples: Sequence[Sample], fields: Sequence[Field]) -> Targets:
     counts = tuple(len(sample.objects) for sample in samples)
     length = math.ceil(max(1, *counts) / OBJECTS_STEP) * OBJECTS_STEP
     boxes = _padded([sample.objects.boxes for sample in samples], length)
@@ -77,7 +91,7 @@ def collate(samples: Sequence[Sample], fields: Sequence[Field] = (), pixels: np.
     arrays = {item: [item.of(sample) for sample in samples] for item in fields}
     extra = {item.name: _padded(found, length) for item, found in arrays.items() if item.per_object}
     maps = {item.name: torch.from_numpy(np.stack(found)) for item, found in arrays.items() if not item.per_object}
-    return Batch(images, Targets(boxes, labels, valid, counts, extra, maps), tuple(sample.meta for sample in samples))
+    return Targets(boxes, labels, valid, counts, extra, maps)
 
 
 def _padded(arrays: Sequence[np.ndarray], length: int) -> Tensor:
@@ -94,12 +108,13 @@ class EpochSampler(Sampler[list[Key]]):
 
     The epoch travels in the key: a worker that lives through all epochs cannot lag behind. With ``batches`` (arrays
     of indices, the last of which may be smaller) it is these that are shuffled, and the smaller one stays behind.
-    With weights images are drawn by them, and may repeat. A last batch of fewer images than processes is filled
-    up with others, so that everyone has one.
+    With weights images are drawn by them, and may repeat; with ``windows`` their order is that of `windows`. A last
+    batch of fewer images than processes is filled up with others, so that everyone has one.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, batches: Sequence[np.ndarray] = (),
-                 part: tuple[int, int] = (0, 1)) -> None:
+                 part: tuple[int, int] = (0, 1), windows: Windows | None = None) -> None:
+        self.windows = windows
         self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
         self.batches = list(batches)
         self.rank, self.world_size = part
@@ -132,6 +147,8 @@ class EpochSampler(Sampler[list[Key]]):
     def _order(self, rng: np.random.Generator) -> np.ndarray:
         if self.weights is not None:
             return rng.choice(self.length, self.length, p=self.weights)
+        if self.windows is not None:
+            return self.windows.of_epoch(self.epoch).order
         return self._shuffled_batches(rng) if self.batches else rng.permutation(self.length)
 
     def _shuffled_batches(self, rng: np.random.Generator) -> np.ndarray:
@@ -144,6 +161,7 @@ class BatchLoader(DataLoader[Any]):
     """A `DataLoader` that yields `Batch`, waits for none without end, and says in one sentence why a worker failed."""
 
     while_waiting: Callable[[], None] = staticmethod(lambda: None)  # called now and then; may raise
+    finish: Callable[[Iterator[Batch]], Iterator[Batch]] = staticmethod(lambda batches: batches)  # in this process
     _said = False
     _begun: tuple[Any, Iterator[Any]] | None = None  # the place that the sampler was at, and the items from there
 
@@ -165,13 +183,16 @@ class BatchLoader(DataLoader[Any]):
             raise RunError(f"the loader processes cannot be started ({error.strerror or error}); {ADVICE}") from None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return self.finish(self._batches())
+
+    def _batches(self) -> Iterator[Batch]:
         if self._begun is not None and self._begun[0] != self._place():
             self.close()  # what was begun is not what is asked for
         items, self._begun = self._begun[1] if self._begun is not None else self._start(), None
         try:
             while (item := next_item(items, self.while_waiting)) is not None:
-                if isinstance(item, InputError):
-                    raise InputError(str(item))
+                if isinstance(item, (InputError, RunError)):
+                    raise type(item)(str(item))
                 if item.piped and not self._said:
                     logger.warning("%s", PIPED)
                     self._said = True
@@ -186,7 +207,7 @@ class BatchLoader(DataLoader[Any]):
 
 
 class _Guarded(Dataset[Any]):
-    """Samples, or the `InputError` as a value: raised in a worker, it would arrive inside the text of a traceback,
+    """Samples, or the error as a value: raised in a worker, it would arrive inside the text of a traceback,
     and the reference cycle that torch makes of it delays the end of the workers by 5 seconds each."""
 
     def __init__(self, dataset: TrainingDataset | EvaluationDataset) -> None:
@@ -195,26 +216,36 @@ class _Guarded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Any) -> Sample | InputError:
+    def __getitem__(self, key: Any) -> Sample | InputError | RunError:
         try:
             return self.samples[key]
         except InputError as error:
             return InputError(str(error))  # without the frames of its traceback
+        except RunError as error:
+            return RunError(str(error))
 
 
 def _collate(samples: Sequence[Any], fields: Sequence[Field], lenient: bool, shared: bool,
              slots: Slots | None = None) -> Any:
     """What a worker sends: a batch, or the first fault; a ``lenient`` one leaves out what could not be read."""
-    faults = [sample for sample in samples if isinstance(sample, InputError)]
-    if faults and not lenient:
-        return faults[0]
-    kept = [sample for sample in samples if not isinstance(sample, InputError)]
-    worker, slot, pixels = get_worker_info(), None, None
-    if worker and slots and kept:
-        shape = (len(kept), *kept[0].image.shape)
-        slot = slots.take(worker.id, math.prod(shape))
-        pixels = None if slot is None else slots.array(slot, shape)
-    batch = replace(collate(kept, fields, pixels) if kept else _no_images(), left_out=tuple(map(str, faults)))
+    faults = [sample for sample in samples if isinstance(sample, (InputError, RunError))]
+    if failures := [fault for fault in faults if not lenient or isinstance(fault, RunError)]:
+        return failures[0]
+    kept = [sample for sample in samples if not isinstance(sample, (InputError, RunError))]
+    worker, slot = get_worker_info(), None
+
+    def room(*shape: int) -> np.ndarray | None:
+        nonlocal slot
+        slot = slots.take(worker.id, math.prod(shape)) if worker and slots else None
+        return None if slot is None or slots is None else slots.array(slot, shape)
+
+    if not kept:
+        batch = _no_images()
+    elif isinstance(kept[0].image, Packed):
+        batch = packed_batch(kept, fields, room)
+    else:
+        batch = collate(kept, fields, room(len(kept), *kept[0].image.shape))
+    batch = replace(batch, left_out=tuple(map(str, faults)))
     return sent(batch, shared, slots, slot) if worker else Delivery(batch)
 
 
@@ -225,11 +256,23 @@ def _no_images() -> Batch:
 
 
 def training_loader(dataset: TrainingDataset, sampler: EpochSampler, workers: int | None,
-                    fields: Sequence[Field] = ()) -> BatchLoader:
-    """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller."""
+                    fields: Sequence[Field] = (), device: torch.device | None = None) -> BatchLoader:
+    """Shuffled batches; call ``sampler.set_epoch(epoch)`` before each pass. The last one may be smaller.
+
+    With a ``device`` it is there that images are decoded and made (`yolov7.data.device_augment`).
+    """
     if any(item.outlines for item in fields):
         dataset.keep_outlines()
-    return _loader(dataset, sampler, _at_most(workers, sampler.batch_size), fields)
+    dataset.packs = device is not None
+    loader = _loader(dataset, sampler, _at_most(workers, sampler.batch_size), fields)
+    if device is not None:
+        from yolov7.data.device_augment import DeviceAugmenter
+
+        def as_in_workers(keys: Sequence[Key]) -> Batch:
+            return collate([dataset.sample(key) for key in keys], fields)
+
+        loader.finish = DeviceAugmenter(dataset.reader, device, as_in_workers).ahead
+    return loader
 
 
 def evaluation_loader(image_set: ImageSet, image_size: int, batch_size: int, stride: int | None, workers: int | None,

@@ -17,6 +17,7 @@ import numpy as np
 from yolov7.structures import ImageMeta
 
 if TYPE_CHECKING:
+    from yolov7.data.packing import Packed
     from yolov7.data.picture import Picture
 
 
@@ -289,7 +290,7 @@ def _joined(values: Sequence[Any]) -> Any:
 class Sample:
     """One image with its objects, on the way from the disk to the batch."""
 
-    image: np.ndarray | Picture  # uint8 [H, W, 3] RGB, or how that is made
+    image: np.ndarray | Picture | Packed  # uint8 [H, W, 3] RGB, or how that is made
     objects: Objects  # in pixels of `image`
     meta: ImageMeta
 

@@ -42,19 +42,21 @@ class CutOutPool:
     def __init__(self, image_set: ImageSet, reader: ImageReader, seed: int) -> None:
         self.image_set, self.reader, self.seed = image_set, reader, seed
         self.images = np.unique(image_set.image_index[image_set.objects.has_polygon])  # that have polygons
-        self._latest: tuple[int, CutOuts] | None = None
+        self._latest: tuple[tuple[int, int], CutOuts] | None = None
 
-    def of_epoch(self, epoch: int) -> CutOuts:
-        """The cut-outs of an epoch; those of the one before are forgotten."""
-        if self._latest is None or self._latest[0] != epoch:
-            rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch], spawn_key=(1,)))
-            chosen = rng.choice(self.images, min(POOL_IMAGES, len(self.images)), replace=False)
+    def of_epoch(self, epoch: int, window: int = 0, images: np.ndarray | None = None) -> CutOuts:
+        """The cut-outs of an epoch, or of a window of it with these images; those of the one before are forgotten."""
+        if self._latest is None or self._latest[0] != (epoch, window):
+            key = [self.seed, epoch, window] if window else [self.seed, epoch]
+            rng = np.random.default_rng(np.random.SeedSequence(key, spawn_key=(1,)))
+            having = self.images if images is None else np.intersect1d(self.images, images)
+            chosen = rng.choice(having, min(POOL_IMAGES, len(having)), replace=False)
             keys = []
             for image in chosen.tolist():
                 rows = np.flatnonzero(self.image_set.objects_of(image).has_polygon)
                 count = min(-(-len(rows) // 2), POOL_OBJECTS)
                 keys += [(image, row) for row in rng.choice(rows, count, replace=False).tolist()]
-            self._latest = epoch, CutOuts(self, keys)
+            self._latest = (epoch, window), CutOuts(self, keys)
         return self._latest[1]
 
     def cut_out(self, index: int) -> dict[int, CutOut | None]:

@@ -61,8 +61,9 @@ class Picture:
 
 def changed(sample: Sample, change: PixelChange, objects: Objects | None = None) -> Sample:
     """The sample with changed pixels, at once or, of a picture, when they are made; with other objects, if given."""
-    image = sample.image
-    after = replace(image, changes=(*image.changes, change)) if isinstance(image, Picture) else change(image)
+    picture = sample.image
+    after = replace(picture, changes=(*picture.changes, change)) if isinstance(picture, Picture) else \
+        change(sample.pixels)
     return replace(sample, image=after, objects=sample.objects if objects is None else objects)
 
 

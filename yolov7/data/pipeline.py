@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from yolov7.config import InputError, unknown
 from yolov7.config.recipe import AugmentConfig
 from yolov7.data.compose import GEOMETRY, Composer
@@ -48,16 +50,17 @@ def idle_step(pipeline: tuple[str, ...], key: str) -> str:
     return next((name for name, keys in KEYS.items() if key in keys and name not in pipeline), "")
 
 
-def make_steps(config: AugmentConfig, composer: Composer, pool: CutOutPool, epoch: int) -> list[Change]:
-    """The steps behind the geometry, as they are in this epoch."""
+def make_steps(config: AugmentConfig, composer: Composer, pool: CutOutPool, epoch: int,
+               partners: np.ndarray | None = None, window: int = 0) -> list[Change]:
+    """The steps behind the geometry, as they are in this epoch; other images are ``partners`` of a `window`."""
     amplitudes = config.hsv_h, config.hsv_s, config.hsv_v
     order = composer.mirrored_order
-    mixup = sometimes(config.mixup, composer.mixed)
+    mixup = sometimes(config.mixup, partial(composer.mixed, partners=partners))
     steps: dict[str, Change] = {
         "mixup": lambda sample, rng: mixup(sample, rng) if sample.meta.mosaic else sample,
         "hsv": partial(hsv_jitter, amplitudes=amplitudes),
         "paste_in": sometimes(config.paste_in if len(pool.images) else 0,
-                              lambda sample, rng: paste_in(sample, pool.of_epoch(epoch), rng)),
+                              lambda sample, rng: paste_in(sample, pool.of_epoch(epoch, window, partners), rng)),
         "cutout": sometimes(config.cutout, cutout),
         "flipud": sometimes(config.flipud, lambda sample, _: flip(sample, "vertical")),
         "fliplr": sometimes(config.fliplr, lambda sample, _: flip(sample, "horizontal", order)),

@@ -10,14 +10,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from yolov7.data.images import cv2
-
-if TYPE_CHECKING:
-    from yolov7.data.picture import Picture
 
 PixelChange = Callable[[np.ndarray], np.ndarray]
 ROUND_DOWN = -0.4999  # added to what OpenCV rounds to the nearest; whole numbers stay
@@ -40,7 +37,7 @@ class Blend:
     """A share of the image and the rest of another one of its size, rounded down."""
 
     share: float
-    partner: np.ndarray | Picture
+    partner: Any  # uint8 [H, W, 3], the `Picture` of it, or how that is packed
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         partner = self.partner if isinstance(self.partner, np.ndarray) else self.partner.pixels()
@@ -95,8 +92,8 @@ class Patch(NamedTuple):
 
     x: int
     y: int
-    pixels: np.ndarray  # uint8 [h, w, 3]
-    mask: np.ndarray  # bool [h, w]
+    pixels: Any  # uint8 [h, w, 3]
+    mask: Any  # bool [h, w]
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Cover:
     patches: tuple[Patch, ...]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        covered = image.copy()
+        covered: np.ndarray = image.copy()
         for x, y, pixels, mask in self.patches:
             height, width = mask.shape
             np.copyto(covered[y : y + height, x : x + width], pixels, where=mask[..., None])

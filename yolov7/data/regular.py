@@ -23,7 +23,7 @@ def open_regular(path: str | Path, limit: int) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError:
         raise OSError(errno.EINVAL, "not a name of a file") from None
-    except NotADirectoryError:
+    except (NotADirectoryError, FileNotFoundError):
         if split_member(path) is None:
             raise
         return BytesIO(read_member(path, limit))

@@ -52,6 +52,22 @@ def render(tiles: Sequence[Tile], side: int, drawn: Warp, read: Reader) -> np.nd
     return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
 
 
+def visible_tiles(tiles: Sequence[Tile], side: int, drawn: Warp) -> tuple[Tile, ...]:
+    """The tiles of which a pixel may be seen, where no later one covers it."""
+    return tuple(tile for tile in tiles if _may_be_seen(tile.window(side), drawn))
+
+
+def _may_be_seen(window: tuple[int, int, int, int], drawn: Warp) -> bool:
+    left, top, right, bottom = window
+    if left >= right or top >= bottom:
+        return False
+    corners = np.array([(x, y) for x in (left - 0.5, right - 0.5) for y in (top - 0.5, bottom - 0.5)])
+    if (corners @ drawn.matrix[2, :2] + drawn.matrix[2, 2] <= 0).any():
+        return True  # behind the horizon a corner says nothing
+    points = drawn.points(corners)
+    return bool((points.max(0) >= 0).all() and (points.min(0) < drawn.limit).all())
+
+
 def _lay_upright(image: np.ndarray, tile: Tile, side: int, matrix: np.ndarray, read: Reader) -> None:
     """Without rotation a tile fills a rectangle: that of the output pixels whose origin lies in its pixels."""
     left, top, right, bottom = tile.window(side)

@@ -24,9 +24,10 @@ import numpy as np
 from yolov7.config import InputError
 from yolov7.data.image_set import Fault, ImageSet
 from yolov7.data.images import ImageError, check_image
+from yolov7.data.mirror import mirror_of
 from yolov7.data.objects import Objects, concatenate, elements_of, no_objects, starts_of
 from yolov7.data.rasterize import cut_off
-from yolov7.data.tar_members import fingerprint, is_there
+from yolov7.data.tar_members import file_of_member, fingerprint, is_there
 from yolov7.runtime.device import available_cores, may_start_processes
 from yolov7.runtime.progress import Progress
 
@@ -191,10 +192,17 @@ def image_set_of(entries: Entries, images: Sequence[str], image_ids: Sequence[in
 def fingerprints(paths: Sequence[str]) -> np.ndarray:
     """Size and time of change (nanoseconds) of files: int64 ``[N, 2]``; -1 where there is none."""
     found = np.full((len(paths), 2), -1, np.int64)
+    of_server: dict[str, tuple[int, int] | None] = {}  # of tar files: all images of one have the same
     for row, path in enumerate(paths):
+        if file := file_of_member(path):
+            if file not in of_server:
+                of_server[file] = fingerprint(path) if mirror_of(file) else None
+            if (stamp := of_server[file]) is not None:
+                found[row] = stamp
+                continue
         try:
             stat = os.stat(path)
-        except NotADirectoryError:
+        except (NotADirectoryError, FileNotFoundError):
             found[row] = fingerprint(path) or (-1, -1)
             continue
         except (OSError, ValueError):  # ValueError: no file name at all

@@ -13,8 +13,10 @@ import logging
 import os
 import shutil
 import tarfile
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,22 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.convert import check_output, chosen_splits, facts_of_keypoints, flat_names, use_of
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.images import MAX_BYTES
+from yolov7.data.mirror import SPLITS, Mirror, open_mirror
 from yolov7.data.regular import read_regular
+from yolov7.data.remote import RemoteError, RemoteFolder, check_address, is_address
+from yolov7.data.shard_list import (
+    LIST,
+    MAX_LIST,
+    Listed,
+    ShardList,
+    annotations_path,
+    list_path,
+    parse_list,
+)
 from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-LIST = "shards.json"  # beside the tar files of a split: what they hold
-MAX_LIST = 1 << 28  # bytes
 SHOWN = 10
 Record = tuple[dict[str, Any], list[dict[str, Any]]]  # of an image: its entry, and its annotations
 EXECUTABLE = (".pickle", ".pkl", ".pyd", ".pth", ".pt")  # members that other readers would unpickle
@@ -45,29 +56,54 @@ class ShardError(RunError):
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def write_shards(options: ShardOptions) -> Path:
-    """Write splits of a data set as tar files, whole or not at all; returns the folder, which ``--data`` takes."""
+def write_shards(options: ShardOptions) -> Path | str:
+    """Write splits of a data set as tar files; returns the folder or address, which ``--data`` takes.
+
+    A folder is written whole or not at all.
+    """
     for flag, value in (("--data", options.data), ("--output", options.output)):
         if not value:
             raise InputError(f"{flag} is missing; accepted: a data set, and a folder to write")
     source = open_data(options.data)
     splits = chosen_splits(source, options.splits)
-    output = Path(os.path.abspath(options.output))
-    check_output(output, options.output)
-    image_sets = [open_split(source, split, crowds=True) for split in splits]
-    _check_room(image_sets, output.parent)
-    count = size = 0
-    with atomic_path(output) as temporary:
-        for image_set in image_sets:
-            listed = _write_split(image_set, temporary, options.images)
-            count, size = count + len(listed), size + sum(row["bytes"] for row in listed)
+    with _target(options.output) as (folder, place):
+        image_sets = [open_split(source, split, crowds=True) for split in splits]
+        if not is_address(options.output):
+            _check_room(image_sets, folder.parent)
+        lists = [_write_split(image_set, folder, options.images, place) for image_set in image_sets]
     for image_set in image_sets:
-        report_faults(image_set, output)
-    written = Path(options.output)
+        report_faults(image_set, None if is_address(options.output) else Path(options.output))
+    files = [file for one in lists for file in one.files]
     logger.info("%d images in %d tar files, %.1f MiB, written to %s\nnext:\n  %s\n  %s",
-                sum(map(len, image_sets)), count, size / 2**20, written, use_of(written, image_sets),
-                command("data shard", data=written, check=True))
-    return written
+                sum(map(len, image_sets)), len(files), sum(file.bytes for file in files) / 2**20, options.output,
+                use_of(options.output, image_sets), command("data shard", data=options.output, check=True))
+    return options.output if is_address(options.output) else Path(options.output)
+
+
+@contextmanager
+def _target(output: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """A folder to write to, and what to do with each of its files as soon as it is whole.
+
+    A folder of this disk gets its name at the end. On a server files come one after the other, the list of a split
+    behind all that it names: what is there without its list is no data set.
+    """
+    if not is_address(output):
+        folder = Path(os.path.abspath(output))
+        check_output(folder, output)
+        with atomic_path(folder) as temporary:
+            yield temporary, lambda file: None
+        return
+    remote = RemoteFolder(check_address(output, "--output"))
+    for split in SPLITS:
+        if remote.read(list_path(split), MAX_LIST) is not None:
+            raise InputError(f"--output {output}: has a {list_path(split)}; accepted: a folder that is new or empty")
+    with tempfile.TemporaryDirectory(prefix="yolov7-shards-") as local:
+
+        def send(file: Path) -> None:
+            remote.upload(file, file.relative_to(local).as_posix())
+            file.unlink()
+
+        yield Path(local), send
 
 
 def _check_room(image_sets: list[ImageSet], folder: Path) -> None:
@@ -79,13 +115,13 @@ def _check_room(image_sets: list[ImageSet], folder: Path) -> None:
                          "left")
 
 
-def _write_split(image_set: ImageSet, folder: Path, per_file: int) -> list[dict[str, Any]]:
-    """The tar files of a split, their list and its annotations; returns the list."""
+def _write_split(image_set: ImageSet, folder: Path, per_file: int, place: Callable[[Path], None]) -> ShardList:
+    """The tar files of a split, its annotations and the list of both."""
     content, of_image = _annotations(image_set)
     target = folder / "images" / image_set.split
     target.mkdir(parents=True)
     names = flat_names(image_set.paths)
-    listed: list[dict[str, Any]] = []
+    listed: list[Listed] = []
     images: list[dict[str, Any]] = []
     progress: Progress[None]
     with Progress(description=f"writing {image_set.split}", total=len(names), unit="images") as progress:
@@ -95,13 +131,16 @@ def _write_split(image_set: ImageSet, folder: Path, per_file: int) -> list[dict[
                     for index in range(start, min(start + per_file, len(names)))]
             _write_tar(target / file, rows, progress)
             images += [image | {"file_name": f"{file}/{name}"} for name, _, (image, _) in rows]
-            length, digest = checksum(target / file)
-            listed.append({"name": file, "images": len(rows), "bytes": length, "sha256": digest})
-    (target / LIST).write_text(json.dumps({"split": image_set.split, "files": listed}, indent=1) + "\n")
-    annotations_file = folder / "annotations" / f"instances_{image_set.split}.json"
-    annotations_file.parent.mkdir(exist_ok=True)
-    annotations_file.write_text(json.dumps(content | {"images": images}, ensure_ascii=False), encoding="utf-8")
-    return listed
+            listed.append(Listed(file, *checksum(target / file), len(rows)))
+            place(target / file)
+    annotations = folder / annotations_path(image_set.split)
+    annotations.parent.mkdir(exist_ok=True)
+    annotations.write_text(json.dumps(content | {"images": images}, ensure_ascii=False), encoding="utf-8")
+    found = ShardList(image_set.split, listed, Listed(annotations.name, *checksum(annotations), len(images)))
+    place(annotations)
+    (folder / list_path(image_set.split)).write_text(found.text())
+    place(folder / list_path(image_set.split))
+    return found
 
 
 def _annotations(image_set: ImageSet) -> tuple[dict[str, Any], Callable[[int], Record]]:
@@ -157,12 +196,13 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 # --- checking ----------------------------------------------------------------------------------------------------
 
 
-def check_shards(options: ShardOptions) -> Path:
+def check_shards(options: ShardOptions) -> Path | str:
     """Read every byte of the tar files of a folder, and compare them with their lists.
 
     Raises `ShardError` with what is wrong, `InputError` for a folder without such lists.
     """
-    folder = Path(options.data)
+    mirror = open_mirror(options.data) if is_address(options.data) else None
+    folder = mirror.root if mirror else Path(options.data)
     lists = sorted(folder.glob(f"images/*/{LIST}"))
     if not lists:
         raise InputError(f"--data {options.data!r}: has no images/SPLIT/{LIST}; accepted with --check: a folder that "
@@ -170,35 +210,33 @@ def check_shards(options: ShardOptions) -> Path:
     faults: list[str] = []
     total = 0
     for file in lists:
-        entries = _read_list(file)
-        total += len(entries)
-        known = {entry["name"] for entry in entries}
+        found = parse_list(read_bytes(file, MAX_LIST), file)
+        total += len(found.files)
+        known = {entry.name for entry in found.files}
         faults += [f"{other}: is in no list" for other in sorted(file.parent.glob("*.tar")) if other.name not in known]
-        for entry in Progress(entries, f"checking {file.parent.name}", unit="files"):
-            faults += _faults_of(file.parent / entry["name"], entry)
+        for entry in Progress(found.files, f"checking {file.parent.name}", unit="files"):
+            faults += _faults_of(file.parent / entry.name, entry, mirror)
+        annotations = folder / annotations_path(found.split)
+        if not annotations.is_file() or checksum(annotations) != found.annotations[1:3]:
+            faults.append(f"{annotations}: has other bytes than were written, or is missing")
     if faults:
         shown = [*faults[:SHOWN], *([f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else [])]
-        raise ShardError("\n  ".join([f"{folder}: {len(faults)} faults in {total} tar files:", *shown]))
-    logger.info("%s: %d tar files are what their lists say", folder, total)
-    return folder
+        raise ShardError("\n  ".join([f"{options.data}: {len(faults)} faults in {total} tar files:", *shown]))
+    logger.info("%s: %d tar files are what their lists say", options.data, total)
+    return options.data if mirror else folder
 
 
-def _read_list(file: Path) -> list[dict[str, Any]]:
+def _faults_of(file: Path, entry: Listed, mirror: Mirror | None) -> Iterator[str]:
     try:
-        entries = json.loads(read_bytes(file, MAX_LIST))["files"]
-        if not all(isinstance(entry["name"], str) and os.path.basename(entry["name"]) == entry["name"]
-                   and isinstance(entry["sha256"], str) and isinstance(entry["images"], int) for entry in entries):
-            raise ValueError("an entry is of another form")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: is not a list of tar files ({error})") from None
-    return list(entries)
-
-
-def _faults_of(file: Path, entry: dict[str, Any]) -> Iterator[str]:
+        if mirror:
+            mirror.provide(str(file))
+    except RemoteError as error:
+        yield str(error)
+        return
     if not file.is_file():
         yield f"{file}: is missing"
         return
-    if checksum(file)[1] != entry["sha256"]:
+    if checksum(file)[1] != entry.sha256:
         yield f"{file}: has other bytes than were written"
     try:
         with tarfile.open(file, "r:") as tar:
@@ -213,5 +251,5 @@ def _faults_of(file: Path, entry: dict[str, Any]) -> Iterator[str]:
             yield f"{file}: {member.name!r} would be executed by readers that unpickle; here it is not read"
     found = {os.path.splitext(member.name)[0] for member in members if member.name.endswith(".json")}
     pairs = sum(os.path.splitext(member.name)[0] in found for member in members if not member.name.endswith(".json"))
-    if pairs != entry["images"]:
-        yield f"{file}: has {pairs} images with annotations, its list says {entry['images']}"
+    if pairs != entry.images:
+        yield f"{file}: has {pairs} images with annotations, its list says {entry.images}"

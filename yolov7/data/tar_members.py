@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 
+from yolov7.data.mirror import mirror_of
+
 _MARK = re.compile(r"\.tar[\\/]")
 MAX_MEMBERS = 1_000_000  # of a tar file
 MAX_NAME = 1_024  # bytes of a member's
 KEPT_TABLES = 4_096  # tar files whose members a process remembers
 KEPT_FILES = 32  # tar files that a process keeps open
+TRIES = 5  # at a file that goes while it is read
 
 Place = tuple[int, int]  # offset and length of a member
 
@@ -38,22 +41,37 @@ _LOCK = Lock()
 
 
 def split_member(path: str | Path) -> tuple[str, str] | None:
-    """The tar file and the member that a path names, if it names one; a folder may be called ``.tar``, too."""
+    """The tar file and the member that a path names, if it names one; a folder may be called ``.tar``, too.
+
+    A tar file of a data set on a server (see `mirror`) need not be there.
+    """
     text = os.fspath(path)
     for found in _MARK.finditer(text):
         file = text[: found.end() - 1]
-        if os.path.isfile(file):
+        if os.path.isfile(file) or mirror_of(file) is not None:
             return file, text[found.end() :].replace("\\", "/")
     return None
 
 
+def file_of_member(path: str) -> str:
+    """The tar file that a path names by its words alone; '' where it names none."""
+    found = _MARK.search(path)
+    return path[: found.end() - 1] if found else ""
+
+
 def is_there(path: str | Path) -> bool:
-    """Whether this is a file, on its own or in a tar file."""
+    """Whether this is a file, on its own or in a tar file; those of a server are believed to hold what is named."""
     return os.path.isfile(path) or fingerprint(path) is not None
 
 
 def fingerprint(path: str | Path) -> tuple[int, int] | None:
-    """Length of a member and time of change of its tar file, in nanoseconds; None where there is none."""
+    """Length of a member and time of change of its tar file, in nanoseconds; None where there is none.
+
+    Of a data set on a server what is known of the tar file.
+    """
+    found = split_member(path)
+    if found and (mirror := mirror_of(found[0])):
+        return mirror.stamp(found[0]) if mirror.name_of(found[0]) else None
     try:
         _, tar, place = _find(path)
     except OSError:
@@ -63,10 +81,17 @@ def fingerprint(path: str | Path) -> tuple[int, int] | None:
 
 def read_member(path: str | Path, limit: int) -> bytes:
     """The content of a member of at most ``limit`` bytes. Raises `OSError`."""
-    file, tar, (offset, length) = _find(path)
-    if length > limit:
-        raise OSError(errno.EFBIG, f"{length:,} bytes; accepted: up to {limit:,}")
-    content = _read(file, tar.stamp, offset, length)
+    for _ in range(TRIES):
+        file, tar, (offset, length) = _find(path)
+        if length > limit:
+            raise OSError(errno.EFBIG, f"{length:,} bytes; accepted: up to {limit:,}")
+        try:
+            content = _read(file, tar.stamp, offset, length)
+            break
+        except FileNotFoundError:  # one of a server made room for another meanwhile
+            continue
+    else:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     if len(content) < length:
         raise OSError(errno.EIO, f"ends before its {length:,} bytes: its tar file is truncated")
     return content
@@ -77,6 +102,8 @@ def _find(path: str | Path) -> tuple[str, _Tar, Place]:
     if found is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     file, member = found
+    if (mirror := mirror_of(file)) is not None and not mirror.provide(file):
+        raise OSError(errno.ENOENT, f"its data set has no {os.path.basename(file)}")
     status = os.stat(file)
     stamp = status.st_size, status.st_mtime_ns
     with _LOCK:
@@ -119,8 +146,15 @@ def _read(file: str, stamp: tuple[int, int], offset: int, length: int) -> bytes:
     with _LOCK:
         key = (file, *stamp)
         if key not in _OPEN:
+            _close_removed()
             _OPEN[key] = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         _OPEN.move_to_end(key)
         while len(_OPEN) > KEPT_FILES:
             os.close(_OPEN.popitem(last=False)[1])
         return os.pread(_OPEN[key], length, offset)
+
+
+def _close_removed() -> None:
+    """A file that was removed takes its place on the disk as long as somebody has it open."""
+    for key in [key for key, descriptor in _OPEN.items() if not os.fstat(descriptor).st_nlink]:
+        os.close(_OPEN.pop(key))

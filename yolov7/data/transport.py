@@ -48,7 +48,7 @@ class _Piped:
         self.batch = batch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        pixels = self.batch.images.permute(0, 2, 3, 1).numpy()  # in their memory order, which is kept
+        pixels = _in_memory_order(self.batch.images).numpy()  # which is kept
         targets = _as_arrays(self.batch.targets)
         return _arrived, (pixels, replace(self.batch, images=None, targets=targets))  # type: ignore[arg-type]
 
@@ -63,7 +63,12 @@ def _arrived(pixels: Any, batch: Batch) -> Delivery:
 
 def _completed(pixels: np.ndarray, batch: Batch) -> Batch:
     targets = batch.targets.map(torch.from_numpy)  # type: ignore[arg-type]
-    return replace(batch, images=torch.from_numpy(pixels).permute(0, 3, 1, 2), targets=targets)
+    images = torch.from_numpy(pixels)
+    return replace(batch, images=images if images.ndim == 1 else images.permute(0, 3, 1, 2), targets=targets)
+
+
+def _in_memory_order(images: torch.Tensor) -> torch.Tensor:
+    return images if images.ndim == 1 else images.permute(0, 2, 3, 1)  # bytes, or images
 
 
 class Slots:
@@ -136,7 +141,7 @@ class _InSlot:
         self.batch, self.slots, self.slot = batch, slots, slot
 
     def __reduce__(self) -> tuple[Any, ...]:
-        images = self.batch.images.permute(0, 2, 3, 1)
+        images = _in_memory_order(self.batch.images)
         others = replace(self.batch, images=None, targets=_as_arrays(self.batch.targets))  # type: ignore[arg-type]
         return _read_slot, (id(self.slots), self.slot, tuple(images.shape), others)
 

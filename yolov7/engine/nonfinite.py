@@ -95,8 +95,8 @@ class StepGuard:
     def _write(self, batch: Batch, terms: Tensor, name: str) -> None:
         path = self.folder / f"{name}{self.suffix}.pt"
         targets = batch.targets
-        content = {"images": batch.images, "boxes": targets.boxes, "labels": targets.labels, "valid": targets.valid,
-                   "paths": [meta.path for meta in batch.metas], "loss": terms.tolist()}
+        content = {"images": batch.images.cpu(), "boxes": targets.boxes, "labels": targets.labels,
+                   "valid": targets.valid, "paths": [meta.path for meta in batch.metas], "loss": terms.tolist()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save(content, path)

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from yolov7.config import InputError, atomic_write
+from yolov7.config import InputError, atomic_write, reason_of
 from yolov7.config.program import command
 from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.check import explained
 from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
 from yolov7.data.transport import worker_failures
+from yolov7.data.windows import check_room, windows_of
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.console import head_text, numbers_text, task_scores_text
 from yolov7.engine.finetuning import Start
@@ -27,7 +28,7 @@ from yolov7.engine.history import TrainingRun
 from yolov7.engine.log import read_results
 from yolov7.engine.nonfinite import TrainingError
 from yolov7.engine.optim import nodes_to_freeze
-from yolov7.engine.restart import after_restart, forget_run, note_run
+from yolov7.engine.restart import after_restart, forget_run, note_run, own_agent
 from yolov7.engine.run_config import (
     DEFAULT_MODEL,
     RunConfig,
@@ -48,7 +49,7 @@ from yolov7.model.spec import parse_spec, read_spec
 from yolov7.runtime import folders
 from yolov7.runtime.cuda_graphs import check_graphs
 from yolov7.runtime.device import check_compiler, own_device
-from yolov7.runtime.distributed import Processes, connected, environment
+from yolov7.runtime.distributed import Processes, await_news, connected, environment, is_lost_connection
 from yolov7.runtime.memory import is_out_of_memory
 from yolov7.runtime.precision import choose_precision
 from yolov7.tasks.base import find_task
@@ -62,7 +63,8 @@ def train(options: TrainOptions) -> TrainingRun | Forecast:
     device = own_device(options.device, environment().local_rank)
     with connected(device) as processes, ExitStack() as held:
         if not options.dry_run:
-            options = processes.broadcast_object(after_restart(options))
+            agents = processes.gather_object(own_agent())
+            options = processes.broadcast_object(after_restart(options, agents) if processes.is_main else options)
         trainer = (build_trainer if options.resume is None else resume_trainer)(options, device, processes, held)
         held.callback(trainer.close)
         if options.dry_run:
@@ -94,10 +96,16 @@ def _fit(trainer: Trainer) -> TrainingResult:
         with worker_failures():
             return trainer.fit()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        lost = is_lost_connection(error) and reason_of(error)
+        if not lost and not is_out_of_memory(error):
             raise
     # here, the frames of the error with all that they hold are gone
-    raise TrainingError(explain_lack_of_memory(trainer))
+    if not lost:
+        raise TrainingError(explain_lack_of_memory(trainer))
+    if not trainer.stop.received:  # who is told to stop is waited for
+        await_news(trainer.processes)
+    raise TrainingError(f"another process of the run has ended ({lost}); `torchrun --max-restarts N` goes on by "
+                        f"itself, {command('train', resume=trainer.folder)} in any case")
 
 
 def build_trainer(options: TrainOptions, device: torch.device | None = None,
@@ -125,6 +133,7 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     config = dataclasses.replace(config, data=data, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     _check_place(config, processes, device)
+    _check_tar_files(config, splits)
     if config.weights:
         report = weights.initialize_from(model, config.weights, content)
         logger.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.weights, report.text())
@@ -132,11 +141,11 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     if options.autoanchor:
         improve_anchors(model, splits[0], config)
         processes.broadcast([model.head.anchors])
-    folder = Path()
+    folder, agents = Path(), processes.gather_object(own_agent())
     if processes.is_main and not options.dry_run:
         folder = folders.new_folder(options.project, options.name, options.exist_ok)
         (held or ExitStack()).enter_context(folders.claimed(folder))
-        note_run(options.project, folder)
+        note_run(options.project, folder, agents)
         atomic_write(folder / "config.yaml", settings_text(config))
     folder = processes.broadcast_object(folder)
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
@@ -151,6 +160,17 @@ def _check_place(config: RunConfig, processes: Processes, device: torch.device) 
         check_fusion(device)
     if config.cuda_graphs:
         check_graphs(device)
+    if config.augment_device == "cuda":
+        from yolov7.data.device_augment import check_decoder
+
+        check_decoder(device)
+
+
+def _check_tar_files(config: RunConfig, splits: tuple[ImageSet, ImageSet]) -> None:
+    """Raise `InputError` for windows of a data set without tar files, and where those of a server have no room."""
+    if config.shard_window:
+        windows_of(splits[0], config.shard_window, config.seed)
+    check_room(*splits, config.shard_window or 0)
 
 
 def resume_trainer(options: TrainOptions, device: torch.device, processes: Processes, held: ExitStack) -> Trainer:
@@ -174,6 +194,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
         raise InputError(f"{path}: was trained on classes {content['names']}, {config.data} has {list(names)}")
     model = Detector(parse_spec(content["definition"], str(path), content.get("package", "")), len(names))
     splits = _open_splits(source, config, processes)
+    _check_tar_files(config, splits)
     trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
     trainer.resume(content)
     place = content["place"]

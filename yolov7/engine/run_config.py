@@ -34,6 +34,7 @@ DEFAULT_MODEL = "yolov7-tiny"
 PAPER_EPOCHS = 300
 PAPER_BATCH = 16  # of the reference implementation's command line
 PAPER = "as in the paper"
+REMOTE_WINDOW = 16  # tar files of a server
 T = TypeVar("T")
 
 
@@ -87,6 +88,12 @@ class RunConfig:
                         group="augmentation and sampling")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized images in memory or on the disk, "
                                                   "shared by all loader processes", group="device and speed")
+    augment_device: Literal["cpu", "cuda"] = option("cpu", "where training images are decoded and augmented: by the "
+                                                    "loader processes, or on the GPU of the run (JPEG; not measured "
+                                                    "yet)", group="device and speed")
+    shard_window: int = option(None, "tar files at a time of which samples are made, of a data set in such files; 0: "
+                               "all; default: all, 16 of a server", low=0, most=MAX_COUNT,
+                               group="augmentation and sampling")
     classes: tuple[str, ...] = option((), "train on these classes only (numbers or names)", group="model and data")
     single_cls: bool = option(False, "take all classes as one, 'object'", group="model and data")
     sync_bn: bool = option(False, "norms over the images of all processes (CUDA, several processes)",
@@ -162,7 +169,8 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
                       (rule.patience(epochs), "a third of the epochs, at least 10"), (0, f"{PAPER}: to the last epoch"))
     decided = {"cfg": cfg, "data": data, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
                "epochs": epochs, "batch_size": batch_size, "nominal_batch": nominal_batch, "patience": patience,
-               "classes": _classes(options, source), "workers": workers_of(options)}
+               "classes": _classes(options, source), "workers": workers_of(options),
+               "shard_window": _window(options, source)}
     config = RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
     return config, tuple(decisions.made)
 
@@ -172,6 +180,14 @@ def workers_of(options: TrainOptions) -> int:
     from yolov7.runtime.device import default_workers
 
     return default_workers() if options.workers is None else options.workers
+
+
+def _window(options: TrainOptions, source: DataSource) -> int:
+    from yolov7.data.remote import is_address
+
+    if options.shard_window is not None:
+        return options.shard_window
+    return REMOTE_WINDOW if is_address(source.file) and not (options.rect or options.image_weights) else 0
 
 
 def _nominal_batch(hyp: str, recipe: Recipe, rule: FineTuning, batch_size: int, named: bool,
@@ -239,6 +255,9 @@ def check_resume(options: TrainOptions) -> None:
 
 
 def _check_combinations(options: TrainOptions) -> None:
+    for name in ("rect", "image_weights"):
+        if options.shard_window and getattr(options, name):
+            raise InputError(f"--shard-window: {flag_of(name)} has an order of its own; accepted: one of them")
     if options.rect and options.image_weights:
         raise InputError("--image-weights: draws images one by one, --rect whole batches; accepted: one of them")
     for name in ("compile", "sync_bn"):

@@ -36,7 +36,7 @@ def batch_sheet(batch: Batch, names: tuple[str, ...], draw: Overlay = draw_insta
     ``facts`` are those of the instances that a model of this data finds (see `Instances`).
     """
     groups, labels = [], []
-    for index, image in enumerate(batch.images[:IMAGES].numpy()):
+    for index, image in enumerate(batch.images[:IMAGES].cpu().numpy()):
         truth = _instances_of(batch.targets, index, image.shape[1:], names, facts)
         panel = _panel(np.ascontiguousarray(image.transpose(1, 2, 0)), truth, names, draw, False)
         groups.append(Group((panel,), _source_of(batch, index)))

@@ -19,6 +19,7 @@ from yolov7.config.program import command
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
+from yolov7.data.windows import windows_of
 from yolov7.engine.checkpoints import Checkpoints
 from yolov7.engine.console import EpochNumbers, EpochTable, epoch_numbers
 from yolov7.engine.interruption import Interrupted, StopSignal
@@ -103,11 +104,13 @@ class Trainer:
         if config.rect:
             order, shapes = rectangular_batches(train_set.sizes, config.train_size, config.batch_size, stride, pad=0)
             batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
+        windows = windows_of(train_set, config.shard_window, config.seed) if config.shard_window else None
         sampler = EpochSampler(len(train_set), config.batch_size, config.seed, batches,
-                               (self.processes.rank, self.processes.world_size))
+                               (self.processes.rank, self.processes.world_size), windows)
         self.train_data = TrainingDataset(train_set, config.train_size, config.recipe.augment, config.seed, shapes,
-                                          config.cache, config.epochs - config.close_mosaic)
-        return training_loader(self.train_data, sampler, config.workers, self.training.fields), sampler
+                                          config.cache, config.epochs - config.close_mosaic, windows)
+        device = self.device if config.augment_device == "cuda" else None
+        return training_loader(self.train_data, sampler, config.workers, self.training.fields, device), sampler
 
     def resume(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 
 from yolov7.config import InputError
+from yolov7.runtime.device import local_processes
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=1)  # the main process may index a large data set while the others wait
 POLL_INTERVAL = 0.02  # seconds
+GRACE = 20.0  # seconds: torchrun takes a machine for gone after 15 without a sign of it
+LOST = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")  # in errors of the backends
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,18 @@ def connected(device: torch.device) -> Iterator[Processes]:
         yield processes
     finally:
         distributed.destroy_process_group()
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether another process of the run has ended or cannot be reached, by the errors of the backends."""
+    return isinstance(error, distributed.DistError) or (
+        type(error) is RuntimeError and any(word in str(error) for word in LOST))
+
+
+def await_news(processes: Processes) -> None:
+    """Wait until ``torchrun`` knows that a machine is gone, if one may be; it would meet again with that one else."""
+    if local_processes() < processes.world_size:
+        time.sleep(GRACE)
 
 
 def _store_of_this_start(store: Store, rank: int, count: int) -> Store:
