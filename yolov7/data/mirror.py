@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -28,6 +29,7 @@ from yolov7.config import CACHE_VARIABLE, InputError, atomic_write, checksum, re
 from yolov7.config.messages import size_text
 from yolov7.data.remote import RemoteError, RemoteFolder, check_address
 from yolov7.data.shard_list import MAX_LIST, ShardList, annotations_path, list_path, parse_list
+from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ USED_EVERY = 30.0  # seconds between notes of a file's use
 WAIT = 3600.0  # seconds for another process that fetches
 ABANDONED = 900.0  # seconds since a part of a file was written
 SPLITS = ("train", "val", "test")
+AT_A_TIME = 4  # tar files that are fetched while nothing else is done
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +244,18 @@ def _forget_changed(folder: Path, before: ShardList, now: ShardList) -> None:
             (folder / file.name).unlink(missing_ok=True)
 
 
-# --- ahead -----------------------------------------------------------------------------------------------------
+# --- fetching -----------------------------------------------------------------------------------------------------
+
+
+def fetch(mirror: Mirror, files: Sequence[str], what: str) -> None:
+    """Fetch what is not there, some at a time, and show how far that is. Raises `RemoteError`."""
+    missing = [file for file in dict.fromkeys(files) if not os.path.exists(file)]
+    if not missing:
+        return
+    progress: Progress[str] = Progress(description=f"fetching {what}", total=len(missing), unit="tar files")
+    with ThreadPoolExecutor(AT_A_TIME) as pool, progress:
+        for _ in pool.map(mirror.provide, missing):
+            progress.update()
 
 
 class Ahead:

@@ -16,7 +16,7 @@ import numpy as np
 
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
-from yolov7.data.mirror import Ahead, mirror_of
+from yolov7.data.mirror import Ahead, fetch, mirror_of
 from yolov7.data.objects import starts_of
 from yolov7.data.tar_members import file_of_member
 
@@ -105,6 +105,22 @@ class LookAhead:
         files = self._windows.following(epoch, window)
         first = os.getpid() % len(files)  # processes do not begin with the same file
         self._ahead.fetch([*files[first:], *files[:first]])
+
+
+def fetch_first(windows: Windows | None, val_set: ImageSet, epoch: int, place: int) -> None:
+    """Fetch the tar files that a run begins with, where they are on a server.
+
+    They are those of the window that the image at this ``place`` of the epoch is in, and those that are evaluated on.
+    """
+    mirror = mirror_of(file_of_member(val_set.paths[0]))
+    if mirror is None:
+        return
+    files = []
+    if windows is not None:
+        found = windows.of_epoch(epoch)
+        window = found.files[int(found.window_of[found.order[min(place, len(found.order) - 1)]])]
+        files = [windows.files[number] for number in window.tolist()]
+    fetch(mirror, [*files, *map(file_of_member, val_set.paths)], "what the run begins with")
 
 
 def check_room(train_set: ImageSet | None, val_set: ImageSet, window: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -170,7 +170,7 @@ def resolve(options: TrainOptions, spec: ModelSpec, source: DataSource, stride: 
     decided = {"cfg": cfg, "data": data, "hyp": hyp, "recipe": recipe, "train_size": train_size, "test_size": test_size,
                "epochs": epochs, "batch_size": batch_size, "nominal_batch": nominal_batch, "patience": patience,
                "classes": _classes(options, source), "workers": workers_of(options),
-               "shard_window": _window(options, source)}
+               "shard_window": _window(options, source, settle)}
     config = RunConfig(**{name: getattr(options, name) for name in _names(RunConfig)} | decided)
     return config, tuple(decisions.made)
 
@@ -182,12 +182,13 @@ def workers_of(options: TrainOptions) -> int:
     return default_workers() if options.workers is None else options.workers
 
 
-def _window(options: TrainOptions, source: DataSource) -> int:
+def _window(options: TrainOptions, source: DataSource, settle: Callable[..., int]) -> int:
     from yolov7.data.remote import is_address
 
-    if options.shard_window is not None:
-        return options.shard_window
-    return REMOTE_WINDOW if is_address(source.file) and not (options.rect or options.image_weights) else 0
+    if not is_address(source.file) or options.rect or options.image_weights:
+        return options.shard_window or 0  # there is nothing to decide
+    return settle("window", "--shard-window", options.shard_window,
+                  (REMOTE_WINDOW, "tar files of a server at a time, of which samples are made"))
 
 
 def _nominal_batch(hyp: str, recipe: Recipe, rule: FineTuning, batch_size: int, named: bool,

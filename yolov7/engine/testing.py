@@ -19,6 +19,7 @@ from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, displaced, report_faults, report_left_out
 from yolov7.data.loader import BatchLoader, evaluation_loader, fixed_shape_loader
 from yolov7.data.transport import worker_failures
+from yolov7.data.windows import check_room, fetch_first
 from yolov7.engine.measured_with import checksums, measured_with
 from yolov7.engine.sheets import SHOWN_SCORE, prediction_sheet, write_image
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
@@ -143,8 +144,11 @@ def open_subject(paths: Sequence[Path], options: TestOptions, device: torch.devi
     data = options.data or network.info.data
     if not data:
         raise InputError(f"{paths[0]} does not say what it was trained on; name the data set with --data")
-    return Subject(network, *open_for(network.info, open_data(data), options, split), data, options.masks,
-                   options.mask_scores)
+    subject = Subject(network, *open_for(network.info, open_data(data), options, split), data, options.masks,
+                      options.mask_scores)
+    check_room(None, subject.image_set, 0)
+    fetch_first(None, subject.image_set, 0, 0)
+    return subject
 
 
 def _report(evaluation: Evaluation, subject: Subject, folder: Path, metric: str) -> None:

@@ -19,7 +19,7 @@ from yolov7.config.program import command
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
-from yolov7.data.windows import windows_of
+from yolov7.data.windows import fetch_first, windows_of
 from yolov7.engine.checkpoints import Checkpoints
 from yolov7.engine.console import EpochNumbers, EpochTable, epoch_numbers
 from yolov7.engine.interruption import Interrupted, StopSignal
@@ -126,6 +126,9 @@ class Trainer:
         if not self.processes.broadcast_object(not self.processes.is_main or self.checkpoints.recover_best(state)):
             state.best = None
         self._check_unfinished()
+        if self.processes.local_rank == 0:
+            fetch_first(self.sampler.windows, self.val_set, state.epoch, state.batch * self.config.batch_size)
+        self.processes.barrier()
         with self._running():
             while state.epoch < self.config.epochs:
                 started = time.perf_counter()
