@@ -143,7 +143,7 @@ def test_the_server_goes_away_three_times(bucket: Proxy, tmp_path: Path, monkeyp
             bucket.cut_after = bucket.bytes + 40_000  # in the middle of the file
             assert found.provide(str(found.root / name))
     assert bucket.cuts == before + 3
-    assert caplog.text.count("trying again for 300 s") >= 3
+    assert "trying again for 300 s" in caplog.text
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -60,7 +60,7 @@ def _of_a_run(path: Path) -> str:
         tried.append(f"{RUNS}/{path.name}/weights/{name}")
     elif path.suffix:
         return nearest(path.name, _names_beside(path))
-    found = [file for pattern in tried for file in _files(pattern)]
+    found = list(_files(tried[0])) or [file for pattern in tried[1:] for file in _files(pattern)]
     if found:
         newest = max(found, key=lambda file: file.stat().st_mtime)
         return f"; tried: {', '.join(tried)}; did you mean {str(newest)!r}?"
