@@ -237,6 +237,8 @@ def _with_gains(recipe: Recipe, gains: Mapping[str, float | None], changes: Sequ
 def stored_config(mapping: Any, where: str) -> RunConfig:
     """The configuration of a checkpoint. Raises `InputError` where something in it is not decided."""
     config = from_mapping(RunConfig, mapping, where)
+    if config.shard_window is None:  # of a version that had no windows
+        config = dataclasses.replace(config, shard_window=0)
     if missing := [name for name in _names(RunConfig) if getattr(config, name) is None]:
         raise InputError(f"{where}, config: the key {missing[0]!r} is missing")
     return config
