@@ -42,6 +42,7 @@ def train(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    log: str | Sequence[str] = ('tensorboard',),
     augment_device: Literal["cpu", "cuda"] = "cpu",
     shard_window: int | None = None,
     classes: int | str | Sequence[int | str] = (),
@@ -91,6 +92,8 @@ def train(
       rect: training batches of similar aspect ratio with little padding, without mosaics
       cache: keep decoded and resized images in memory or on the disk, shared by all loader processes
         (default: off)
+      log: who is told of the run: tensorboard, wandb, mlflow, trackio, observers of other packages,
+        none (default: ('tensorboard',))
       augment_device: where training images are decoded and augmented: by the loader processes, or on
         the GPU of the run (JPEG; not measured yet) (default: cpu)
       shard_window: tar files at a time of which samples are made, of a data set in such files; 0: all;
@@ -143,6 +146,7 @@ def train(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    log: str | Sequence[str] = ('tensorboard',),
     augment_device: Literal["cpu", "cuda"] = "cpu",
     shard_window: int | None = None,
     classes: int | str | Sequence[int | str] = (),

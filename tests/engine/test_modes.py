@@ -17,10 +17,11 @@ from yolov7.config.recipe import AugmentConfig, OptimizerConfig
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.loader import EpochSampler
+from yolov7.engine.image_weights import image_weights
 from yolov7.engine.log import Pace
 from yolov7.engine.multi_scale import draw_size, resize_images, resize_targets, scaled_size
 from yolov7.engine.optim import Schedule, apply, make_optimizer, nodes_to_freeze
-from yolov7.engine.trainer import Trainer, image_weights
+from yolov7.engine.trainer import Trainer
 from yolov7.model.detector import Detector
 from yolov7.model.spec import read_spec
 from yolov7.structures import Batch, Targets

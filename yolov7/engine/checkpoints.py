@@ -7,6 +7,7 @@ on. After a kill at any moment the file before it is whole.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,10 @@ class _Best:
 class Checkpoints:
     """The two weight files of a run in ``folder``, which only its first process writes; the best one comes first."""
 
-    def __init__(self, folder: Path, config: RunConfig, names: tuple[str, ...], writes: bool = True) -> None:
+    def __init__(self, folder: Path, config: RunConfig, names: tuple[str, ...], writes: bool = True,
+                 tell: Callable[..., None] = lambda event, *facts: None) -> None:
         self.last, self.best, self.writes = folder / "last.pt", folder / "best.pt", writes
-        self.config, self.names = config, names
+        self.config, self.names, self._tell = config, names, tell  # `Observers.tell`
         self._unwritten: _Best | None = None
         self._reason = ""
         self._writer = ThreadPoolExecutor(1, "checkpoints")
@@ -45,7 +47,7 @@ class Checkpoints:
         if not self.writes:
             return
         self.settle()  # never two copies of a state
-        self._write(self.last, weights.packed(last_content(state, self.config, self.names)))
+        self._write(self.last, weights.packed(last_content(state, self.config, self.names)), state.epoch)
         if required:
             self._settle_best()
             if error := self._settled(self.last):
@@ -62,7 +64,7 @@ class Checkpoints:
         """Write the best weights so far, if that has not been possible yet; they are kept in memory until it is."""
         self.settle()
         if self._unwritten is not None:
-            self._write(self.best, self._unwritten.content)
+            self._write(self.best, self._unwritten.content, self._unwritten.epoch + 1)
 
     def settle(self) -> None:
         """Wait for what is being written, and tell what could not be."""
@@ -84,8 +86,12 @@ class Checkpoints:
         else:
             self._unwritten = None
 
-    def _write(self, path: Path, content: memoryview) -> None:
-        self._writing[path] = self._writer.submit(atomic_write, path, content)
+    def _write(self, path: Path, content: memoryview, epoch: int) -> None:
+        self._writing[path] = self._writer.submit(self._bring_to_disk, path, content, epoch)
+
+    def _bring_to_disk(self, path: Path, content: memoryview, epoch: int) -> None:
+        atomic_write(path, content)
+        self._tell("checkpoint_written", path, epoch, path == self.best)
 
     def _settled(self, path: Path) -> OSError | None:
         """Wait for a file; why it could not be written."""

@@ -6,12 +6,13 @@ import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
 
 from yolov7.engine.decisions import Decision, decisions_text
+from yolov7.engine.observers.base import Table
 from yolov7.evaluation.coco import class_table
 from yolov7.evaluation.evaluate import Evaluation, score_text
 from yolov7.evaluation.operating_point import OperatingPoint, OperatingPointResult
@@ -211,6 +212,13 @@ def epoch_numbers(epoch: int, evaluation: Evaluation) -> EpochNumbers:
         found = point.of_class(index) if isinstance(point, OperatingPointResult) else None
         rows.append(ClassNumbers(row.name, row.images, row.objects, *(found or (-1.0, -1.0, -1.0)), row.AP50, row.AP))
     return EpochNumbers(epoch, boxes.images, evaluation.metrics(), tuple(rows))
+
+
+def class_numbers(numbers: EpochNumbers) -> Table:
+    """The classes of an evaluation as a table for observers; without objects they have no scores."""
+    columns = tuple(field.name for field in fields(ClassNumbers))
+    rows = [tuple(None if value == -1 else value for value in astuple(row)) for row in numbers.classes]
+    return Table(columns, rows)
 
 
 def numbers_text(numbers: EpochNumbers) -> str:

@@ -1,4 +1,4 @@
-"""The record of a run: ``results.csv``, TensorBoard, a plot of the curves; and how fast it goes.
+"""The record of a run: ``results.csv``, a plot of the curves, what observers are told; and how fast it goes.
 
 Nothing here may break a run: every sink stands alone, and its first failure is reported once as a warning.
 """
@@ -17,14 +17,13 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 from yolov7.config import atomic_write
-from yolov7.data.images import encode_image
+from yolov7.engine.observers import Observers
 from yolov7.engine.sheets import write_image
 from yolov7.evaluation.coco import fitness
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
-    from torch.utils.tensorboard import SummaryWriter
 import time
 
 import torch
@@ -58,7 +57,7 @@ TERMS = {"box": "box", "objectness": "obj", "classification": "cls"}  # of a det
 
 
 class RunLog:
-    """Writes what happens into the run's folder: ``results.csv``, TensorBoard events and, at the end, ``results.png``.
+    """Writes what happens into the run's folder, ``results.csv`` and, at the end, ``results.png``, and tells observers.
 
     With ``resume_epoch``, the last epoch that the run goes on from, what was recorded after it is dropped, and its own
     record ``last`` is added where the run was killed before; without, the record starts anew. No method raises. Best
@@ -66,22 +65,18 @@ class RunLog:
     """
 
     def __init__(self, folder: str | Path, resume_epoch: int | None = None,
-                 terms: Mapping[str, str] = MappingProxyType(TERMS), last: EpochRecord | None = None) -> None:
+                 terms: Mapping[str, str] = MappingProxyType(TERMS), last: EpochRecord | None = None,
+                 observers: Observers | None = None) -> None:
         self.folder, self.terms = Path(folder), terms
+        self.observers = observers or Observers({})
         self.best: int | None = None  # the epoch that the plot marks
         self._failed: set[str] = set()
         self._records: list[EpochRecord] = []
-        self._writer: SummaryWriter | None = None
         with self._isolated("results.csv"):
             self.folder.mkdir(parents=True, exist_ok=True)
             if resume_epoch is not None and self.csv_path.is_file():
                 self._records = [r for r in read_results(self.csv_path, tuple(self.terms)) if r.epoch <= resume_epoch]
             self._write_csv()
-        with self._isolated("TensorBoard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            # hides the steps of an earlier or interrupted run in the same folder
-            self._writer = SummaryWriter(str(self.folder), purge_step=0 if resume_epoch is None else resume_epoch + 1)
         if last and last.epoch == resume_epoch and last.epoch not in {record.epoch for record in self._records}:
             self.add_epoch(last)
 
@@ -104,30 +99,21 @@ class RunLog:
         values |= {f"val/{self.terms.get(name, name)}_loss": value for name, value in record.val_losses.items()}
         values |= {f"metrics/{name}": value for name, value in record.metrics.items()}
         values |= {"x/lr": record.lr, "x/skipped_steps": record.skipped}
-        with self._isolated("TensorBoard"):
-            if self._writer is None:
-                return
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, record.epoch)
-            self._writer.flush()
+        self.observers.tell("epoch_done", record, values)
 
     def add_image(self, name: str | None, make: Callable[[], np.ndarray], tag: str | None, epoch: int) -> None:
-        """Draw an image (uint8 ``[H, W, 3]`` RGB) into the file ``name``, and into TensorBoard under ``tag``."""
+        """Draw an image (uint8 ``[H, W, 3]`` RGB) into the file ``name``, and for the observers under ``tag``."""
         image: np.ndarray | None = None
         with self._isolated(name or "images"):
             image = make()
             if name:
                 write_image(self.folder / name, image)
-        with self._isolated("TensorBoard"):
-            if self._writer is not None and tag and image is not None:
-                _add_image(self._writer, tag, image, epoch)
+        if tag and image is not None:
+            self.observers.tell("image_drawn", tag, image, epoch)
 
     def close(self) -> None:
-        """Draw the curves and close the event file; more calls do nothing."""
-        with self._isolated("TensorBoard"):
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                writer.close()
+        """Draw the curves and let the observers finish; more calls do nothing but draw."""
+        self.observers.close()
         with self._isolated("results.png"):
             if self._records:
                 plot_results(self.csv_path, self.plot_path, tuple(self.terms), self.best)
@@ -159,16 +145,6 @@ class RunLog:
                 reason = f"{type(error).__name__}: {error}"
                 logger.warning("%s: cannot be written (%s); the run goes on", self.folder / sink, reason)
             self._failed.add(sink)
-
-
-def _add_image(writer: SummaryWriter, tag: str, image: np.ndarray, epoch: int) -> None:
-    """The same image as by the writer's own method, whose PNG takes seven times as long."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    height, width = image.shape[:2]
-    encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encode_image(image, ".png"))
-    assert writer.file_writer is not None
-    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), epoch)
 
 
 def _cell(value: float | None) -> str:
@@ -324,8 +300,14 @@ class Pace:
         """Since the first batch was asked for."""
         return time.perf_counter() - self._started
 
+    def numbers(self, device: torch.device) -> dict[str, float]:
+        """For observers: images a second of all processes, share of waiting, and this one's memory."""
+        seconds = max(self.seconds, 1e-9)
+        return {"images_per_second": self.images / seconds, "data_share": self.waited / seconds,
+                "memory_gib": used_memory(device) / 2**30}
+
     def text(self, device: torch.device) -> dict[str, str]:
         """For a progress bar: images a second of all processes, share of waiting, and this one's memory."""
-        found = {"img/s": f"{self.images / max(self.seconds, 1e-9):.1f}",
-                 "data": f"{100 * self.waited / max(self.seconds, 1e-9):.0f}%"}
-        return {**found, "mem": f"{used_memory(device) / 2**30:.1f}G"}
+        found = self.numbers(device)
+        return {"img/s": f"{found['images_per_second']:.1f}", "data": f"{100 * found['data_share']:.0f}%",
+                "mem": f"{found['memory_gib']:.1f}G"}

@@ -27,6 +27,7 @@ from yolov7.engine.forecast import Forecast, dry_run, explain_lack_of_memory
 from yolov7.engine.history import TrainingRun
 from yolov7.engine.log import read_results
 from yolov7.engine.nonfinite import TrainingError
+from yolov7.engine.observers import observers_named
 from yolov7.engine.optim import nodes_to_freeze
 from yolov7.engine.restart import after_restart, forget_run, note_run, own_agent
 from yolov7.engine.run_config import (
@@ -156,6 +157,7 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
 def _check_place(config: RunConfig, processes: Processes, device: torch.device) -> None:
     """Raise `InputError` for what cannot be done here."""
     check_processes(config, processes, device)
+    observers_named(config.log)  # what is missing is said before anything is written
     if config.fused_norm:
         check_fusion(device)
     if config.cuda_graphs:

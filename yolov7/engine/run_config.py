@@ -88,6 +88,9 @@ class RunConfig:
                         group="augmentation and sampling")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized images in memory or on the disk, "
                                                   "shared by all loader processes", group="device and speed")
+    log: tuple[str, ...] = option(("tensorboard",), "who is told of the run: tensorboard, wandb, mlflow, trackio, "
+                                  "observers of other packages, none", metavar="NAME", resumable=True,
+                                  group="run and output")
     augment_device: Literal["cpu", "cuda"] = option("cpu", "where training images are decoded and augmented: by the "
                                                     "loader processes, or on the GPU of the run (JPEG; not measured "
                                                     "yet)", group="device and speed")

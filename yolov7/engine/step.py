@@ -54,6 +54,7 @@ class TrainingStep:
         self._held = HeldWeights(state.model, FORMATS[config.precision]) if half else None
         self._parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.gradient_norm: Tensor | None = None  # of the latest step, before it was clipped; on the device
         self._graphed: GraphedPass | None = None
         if config.cuda_graphs:
             processes.broadcast([*state.model.parameters(), *state.model.buffers()])  # as DistributedDataParallel does
@@ -108,6 +109,7 @@ class TrainingStep:
         if scaler.is_enabled():
             scaler.unscale_(optimizer)
         norm = get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        self.gradient_norm = norm.detach()
         loss, gradient = self._bad.float(), (~norm.isfinite()).float()
         flags = torch.stack((torch.maximum(loss, gradient), torch.full_like(loss, float(stop)), loss))
         flags = self.processes.all_reduce_max(flags)

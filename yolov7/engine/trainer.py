@@ -21,17 +21,18 @@ from yolov7.data.image_set import ImageSet, report_left_out
 from yolov7.data.loader import BatchLoader, EpochSampler, evaluation_loader, rectangular_batches, training_loader
 from yolov7.data.windows import fetch_first, windows_of
 from yolov7.engine.checkpoints import Checkpoints
-from yolov7.engine.console import EpochNumbers, EpochTable, epoch_numbers
+from yolov7.engine.console import EpochNumbers, EpochTable, class_numbers, epoch_numbers
+from yolov7.engine.image_weights import class_scores, image_weights
 from yolov7.engine.interruption import Interrupted, StopSignal
 from yolov7.engine.log import EpochRecord, Pace, RunLog, complete_record
 from yolov7.engine.nonfinite import StepGuard, TrainingError
+from yolov7.engine.observers import Observers, RunFacts, observers_named
 from yolov7.engine.optim import ModelEMA, Schedule, StepSettings, apply, freeze, hold_statistics, make_optimizer
 from yolov7.engine.run_config import RunConfig
 from yolov7.engine.sheets import batch_sheet, prediction_sheet
 from yolov7.engine.state import RunState, TrainingResult
 from yolov7.engine.step import TrainingStep, floating_buffers
 from yolov7.engine.validation_loss import ValidationLoss
-from yolov7.evaluation.coco import CocoResult
 from yolov7.evaluation.evaluate import Evaluation, evaluate
 from yolov7.inference.network import TorchNetwork
 from yolov7.loss.criterion import AUXILIARY_TOP_K, Criterion, scale_gains
@@ -76,7 +77,7 @@ class Trainer:
         self.step = TrainingStep(self.state, config, self.make_criterion(processes), device, processes,
                                  self.training.fields)
         self.guard = StepGuard(self.state, folder, self.train_set.names, processes.rank)
-        self.checkpoints = Checkpoints(folder / "weights", config, splits[0].names, processes.is_main)
+        self.checkpoints = Checkpoints(folder / "weights", config, splits[0].names, processes.is_main, self._tell)
         self.loader.while_waiting = self.val_loader.while_waiting = self._while_waiting
         self._inside_step = False  # gradients of some of its batches are there
         self._left_out: set[str] = set()  # images to evaluate on that could not be read
@@ -178,9 +179,8 @@ class Trainer:
                 if not len(self.val_set.objects):
                     logger.warning("none of the %d images to evaluate on has an object: AP cannot be measured, and the "
                                    "last epoch counts as the best", len(self.val_set))
-                record = self._last_record()
-                self.log = stack.enter_context(RunLog(self.folder, self.state.epoch or None, self.terms, record))
-                self.log.best = self._best_epoch()
+                self.log = stack.enter_context(self._open_log())
+            stack.push(self._tell_the_end)
             try:
                 yield
             except Interrupted as interrupted:
@@ -190,6 +190,25 @@ class Trainer:
                     self.checkpoints.save_last(self.state, required=True)
                 raise Interrupted(f"interrupted in epoch {self.state.epoch + 1}; go on: "
                                   f"{command('train', resume=self.folder)}", interrupted.code) from None
+
+    def _open_log(self) -> RunLog:
+        """The record of this start of the run, with its observers."""
+        state, batches = self.state, self.schedule.batches
+        observers = Observers(observers_named(self.config.log))
+        observers.begin(RunFacts(self.folder, to_mapping(self.config), self.terms, batches, state.epoch,
+                                 state.epoch * batches + state.batch))
+        log = RunLog(self.folder, state.epoch or None, self.terms, self._last_record(), observers)
+        log.best = self._best_epoch()
+        return log
+
+    def _tell_the_end(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.checkpoints.settle()
+        self._tell("run_ends", "finished" if kind is None else
+                   "interrupted" if issubclass(kind, Interrupted) else "failed")
+
+    def _tell(self, event: str, *facts: Any) -> None:
+        if self.log:
+            self.log.observers.tell(event, *facts)
 
     def _while_waiting(self) -> None:
         self.stop.give_up()
@@ -209,7 +228,7 @@ class Trainer:
             self._train_batches(progress, pace)
         self._begin_next_epoch()
         self.guard.settle()
-        losses = self._mean_losses()
+        losses, _ = self._mean_losses()
         if not state.losses[-1]:
             raise TrainingError(f"no batch of epoch {state.epoch + 1} had a finite loss; a smaller learning rate "
                                 "(--set optimizer.lr0=0.001) or --precision fp32 may help")
@@ -232,13 +251,15 @@ class Trainer:
             apply(settings, state.optimizer)
             last = len(group) + 1 >= settings.accumulate or state.batch == batches - 1  # an epoch's end drops nothing
             group.append(batch)
-            terms.append(self._one_batch(batch, last))
+            latest = self._one_batch(batch, last)
+            terms.append(latest)
             self._inside_step = not last
-            if state.batch % POSTFIX_EVERY == 1 or batches == 1:
-                self._show_progress(progress, settings, pace)
             if last:
                 self.guard.note(self.step.update(stop=bool(self.stop.received)), group, terms)
                 group, terms = [], []
+            if state.batch % POSTFIX_EVERY == 1 or batches == 1:
+                self._show_progress(progress, settings, pace, latest)
+            if last:
                 self._stop_if_told()
 
     def _one_batch(self, batch: Batch, last: bool) -> Tensor:
@@ -256,20 +277,30 @@ class Trainer:
             self.guard.settle()
             raise Interrupted("interrupted", self.stop.code)
 
-    def _mean_losses(self) -> dict[str, float]:
-        """The terms of the loss, means over the batches so far; waits for the device."""
-        *sums, count = self.processes.all_reduce_sum(self.state.losses.clone()).tolist()
+    def _mean_losses(self, latest: Tensor | None = None) -> tuple[dict[str, float], list[float]]:
+        """The terms of the loss, means over the batches so far, and those of the ``latest`` one; waits for the device.
+        """
+        given = [] if latest is None else [latest]
+        values = self.processes.all_reduce_sum(torch.cat((self.state.losses, *given))).tolist()
+        sums, (count, *own) = values[: len(self.terms)], values[len(self.terms) :]
         count = max(count / self.processes.world_size, 1)
-        return {name: value / count for name, value in zip(self.terms, sums, strict=True)}
+        return {name: value / count for name, value in zip(self.terms, sums, strict=True)}, own
 
-    def _show_progress(self, progress: Progress[Batch], settings: StepSettings, pace: Pace) -> None:
+    def _show_progress(self, progress: Progress[Batch], settings: StepSettings, pace: Pace, latest: Tensor) -> None:
         # reading them waits for the device: once in many batches
-        losses = [f"{self.terms[name]} {mean:.3f}" for name, mean in self._mean_losses().items()]
+        means, own = self._mean_losses(latest)
+        losses = [f"{self.terms[name]} {mean:.3f}" for name, mean in means.items()]
         skipped = [f"{self.state.skipped} skipped"] if self.state.skipped else []
         spent = pace.text(self.device)
         images = spent.pop("img/s")
         progress.note(*losses, *skipped, *([f"{images} img/s"] if pace.images else []), f"lr {settings.lr:.2g}",
                       *(f"{name} {value}" for name, value in spent.items()))
+        numbers = {f"{self.terms[name]}_loss": value for name, value in zip(self.terms, own, strict=True)}
+        numbers |= {"lr": settings.lr, **pace.numbers(self.device)}
+        if self.step.gradient_norm is not None:
+            numbers["gradient_norm"] = float(self.step.gradient_norm)
+        step = self.state.epoch * self.schedule.batches + self.state.batch
+        self._tell("step_done", step, {f"step/{name}": value for name, value in numbers.items()})
 
     def _show_batch(self, batch: Batch) -> None:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
@@ -320,6 +351,7 @@ class Trainer:
             self.log.best = self._best_epoch()
             self.log.add_epoch(record)
             logger.info("%s", self._table.add(record, better, over))
+            self._tell("evaluated", epoch + 1, {"classes": class_numbers(epoch_numbers(epoch + 1, evaluation))})
             self._show_predictions(evaluation, epoch, better)
         return over
 
@@ -343,6 +375,9 @@ class Trainer:
 
     def _is_over(self, epoch: int) -> bool:
         """Whether this was the last epoch, or so many brought nothing better that the run's patience is at its end."""
+        if reason := self.processes.broadcast_object(self.log.observers.stop if self.log else ""):
+            logger.info("stopped after epoch %d, as asked by %s", epoch + 1, reason)
+            return True
         if self._lost_patience(epoch):
             logger.info("no better epoch since %d: stopped after epoch %d (--patience %d)", self._best_epoch(),
                         epoch + 1, self.config.patience)
@@ -362,22 +397,3 @@ class Trainer:
             title = f"{self.folder.name}, epoch {epoch + 1}: {evaluation.headline()}"
             self.log.add_image(name, lambda: prediction_sheet(evaluation.samples, self.val_set, self.task.draw, title),
                                tag, epoch + 1)
-
-
-def image_weights(image_set: ImageSet, scores: np.ndarray) -> np.ndarray:
-    """How likely each image is to be drawn (docs/reference.md, Image weights): float64 ``[I]``, sum 1.
-
-    The sum over its objects of ``(1 - AP)^2 / frequency`` of their classes; ``scores`` ``[C]`` are the APs of the last
-    evaluation, 0 before the first.
-    """
-    labels = image_set.objects.labels
-    counts = np.bincount(labels, minlength=len(image_set.names))
-    of_class = (1 - scores) ** 2 / np.maximum(counts, 1)
-    weights = np.bincount(image_set.image_index, of_class[labels], minlength=len(image_set))
-    total = weights.sum()
-    return weights / total if total > 0 else np.full(len(image_set), 1 / len(image_set))
-
-
-def class_scores(result: CocoResult) -> np.ndarray:
-    """AP of each class ``[C]``; the mean over all where a class has no objects."""
-    return np.array([row.AP if row.AP >= 0 else result.AP for row in result.per_class])
