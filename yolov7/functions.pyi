@@ -28,7 +28,7 @@ def train(
     weights: PathLike = "",
     hyp: PathLike | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     nominal_batch: int | None = None,
     linear_lr: bool = False,
     seed: int = 0,
@@ -73,8 +73,8 @@ def train(
         finetune for few images with weights, else the one that the model names
       epochs: epochs; default: the data set's settings for the model, by the number of images for few
         with weights, else 300
-      batch_size: images in a batch, over all processes; default: the data set's settings for the model,
-        4 for few images with weights, else 16
+      batch_size: images in a batch, over all processes; auto (0): as many as fit, up to the nominal
+        batch; default: the data set's settings for the model, 4 for few images with weights, else 16
       nominal_batch: images in an optimizer step (gradients are accumulated); default: the data set's
         settings for the model, a batch for few images with weights, else the recipe's
       linear_lr: linear instead of cosine decay
@@ -132,7 +132,7 @@ def train(
     weights: PathLike = "",
     hyp: PathLike | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     nominal_batch: int | None = None,
     linear_lr: bool = False,
     seed: int = 0,

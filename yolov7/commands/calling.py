@@ -61,6 +61,8 @@ def accepted(field: dataclasses.Field[Any], hint: Any) -> str:
     is_union = typing.get_origin(hint) is not None and type(None) in typing.get_args(hint)
     kind = parts[0] if is_union else hint
     text = _plain(kind, "PathLike" if field.name in FILES else "str", "int | " if field.name in NUMBERS else "")
+    if words := field.metadata.get("words"):
+        text += f" | Literal[{', '.join(map(repr, words))}]".replace("'", '"')
     return f"{text} | None" if is_union or field.default is None else text
 
 

@@ -72,7 +72,7 @@ def check_arguments(cls: type[T], call: str, **given: Any) -> T:
     if odd := [name for name in given if name not in fields]:
         raise InputError(f"{call}: {unknown('argument', odd[0], fields)}")
     several = {name for name, hint in typing.get_type_hints(cls).items() if "tuple" in str(hint)}
-    plain = {name: _plain(name, value, name in several) for name, value in given.items()}
+    plain = {name: _in_numbers(_plain(name, value, name in several), fields[name]) for name, value in given.items()}
     arguments = from_mapping(cls, {name: value for name, value in plain.items()
                                    if value is not None or fields[name].default is not None}, call)
     values = vars(arguments)
@@ -96,6 +96,12 @@ def _plain(name: str, value: Any, several: bool) -> Any:
     if name in ("classes", "freeze"):
         return [str(item) if _is_number(item) else item for item in _items(value)]
     return _items(value) if several else _value(value)
+
+
+def _in_numbers(value: Any, field: dataclasses.Field[Any]) -> Any:
+    """A number for a word that stands for it."""
+    words: Mapping[str, float] = field.metadata.get("words", {})
+    return words.get(value, value) if isinstance(value, str) else value
 
 
 def _is_number(value: Any) -> bool:

@@ -98,18 +98,19 @@ def _value_settings(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     if typing.get_origin(options[0]) is typing.Literal:  # beside None, which `convert` checks
         settings["metavar"] = "{" + ",".join(typing.get_args(options[0])) + "}"
     if options[0] in (int, float):
-        settings.setdefault("metavar", "N" if options[0] is int else "X")
-    return {"type": _reader(options[0]), **settings}
+        words = field.metadata.get("words", ())
+        settings.setdefault("metavar", "|".join(("N" if options[0] is int else "X", *words)))
+    return {"type": _reader(options[0], field.metadata.get("words", {})), **settings}
 
 
-def _reader(kind: Any) -> Any:
-    """The converter for argparse, with the name that its message "invalid ... value" shows."""
+def _reader(kind: Any, words: Mapping[str, float]) -> Any:
+    """The converter for argparse, with the name that its message "invalid ... value" shows; words stand for numbers."""
     if kind not in (int, float):
         return str
 
     def read(text: str) -> float:
-        number: float = kind(text)
+        number: float = words[text] if text in words else kind(text)
         return number
 
-    read.__name__ = {int: "whole-number", float: "number"}[kind]
+    read.__name__ = " or ".join(({int: "whole-number", float: "number"}[kind], *words))
     return read

@@ -174,7 +174,8 @@ def override(config: T, assignments: Sequence[str], flag: str = "--set") -> T:
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with its help, and optional limits (``low``, ``high``, ``most``) and settings of its flag.
 
-    Those are ``metavar``, ``nargs`` and ``const`` of argparse, and the ``group`` it stands in (`help.GROUPS`); with
+    Those are ``metavar``, ``nargs`` and ``const`` of argparse, ``words`` that stand for numbers on the command line
+    (``{"auto": 0}``), and the ``group`` it stands in (`help.GROUPS`); with
     ``flag=False`` the field is a key of files alone. ``model`` names one whose loss reads the key, where not all do.
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})

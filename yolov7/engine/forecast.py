@@ -101,11 +101,16 @@ def measure_memory(trainer: Trainer, sizes: tuple[int, int] = (2, 6)) -> MemoryN
 
 def explain_lack_of_memory(trainer: Trainer) -> str:
     """One sentence: the batch size that would fit."""
+    return _what_fits(trainer, measure_again(trainer))
+
+
+def measure_again(trainer: Trainer) -> MemoryNeed | None:
+    """`measure_memory` by the smallest batches, once the memory of a step that failed is free."""
     trainer.state.optimizer.zero_grad(set_to_none=True)
     release_freed_memory()
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
-    return _what_fits(trainer, measure_memory(trainer, (1, 3)))
+    return measure_memory(trainer, (1, 3))
 
 
 def _what_fits(trainer: Trainer, need: MemoryNeed | None) -> str:

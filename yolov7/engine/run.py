@@ -22,7 +22,9 @@ from yolov7.data.transport import worker_failures
 from yolov7.data.windows import check_room, windows_of
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
 from yolov7.engine.console import head_text, numbers_text, task_scores_text
+from yolov7.engine.decisions import Decision
 from yolov7.engine.finetuning import Start
+from yolov7.engine.fitting import fitting_batch
 from yolov7.engine.forecast import Forecast, dry_run, explain_lack_of_memory
 from yolov7.engine.history import TrainingRun
 from yolov7.engine.log import read_results
@@ -31,6 +33,7 @@ from yolov7.engine.observers import observers_named
 from yolov7.engine.optim import nodes_to_freeze
 from yolov7.engine.restart import after_restart, forget_run, note_run, own_agent
 from yolov7.engine.run_config import (
+    AUTO,
     DEFAULT_MODEL,
     RunConfig,
     TrainOptions,
@@ -51,7 +54,7 @@ from yolov7.runtime import folders
 from yolov7.runtime.cuda_graphs import check_graphs
 from yolov7.runtime.device import check_compiler, own_device
 from yolov7.runtime.distributed import Processes, await_news, connected, environment, is_lost_connection
-from yolov7.runtime.memory import is_out_of_memory
+from yolov7.runtime.memory import is_out_of_memory, release_freed_memory
 from yolov7.runtime.precision import choose_precision
 from yolov7.tasks.base import find_task
 
@@ -117,6 +120,18 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     open (default: as long as the process lives).
     """
     device = device or own_device(options.device, processes.local_rank)
+    if options.batch_size == AUTO:
+        trial = dataclasses.replace(options, batch_size=None, autoanchor=False)  # type: ignore[arg-type]  # not decided
+        options = dataclasses.replace(options, batch_size=fitting_batch(_build(trial, device, processes)[0]))
+        release_freed_memory()  # the trial has gone
+    trainer, decisions = _build(options, device, processes, held or ExitStack())
+    logger.info("%s\n", head_text(trainer, decisions))
+    return trainer
+
+
+def _build(options: TrainOptions, device: torch.device, processes: Processes,
+           held: ExitStack | None = None) -> tuple[Trainer, tuple[Decision, ...]]:
+    """A run and what was decided; without ``held`` nothing is written or said of it."""
     content = weights.read(options.weights) if options.weights else None
     spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or content is None else weights.spec_of(
         options.weights, content)
@@ -143,15 +158,14 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
         improve_anchors(model, splits[0], config)
         processes.broadcast([model.head.anchors])
     folder, agents = Path(), processes.gather_object(own_agent())
-    if processes.is_main and not options.dry_run:
+    if processes.is_main and held is not None and not options.dry_run:
         folder = folders.new_folder(options.project, options.name, options.exist_ok)
-        (held or ExitStack()).enter_context(folders.claimed(folder))
+        held.enter_context(folders.claimed(folder))
         note_run(options.project, folder, agents)
         atomic_write(folder / "config.yaml", settings_text(config))
     folder = processes.broadcast_object(folder)
-    trainer = _make_trainer(config, model, splits, folder, device, processes, not options.dry_run)
-    logger.info("%s\n", head_text(trainer, decisions))
-    return trainer
+    speaks = held is not None and not options.dry_run
+    return _make_trainer(config, model, splits, folder, device, processes, speaks), decisions
 
 
 def _check_place(config: RunConfig, processes: Processes, device: torch.device) -> None:

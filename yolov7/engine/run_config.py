@@ -34,6 +34,7 @@ DEFAULT_MODEL = "yolov7-tiny"
 PAPER_EPOCHS = 300
 PAPER_BATCH = 16  # of the reference implementation's command line
 PAPER = "as in the paper"
+AUTO = 0  # of --batch-size: as many images as fit
 REMOTE_WINDOW = 16  # tar files of a server
 T = TypeVar("T")
 
@@ -119,6 +120,9 @@ class TrainOptions(OutputFolder, RunConfig):
                                               most=MAX_SIDE, group="model and data")
     set: tuple[str, ...] = option((), "recipe overrides: --set loss.box=0.04 augment.mosaic=0", metavar="KEY=VALUE",
                                   group="model and data")
+    batch_size: int = option(None, "images in a batch, over all processes; auto (0): as many as fit, up to the nominal "
+                             "batch; default: the data set's settings for the model, 4 for few images with --weights, "
+                             "else 16", low=0, most=MAX_COUNT, words={"auto": AUTO}, group="schedule and batch")
     autoanchor: bool = option(False, "fit anchors to the training objects; taken if more objects have one that fits",
                               group="model and data")
     resume: str | None = option(None, "resume an interrupted run: its last.pt, its folder, or nothing for the latest "
