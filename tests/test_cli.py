@@ -115,7 +115,7 @@ def test_the_list_of_commands(capsys: CAPTURE) -> None:
      "mean 'speed'?"),
     (["train", "--batchsize", "4"], "unknown flag '--batchsize'; did you mean '--batch-size'?"),
     (["train", "four"], "unknown argument 'four'"),
-    (["train", "--batch-size", "four"], "argument --batch-size: invalid whole-number value: 'four'"),
+    (["train", "--batch-size", "four"], "argument --batch-size: invalid whole-number or auto value: 'four'"),
     (["speed", "--task", "val"], "argument --task: invalid choice: 'val'"),
 ])  # fmt: skip
 def test_bad_flags_are_one_sentence(arguments: list[str], message: str, capsys: CAPTURE) -> None:

@@ -326,9 +326,8 @@ def test_the_database_of_trackio(shapes: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_all_at_once_say_nothing_wrong(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                        capsys: pytest.CaptureFixture[str]) -> None:
-    for name in KNOWN:
-        pytest.importorskip(name)
+    names = [name for name in KNOWN if known.importlib.util.find_spec(name)]
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    assert train(shapes, tmp_path, "--log", *KNOWN, "--workers", "2", epochs=2) == 0
+    assert train(shapes, tmp_path, "--log", *names, "--workers", "2", epochs=2) == 0
     assert "the run goes on" not in "".join(capsys.readouterr())

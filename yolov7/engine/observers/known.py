@@ -25,8 +25,7 @@ def observers_named(names: Sequence[str]) -> dict[str, Observer]:
         if name not in KNOWN and name not in others:
             raise InputError(f"--log: {unknown('observer', name, (*KNOWN, *others, NONE))}")
         if name in KNOWN and importlib.util.find_spec(name) is None:
-            raise InputError(f"--log {name}: needs the package {name}, which is not installed (pip install "
-                             f"'yolov7-framework[logs]', or {name} alone)")
+            raise InputError(f"--log {name}: needs the package {name}, which is not installed (pip install {name})")
         try:
             module = importlib.import_module(f"yolov7.engine.observers.{name}") if name in KNOWN else None
             found[name] = getattr(module, KNOWN[name])() if module else others[name].load()()
