@@ -74,6 +74,15 @@ def test_two_nodes_train_as_one_process(shapes: Path, tmp_path: Path, shared: bo
         assert written == {"labels": 2, "images": 2}
 
 
+START = """
+import sys
+from yolov7 import cli
+from yolov7.runtime import distributed
+distributed.GRACE = 5  # the launchers notice within two seconds here
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 def kill_node(node: Fork) -> None:
     """The launcher and its processes, at once."""
     children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
@@ -94,11 +103,12 @@ def test_a_node_is_lost(shapes: Path, tmp_path: Path, lost: int, forks: Forks) -
     """Another one takes its place, and the run ends as an undisturbed one; without the rendezvous all ends."""
     elastic = "--max-restarts", "3", "--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=2"
     (tmp_path / "model.yaml").write_text(MICRO)
+    (tmp_path / "start.py").write_text(START)
     flags = ["train", "--data", str(shapes), "--cfg", str(tmp_path / "model.yaml"), "--img-size", "64", "--batch-size",
              "4", "--nominal-batch", "4", "--epochs", "5", "--device", "cpu", "--precision", "fp32", "--workers", "0"]
 
     def start(port: int, project: str, node: str) -> Fork:
-        command = [*launcher(port, *elastic), "-m", "yolov7", *flags, "--project", str(tmp_path / project)]
+        command = [*launcher(port, *elastic), str(tmp_path / "start.py"), *flags, "--project", str(tmp_path / project)]
         return forks.start(command, environment_of(tmp_path / node))
 
     port = free_port()

@@ -144,23 +144,19 @@ def test_an_observer_ends_a_run(shapes: Path, tmp_path: Path, monkeypatch: pytes
 # --- what they cannot do ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("event", ["run_begins", "step_done", "epoch_done", "evaluated", "image_drawn",
-                                   "checkpoint_written", "run_ends"])
-def test_one_that_fails_is_told_nothing_more(event: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_one_that_fails_is_told_nothing_more(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                              capsys: pytest.CaptureFixture[str]) -> None:
-    class Failing(Observer):
-        pass
-
     def fail(*_: object) -> None:
         raise ConnectionError("the server is gone")
 
-    setattr(Failing, event, fail)
+    events = "run_begins", "step_done", "epoch_done", "evaluated", "image_drawn", "checkpoint_written", "run_ends"
+    failing: dict[str, Observer] = {event: type("Failing", (Observer,), {event: fail})() for event in events}
     witness = Witness()
-    watched(monkeypatch, failing=Failing(), witness=witness)
+    watched(monkeypatch, **failing, witness=witness)
     assert train(shapes, tmp_path, epochs=2) == 0
     told = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("--log")]
-    assert told == [f"--log failing: {event} failed (ConnectionError: the server is gone); it is told nothing more, "
-                    "the run goes on"]
+    assert sorted(told) == sorted(f"--log {event}: {event} failed (ConnectionError: the server is gone); it is told "
+                                  "nothing more, the run goes on" for event in events)
     assert witness.of("run_ends") == [("finished",)]
 
 
