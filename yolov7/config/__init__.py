@@ -20,12 +20,12 @@ from yolov7.config.files import (
     short_name,
 )
 from yolov7.config.flags import parse_arguments
-from yolov7.config.paths import CACHE_VARIABLE, user_cache
+from yolov7.config.paths import CACHE_VARIABLE, chosen_cache, user_cache
 from yolov7.config.plain_yaml import parse_yaml
 from yolov7.config.schema import check_ranges, convert, from_mapping, option, override, to_mapping
 
 __all__ = [
-    "CACHE_VARIABLE", "SHIPPED", "InputError", "RunError", "atomic_path", "atomic_write", "check_ranges", "checksum",
-    "convert", "find_yaml", "from_mapping", "is_file", "nearest", "option", "override", "parse_arguments", "parse_yaml",
-    "read_bytes", "read_text", "read_yaml", "reason_of", "shipped_file", "shipped_files", "short_name", "to_mapping",
-    "unknown", "user_cache"]
+    "CACHE_VARIABLE", "SHIPPED", "InputError", "RunError", "atomic_path", "atomic_write", "check_ranges",
+    "checksum", "chosen_cache", "convert", "find_yaml", "from_mapping", "is_file", "nearest", "option", "override",
+    "parse_arguments", "parse_yaml", "read_bytes", "read_text", "read_yaml", "reason_of", "shipped_file",
+    "shipped_files", "short_name", "to_mapping", "unknown", "user_cache"]

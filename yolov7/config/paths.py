@@ -22,6 +22,12 @@ def user_cache() -> Path | None:
     return home / "yolov7" if home.is_absolute() else None
 
 
+def chosen_cache() -> Path | None:
+    """``$YOLOV7_CACHE_DIR`` if set, else `user_cache`: for what stands beside no data."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(os.path.abspath(os.path.expanduser(named))) if named else user_cache()
+
+
 class WriteError(RunError, OSError):
     """A file that cannot be written; the run has failed."""
 

@@ -6,10 +6,9 @@ import logging
 import os
 import time
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from yolov7.config import CACHE_VARIABLE, user_cache
+from yolov7.config import chosen_cache
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +19,10 @@ def keep_compiled() -> str:
     """The folder that compiled parts are kept in, unless the environment names one: that of the user's caches."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # slow to import
 
-    named = os.environ.get(CACHE_VARIABLE)
-    folder = Path(os.path.expanduser(named)) if named else user_cache()
+    folder = chosen_cache()
     usual = default_cache_dir()  # torch sets the variable, too; a temporary folder is lost with the next start
     if folder and os.environ.get(COMPILED_VARIABLE, usual) == usual:
-        os.environ[COMPILED_VARIABLE] = str(folder.absolute() / "compiled")
+        os.environ[COMPILED_VARIABLE] = str(folder / "compiled")
     return os.environ.get(COMPILED_VARIABLE, usual)
 
 
