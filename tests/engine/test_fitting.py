@@ -48,7 +48,7 @@ def test_what_keeps_the_nominal_batch(nominal: int, most: int, processes: int, e
 
 def test_larger_sizes_of_multi_scale_count() -> None:
     need = MemoryNeed(fixed=0.0, per_image=90.0, free=1000)
-    assert [fitting._images(need, multi_scale) for multi_scale in (False, True)] == [10, 4]
+    assert [fitting._at_the_largest_size(need, multi_scale).largest_batch for multi_scale in (False, True)] == [10, 4]
 
 
 def test_it_is_said_and_kept_with_the_run(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 
 from yolov7.config.messages import size_text
-from yolov7.engine.forecast import SPARE, MemoryNeed, measure_again, measure_memory
+from yolov7.engine.forecast import MemoryNeed, measure_again, measure_memory
 from yolov7.engine.multi_scale import MAX_SCALE
 from yolov7.engine.nonfinite import TrainingError
 from yolov7.engine.trainer import Trainer
@@ -23,7 +24,7 @@ def fitting_batch(trainer: Trainer) -> int:
     """
     processes, config = trainer.processes, trainer.config
     need = measure_memory(trainer) or measure_again(trainer)
-    each = _images(need, config.multi_scale) if need else 0
+    each = _at_the_largest_size(need, config.multi_scale).largest_batch if need else 0
     each = -int(processes.all_reduce_max(torch.tensor([-float(each)])).item())  # the least of all devices
     fits = each * processes.world_size
     chosen = largest_divisor(config.nominal_batch, fits, processes.world_size)
@@ -37,10 +38,8 @@ def fitting_batch(trainer: Trainer) -> int:
     return chosen
 
 
-def _images(need: MemoryNeed, multi_scale: bool) -> int:
-    """That fit on one device, at the largest size that is drawn."""
-    per_image = need.per_image * (MAX_SCALE**2 if multi_scale else 1)
-    return max(int((need.free * (1 - SPARE) - need.fixed) / max(per_image, 1)), 0)
+def _at_the_largest_size(need: MemoryNeed, multi_scale: bool) -> MemoryNeed:
+    return replace(need, per_image=need.per_image * MAX_SCALE**2) if multi_scale else need
 
 
 def largest_divisor(nominal: int, most: int, processes: int) -> int:
