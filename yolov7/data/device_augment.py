@@ -76,8 +76,7 @@ class DeviceAugmenter:
         raw = batch.images[batch.raw :].to(self._device, non_blocking=True)
 
         def bytes_of(piece: Piece) -> Tensor:
-            start = piece.start - batch.raw
-            return raw[start : start + _length(piece)].view(piece.shape)
+            return piece.of(raw, batch.raw)
 
         try:
             tiles = self._tiles(batch, bytes_of)
@@ -120,7 +119,7 @@ class DeviceAugmenter:
     def _decode(self, batch: PackedBatch, indices: Sequence[int]) -> list[Tensor]:
         if not indices:
             return []
-        files = [_cut(batch.images, batch.files[index]) for index in indices]
+        files = [batch.files[index].of(batch.images) for index in indices]
         decoded = self._by_decoder_of_device(files)
         shapes = [tuple(self._reader.image_set.sizes[index].tolist()) for index in indices]
         if [image.shape[1:] for image in decoded] == shapes:
@@ -144,17 +143,6 @@ def _when_ready(ready: Ready) -> Batch:
         stream.wait_event(event)
         batch.images.record_stream(stream)
     return batch
-
-
-def _length(piece: Piece) -> int:
-    length = 1
-    for side in piece.shape:
-        length *= side
-    return length
-
-
-def _cut(images: Tensor, piece: Piece) -> Tensor:
-    return images[piece.start : piece.start + _length(piece)]
 
 
 def check_decoder(device: torch.device) -> None:

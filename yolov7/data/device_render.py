@@ -15,10 +15,9 @@ from torch import Tensor
 
 from yolov7.data.images import PAD_COLOUR
 from yolov7.data.packing import Layer
-from yolov7.data.render import Tile
 
 CHUNK_PIXELS = 1 << 23  # rendered at once: bounds what is between the steps
-_COLUMNS = 8  # of a tile: left, top, right, bottom on the canvas; x, y of its corner; place of its pixels, width
+_COLUMNS = 9  # of a tile: left, top, right, bottom on the canvas; x, y of its corner; place of its pixels; its sides
 
 
 class Tiles(NamedTuple):
@@ -43,17 +42,12 @@ def render_layers(layers: Sequence[Layer], size: tuple[int, int], tiles: Tiles) 
 
 
 def _table(layers: Sequence[Layer], places: Mapping[int, int]) -> Tensor:
-    """The tiles of each layer: int64 ``[R, K, 8]``; those that are none are seen nowhere."""
+    """The tiles of each layer: int64 ``[R, K, 9]``; those that are none are seen nowhere."""
     table = np.zeros((len(layers), max(len(layer.tiles) for layer in layers) or 1, _COLUMNS), np.int64)
     for rows, layer in zip(table, layers, strict=True):
         for row, tile in zip(rows, layer.tiles, strict=False):
-            row[:] = (*tile.window(layer.side), *tile.corner, places[tile.index], _plane(tile))
+            row[:] = (*tile.window(layer.side), *tile.corner, places[tile.index], *tile.shape)
     return torch.from_numpy(table)
-
-
-def _plane(tile: Tile) -> int:
-    """Width and height as one number: both are below 2 ** 20."""
-    return tile.shape[1] << 20 | tile.shape[0]
 
 
 def _rendered(table: Tensor, matrices: Tensor, size: tuple[int, int], pixels: Tensor) -> Tensor:
@@ -65,8 +59,7 @@ def _rendered(table: Tensor, matrices: Tensor, size: tuple[int, int], pixels: Te
         shown = torch.where(inside, number, shown)
     row = torch.arange(len(table), device=x.device)[:, None, None] * table.shape[1] + shown.clamp(min=0)
     of_pixel = [column[row] for column in table.reshape(-1, _COLUMNS).unbind(1)]  # each [R, H, W]
-    left, top, right, bottom, corner_x, corner_y, place, plane = of_pixel
-    width, height = plane >> 20, plane & (1 << 20) - 1
+    left, top, right, bottom, corner_x, corner_y, place, height, width = of_pixel
     first_x, second_x, share_x = _neighbours(x, left, right, corner_x)
     first_y, second_y, share_y = _neighbours(y, top, bottom, corner_y)
     upper, lower = place + first_y * width, place + second_y * width

@@ -6,11 +6,13 @@ one of its changes is none of the device's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from yolov7.data.objects import Sample
 from yolov7.data.picture import Canvas, Picture
@@ -27,6 +29,11 @@ class Piece(NamedTuple):
 
     start: int
     shape: tuple[int, ...]
+
+    def of(self, row: Tensor, first: int = 0) -> Tensor:
+        """The array: a view of bytes ``[n]``, which begin with those of the place ``first``."""
+        start = self.start - first
+        return row[start : start + math.prod(self.shape)].view(self.shape)
 
 
 @dataclass(frozen=True)
@@ -130,46 +137,23 @@ def _joined(cover: Cover, shape: tuple[int, int, int]) -> Cover:
 # --- a batch ---------------------------------------------------------------------------------------------------
 
 
-class Bytes:
-    """Arrays uint8 one behind the other, until they are written."""
-
-    def __init__(self) -> None:
-        self.arrays: list[np.ndarray] = []
-        self.length = 0
-
-    def add(self, array: np.ndarray) -> Piece:
-        """Where an array will stand."""
-        piece = Piece(self.length, array.shape)
-        self.arrays.append(array.reshape(-1))
-        self.length += array.size
-        return piece
-
-    def write(self, out: np.ndarray | None = None) -> np.ndarray:
-        """All of them, in memory of their length."""
-        joined: np.ndarray = np.concatenate(self.arrays or [np.zeros(0, np.uint8)], out=out)
-        return joined
-
-
 class BatchPacker:
     """The bytes of some packed samples, and where each finds its own: the fields of a `PackedBatch`."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        self._bytes = Bytes()
+        self._arrays: list[np.ndarray] = []  # uint8 [n], one behind the other
+        self.length = 0  # bytes of all
         packed = [sample.image for sample in samples if isinstance(sample.image, Packed)]
         images = {index: array for one in packed for index, array in one.images.items()}
-        self.files = {index: self._bytes.add(array) for index, array in images.items() if array.ndim == 1}
-        self.raw = self._bytes.length
-        self.decoded = {index: self._bytes.add(array) for index, array in images.items() if array.ndim == 3}
+        self.files = {index: self._add(array) for index, array in images.items() if array.ndim == 1}
+        self.raw = self.length
+        self.decoded = {index: self._add(array) for index, array in images.items() if array.ndim == 3}
         self.pictures = tuple(self._placed(one) for one in packed)
 
-    @property
-    def length(self) -> int:
-        """Bytes of all."""
-        return self._bytes.length
-
     def write(self, out: np.ndarray | None) -> np.ndarray:
-        """uint8 ``[n]``."""
-        return self._bytes.write(out)
+        """All of them, uint8 ``[n]``, in memory of that length."""
+        joined: np.ndarray = np.concatenate(self._arrays or [np.zeros(0, np.uint8)], out=out)
+        return joined
 
     def _placed(self, packed: Packed) -> Packed:
         layers = tuple(layer if layer.mask is None else replace(layer, mask=self._add(layer.mask))
@@ -186,5 +170,9 @@ class BatchPacker:
             return Cover((patch._replace(pixels=self._add(patch.pixels), mask=self._add(patch.mask)),))
         return change
 
-    def _add(self, array: Any) -> Any:
-        return self._bytes.add(array)
+    def _add(self, array: Any) -> Piece:
+        """Where an array will stand."""
+        piece = Piece(self.length, array.shape)
+        self._arrays.append(array.reshape(-1))
+        self.length += array.size
+        return piece
