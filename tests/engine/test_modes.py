@@ -18,7 +18,7 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.dataset import TrainingDataset
 from yolov7.data.loader import EpochSampler
 from yolov7.engine.image_weights import image_weights
-from yolov7.engine.log import Pace
+from yolov7.engine.log import Pace, pace_text
 from yolov7.engine.multi_scale import draw_size, resize_images, resize_targets, scaled_size
 from yolov7.engine.optim import Schedule, apply, make_optimizer, nodes_to_freeze
 from yolov7.engine.trainer import Trainer
@@ -191,7 +191,7 @@ def test_pace_tells_waiting_from_working() -> None:
         time.sleep(0.01)
     assert pace.images == 6
     assert 0.09 <= pace.waited < pace.seconds - 0.02
-    shown = pace.text(torch.device("cpu"))
+    shown = pace_text(pace.numbers(torch.device("cpu")))
     assert set(shown) == {"img/s", "data", "mem"}
     assert 50 <= int(shown["data"].rstrip("%")) <= 90
 

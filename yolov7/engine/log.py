@@ -301,13 +301,22 @@ class Pace:
         return time.perf_counter() - self._started
 
     def numbers(self, device: torch.device) -> dict[str, float]:
-        """For observers: images a second of all processes, share of waiting, and this one's memory."""
+        """Images a second of all processes, share of waiting, and this one's memory."""
         seconds = max(self.seconds, 1e-9)
         return {"images_per_second": self.images / seconds, "data_share": self.waited / seconds,
                 "memory_gib": used_memory(device) / 2**30}
 
-    def text(self, device: torch.device) -> dict[str, str]:
-        """For a progress bar: images a second of all processes, share of waiting, and this one's memory."""
-        found = self.numbers(device)
-        return {"img/s": f"{found['images_per_second']:.1f}", "data": f"{100 * found['data_share']:.0f}%",
+
+def pace_text(found: Mapping[str, float]) -> dict[str, str]:
+    """`Pace.numbers` for a progress bar."""
+    return {"img/s": f"{found['images_per_second']:.1f}", "data": f"{100 * found['data_share']:.0f}%",
                 "mem": f"{found['memory_gib']:.1f}G"}
+
+
+def step_values(losses: Mapping[str, float], lr: float, gradient_norm: torch.Tensor | None,
+                speed: Mapping[str, float]) -> dict[str, float]:
+    """What observers are told of a step, by names: terms of the loss by their short names, and `Pace.numbers`."""
+    values = {f"{name}_loss": value for name, value in losses.items()} | {"lr": lr, **speed}
+    if gradient_norm is not None:
+        values["gradient_norm"] = float(gradient_norm)
+    return {f"step/{name}": value for name, value in values.items()}

@@ -24,7 +24,7 @@ from yolov7.engine.checkpoints import Checkpoints
 from yolov7.engine.console import EpochNumbers, EpochTable, class_numbers, epoch_numbers
 from yolov7.engine.image_weights import class_scores, image_weights
 from yolov7.engine.interruption import Interrupted, StopSignal
-from yolov7.engine.log import EpochRecord, Pace, RunLog, complete_record
+from yolov7.engine.log import EpochRecord, Pace, RunLog, complete_record, pace_text, step_values
 from yolov7.engine.nonfinite import StepGuard, TrainingError
 from yolov7.engine.observers import Observers, RunFacts, observers_named
 from yolov7.engine.optim import ModelEMA, Schedule, StepSettings, apply, freeze, hold_statistics, make_optimizer
@@ -291,16 +291,15 @@ class Trainer:
         means, own = self._mean_losses(latest)
         losses = [f"{self.terms[name]} {mean:.3f}" for name, mean in means.items()]
         skipped = [f"{self.state.skipped} skipped"] if self.state.skipped else []
-        spent = pace.text(self.device)
+        speed = pace.numbers(self.device)
+        spent = pace_text(speed)
         images = spent.pop("img/s")
         progress.note(*losses, *skipped, *([f"{images} img/s"] if pace.images else []), f"lr {settings.lr:.2g}",
                       *(f"{name} {value}" for name, value in spent.items()))
-        numbers = {f"{self.terms[name]}_loss": value for name, value in zip(self.terms, own, strict=True)}
-        numbers |= {"lr": settings.lr, **pace.numbers(self.device)}
-        if self.step.gradient_norm is not None:
-            numbers["gradient_norm"] = float(self.step.gradient_norm)
-        step = self.state.epoch * self.schedule.batches + self.state.batch
-        self._tell("step_done", step, {f"step/{name}": value for name, value in numbers.items()})
+        if self.log:
+            step = self.state.epoch * self.schedule.batches + self.state.batch
+            losses_now = dict(zip(self.terms.values(), own, strict=True))
+            self._tell("step_done", step, step_values(losses_now, settings.lr, self.step.gradient_norm, speed))
 
     def _show_batch(self, batch: Batch) -> None:
         if self.log and self.state.batch == 0 and self.state.epoch < SHOWN_BATCHES:
@@ -340,7 +339,8 @@ class Trainer:
                    started: float) -> bool:
         """Keep and record what came out; ``losses`` are those of both splits. Returns whether the run is over."""
         state, epoch = self.state, self.state.epoch
-        better = self._keep_best(evaluation)
+        numbers = epoch_numbers(epoch + 1, evaluation)
+        better = self._keep_best(evaluation, numbers)
         record = EpochRecord(epoch + 1, losses[0], evaluation.metrics(), state.optimizer.param_groups[0]["lr"],
                              time.perf_counter() - started, state.skipped, losses[1])
         state.record = to_mapping(record)  # a kill behind the checkpoint loses nothing
@@ -351,11 +351,11 @@ class Trainer:
             self.log.best = self._best_epoch()
             self.log.add_epoch(record)
             logger.info("%s", self._table.add(record, better, over))
-            self._tell("evaluated", epoch + 1, {"classes": class_numbers(epoch_numbers(epoch + 1, evaluation))})
+            self._tell("evaluated", epoch + 1, {"classes": class_numbers(numbers)})
             self._show_predictions(evaluation, epoch, better)
         return over
 
-    def _keep_best(self, evaluation: Evaluation) -> bool:
+    def _keep_best(self, evaluation: Evaluation, numbers: EpochNumbers) -> bool:
         """Write the weights of the best epoch so far; whether that is this one.
 
         Where there is nothing to measure on, no epoch is better than another: the last one counts.
@@ -367,7 +367,7 @@ class Trainer:
         better = best is None or result.value > best.value or (not boxes.objects and result.value == best.value)
         if better:
             state.best = result
-            state.numbers = to_mapping(epoch_numbers(state.epoch + 1, evaluation))
+            state.numbers = to_mapping(numbers)
             self.checkpoints.save_best(state, state.epoch)
         else:
             self.checkpoints.retry_best()
