@@ -130,7 +130,7 @@ class Composer:
         """Four or nine images, of which this is the first."""
         size = self.reader.size
         side = 2 * size
-        others = range(len(self.image_set)) if partners is None else partners
+        others = self._partners(partners)
         drawn = draw_mosaic(index, len(others), size, rng, self.config.nine_tiles)
         drawn = replace(drawn, indices=(index, *(int(others[place]) for place in drawn.indices[1:])))
         shapes = [self.reader.shape(i) for i in drawn.indices]
@@ -166,9 +166,12 @@ class Composer:
     def mixed(self, sample: Sample, rng: np.random.Generator,
               partners: Sequence[int] | np.ndarray | None = None) -> Sample:
         """The sample, blended with a mosaic around another image."""
-        others = range(len(self.image_set)) if partners is None else partners
+        others = self._partners(partners)
         partner = self.mosaic(int(others[int(rng.integers(len(others)))]), rng, partners)
         return mixup(sample, partner, rng, self.config.mixup_beta)
+
+    def _partners(self, partners: Sequence[int] | np.ndarray | None) -> Sequence[int] | np.ndarray:
+        return range(len(self.image_set)) if partners is None else partners
 
     def _draw_warp(self, shape: tuple[int, int], border: int, rng: np.random.Generator) -> Warp:
         if "perspective" in self.config.pipeline:
