@@ -85,7 +85,7 @@ def write_set(folder: Path, images: int) -> int:
     file = folder / "annotations" / "instances_train.json"
     file.write_text(json.dumps(content), encoding="utf-8")
     files = {f"images/train/{i:06d}.tar": (PER_FILE * 150_000, "0" * 64) for i in range(-(-images // PER_FILE))}
-    note = {"root": str(folder), "address": "s3://sets/objects", "room": 1 << 40, "files": files}
+    note = {"address": "s3://sets/objects", "room": 1 << 40, "files": files}
     (folder / "mirror.json").write_text(json.dumps(note), encoding="utf-8")
     return file.stat().st_size
 

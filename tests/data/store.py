@@ -1,4 +1,4 @@
-"""An object store of its own process, which can be cut off: ``python store.py PORT FOLDER``.
+"""An object store that can be cut off.
 
 Moto's server, whose buckets are kept in memory: a proxy before it is what goes away.
 """

@@ -19,11 +19,11 @@ from yolov7.data.formats import SplitSource, format_of, formats, register, ways_
 from yolov7.data.image_set import ImageSet, rename_classes, without_classes
 from yolov7.data.mirror import open_mirror
 from yolov7.data.remote import is_address
+from yolov7.data.shard_list import SPLITS
 from yolov7.data.yolo_txt import YoloTxt
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
 _SHOWN = 20  # class names in a line of the log
 register(YoloTxt())
 register(CocoJson())

@@ -19,16 +19,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from yolov7.config import CACHE_VARIABLE, InputError, atomic_write, checksum, read_bytes, user_cache
+from yolov7.config import CACHE_VARIABLE, InputError, atomic_write, checksum, chosen_cache, read_bytes
 from yolov7.config.messages import size_text
 from yolov7.data.remote import RemoteError, RemoteFolder, check_address
-from yolov7.data.shard_list import MAX_LIST, ShardList, annotations_path, list_path, parse_list
+from yolov7.data.shard_list import MAX_LIST, SPLITS, ShardList, annotations_path, list_path, parse_list
 from yolov7.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ SHARE = 0.8  # of the free disk, where nobody says
 USED_EVERY = 30.0  # seconds between notes of a file's use
 WAIT = 3600.0  # seconds for another process that fetches
 ABANDONED = 900.0  # seconds since a part of a file was written
-SPLITS = ("train", "val", "test")
 AT_A_TIME = 4  # tar files that are fetched while nothing else is done
 
 
@@ -179,8 +178,7 @@ def open_mirror(address: str) -> Mirror:
                              "that `yolov7 data shard` has written")
         files = {f"images/{one.split}/{file.name}": (file.bytes, file.sha256) for one in lists for file in one.files}
         mirror = Mirror(root, address, _room(root), files)
-        said = asdict(mirror) | {"root": str(root)}
-        atomic_write(root / NOTE, json.dumps(said))
+        atomic_write(root / NOTE, json.dumps({"address": address, "room": mirror.room, "files": files}))
     whole = sum(length for length, _ in files.values())
     held = "all" if whole <= mirror.room else size_text(mirror.room)
     logger.info("%s: %d tar files (%s), fetched as they are needed into %s, which holds %s of them", address,
@@ -189,8 +187,7 @@ def open_mirror(address: str) -> Mirror:
 
 
 def _folder_of(address: str) -> Path:
-    named = os.environ.get(CACHE_VARIABLE)
-    place = Path(os.path.abspath(os.path.expanduser(named))) if named else user_cache()
+    place = chosen_cache()
     if place is None:
         raise InputError(f"--data {address}: no folder can be written to; ${CACHE_VARIABLE} names one")
     name = re.sub(r"[^\w.-]+", "_", address.rpartition("/")[2])[:40]
@@ -265,11 +262,15 @@ class Ahead:
         self._mirror = mirror
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the thread is still at work."""
+        return self._thread is not None and self._thread.is_alive()
+
     def fetch(self, files: Sequence[str]) -> None:
-        """Begin, unless the thread is still at work; files that another process fetches are left to it."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._work, args=(tuple(files),), daemon=True)
-            self._thread.start()
+        """Begin; files that another process fetches are left to it."""
+        self._thread = threading.Thread(target=self._work, args=(tuple(files),), daemon=True)
+        self._thread.start()
 
     def _work(self, files: Sequence[str]) -> None:
         for file in files:

@@ -11,6 +11,7 @@ from yolov7.config import InputError
 
 LIST = "shards.json"  # beside the tar files of a split: what they hold
 MAX_LIST = 1 << 28  # bytes
+SPLITS = ("train", "val", "test")  # of a data set
 _HEX = frozenset("0123456789abcdef")
 
 

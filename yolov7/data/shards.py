@@ -28,12 +28,13 @@ from yolov7.data.catalog import open_data, open_split
 from yolov7.data.convert import check_output, chosen_splits, facts_of_keypoints, flat_names, use_of
 from yolov7.data.image_set import ImageSet, report_faults
 from yolov7.data.images import MAX_BYTES
-from yolov7.data.mirror import SPLITS, Mirror, open_mirror
+from yolov7.data.mirror import Mirror, open_mirror
 from yolov7.data.regular import read_regular
 from yolov7.data.remote import RemoteError, RemoteFolder, check_address, is_address
 from yolov7.data.shard_list import (
     LIST,
     MAX_LIST,
+    SPLITS,
     Listed,
     ShardList,
     annotations_path,

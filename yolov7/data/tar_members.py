@@ -70,10 +70,12 @@ def fingerprint(path: str | Path) -> tuple[int, int] | None:
     Of a data set on a server what is known of the tar file.
     """
     found = split_member(path)
-    if found and (mirror := mirror_of(found[0])):
+    if found is None:
+        return None
+    if mirror := mirror_of(found[0]):
         return mirror.stamp(found[0]) if mirror.name_of(found[0]) else None
     try:
-        _, tar, place = _find(path)
+        tar, place = _find(*found)
     except OSError:
         return None
     return place[1], tar.stamp[1]
@@ -81,8 +83,15 @@ def fingerprint(path: str | Path) -> tuple[int, int] | None:
 
 def read_member(path: str | Path, limit: int) -> bytes:
     """The content of a member of at most ``limit`` bytes. Raises `OSError`."""
+    found = split_member(path)
+    if found is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    file, member = found
+    mirror = mirror_of(file)
     for _ in range(TRIES):
-        file, tar, (offset, length) = _find(path)
+        if mirror is not None and not mirror.provide(file):
+            raise OSError(errno.ENOENT, f"its data set has no {os.path.basename(file)}")
+        tar, (offset, length) = _find(file, member)
         if length > limit:
             raise OSError(errno.EFBIG, f"{length:,} bytes; accepted: up to {limit:,}")
         try:
@@ -97,13 +106,7 @@ def read_member(path: str | Path, limit: int) -> bytes:
     return content
 
 
-def _find(path: str | Path) -> tuple[str, _Tar, Place]:
-    found = split_member(path)
-    if found is None:
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    file, member = found
-    if (mirror := mirror_of(file)) is not None and not mirror.provide(file):
-        raise OSError(errno.ENOENT, f"its data set has no {os.path.basename(file)}")
+def _find(file: str, member: str) -> tuple[_Tar, Place]:
     status = os.stat(file)
     stamp = status.st_size, status.st_mtime_ns
     with _LOCK:
@@ -115,7 +118,7 @@ def _find(path: str | Path) -> tuple[str, _Tar, Place]:
             _TABLES.popitem(last=False)
     if member not in tar.places:
         raise OSError(errno.ENOENT, f"is not in {file}")
-    return file, tar, tar.places[member]
+    return tar, tar.places[member]
 
 
 def _places(path: str) -> dict[str, Place]:

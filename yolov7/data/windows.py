@@ -16,7 +16,7 @@ import numpy as np
 
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
-from yolov7.data.mirror import Ahead, fetch, mirror_of
+from yolov7.data.mirror import Ahead, Mirror, fetch, mirror_of
 from yolov7.data.objects import starts_of
 from yolov7.data.tar_members import file_of_member
 
@@ -99,7 +99,7 @@ class LookAhead:
 
     def at(self, epoch: int, window: int) -> None:
         """A sample of this window is being made."""
-        if self._ahead is None or self._seen == (epoch, window):
+        if self._ahead is None or self._seen == (epoch, window) or self._ahead.is_busy:
             return
         self._seen = epoch, window
         files = self._windows.following(epoch, window)
@@ -128,12 +128,15 @@ def check_room(train_set: ImageSet | None, val_set: ImageSet, window: int) -> No
     mirror = mirror_of(file_of_member(val_set.paths[0]))
     if mirror is None:
         return
-    prefix = {image_set: os.path.dirname(mirror.name_of(file_of_member(image_set.paths[0]))) + "/"
-              for image_set in (train_set, val_set) if image_set is not None}
-    sizes = {image_set: sorted((length for name, (length, _) in mirror.files.items() if name.startswith(start)),
-                               reverse=True) for image_set, start in prefix.items()}
-    needed, what = sum(sizes[val_set]), "the split to evaluate on"
+    needed, what = sum(_file_sizes(mirror, val_set)), "the split to evaluate on"
     if train_set is not None:
-        needed += sum(sizes[train_set][: 2 * window or None])
+        needed += sum(_file_sizes(mirror, train_set)[: 2 * window or None])
         what += f" and two windows of {window} tar files" if window else " and all of the training split"
     mirror.check_room(needed, what)
+
+
+def _file_sizes(mirror: Mirror, image_set: ImageSet) -> list[int]:
+    """Bytes of the tar files of a split, the largest first."""
+    folder = os.path.dirname(mirror.name_of(file_of_member(image_set.paths[0])))
+    sizes = (length for name, (length, _) in mirror.files.items() if os.path.dirname(name) == folder)
+    return sorted(sizes, reverse=True)
