@@ -18,7 +18,7 @@ pytestmark = pytest.mark.untraced  # the code is read here, not run
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "yolov7"
 FLOORS = [  # rooms of one floor, in order
-    ["boxes", "masks", "keypoints", "structures", "config", "runtime"],
+    ["boxes", "masks", "keypoints", "structures", "config", "runtime", "pages"],
     ["model", "data"],
     ["loss", "inference", "evaluation", "exporting"],
     ["tasks"],

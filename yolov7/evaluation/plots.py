@@ -28,7 +28,7 @@ COLOURED_CLASSES = 20  # up to here each class has a line of its own look
 LOWEST_CLASSES = 5  # with more, the lowest ones have colour and name, the others are grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # told apart by colour-blind eyes, too
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-BLACK, GREY, PALE = "#000000", "#666666", "#c4c4c4"
+BLACK, GREY, PALE, GRID = "#000000", "#666666", "#c4c4c4", "#e4e4e4"
 NUMBERED_CLASSES = 29  # up to here the cells of the matrix have numbers
 COUNTED_CLASSES = 10  # up to here counts, too
 V7_NOTE = ("v7 AP50 is the area below the curve, by the v7 metric;\n"
@@ -288,7 +288,7 @@ def entitle(axes: Axes, text: str, **look: Any) -> None:
 
 def quiet_axes(axes: Axes) -> None:
     """Pale grid behind the curves, no frame."""
-    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
