@@ -23,6 +23,7 @@ FLOORS = [  # rooms of one floor, in order
     ["loss", "inference", "evaluation", "exporting"],
     ["tasks"],
     ["engine"],
+    ["experiments"],
     ["api", "commands"],
     ["functions", "cli", "__main__"],
 ]

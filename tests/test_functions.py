@@ -27,7 +27,7 @@ import yolov7
 from yolov7.commands.table import COMMANDS
 from yolov7.config import parse_arguments
 from yolov7.config.arguments import check_arguments
-from yolov7.config.flags import flag_fields
+from yolov7.config.flags import POSITIONAL, flag_fields
 from yolov7.config.program import function_name
 from yolov7.data.synthetic import generate
 
@@ -89,7 +89,9 @@ def test_a_flag_and_its_argument_mean_the_same(command: str, name: str) -> None:
     (field,) = (field for field in flag_fields(options) if field.name == name)
     value = sample(field, typing.get_type_hints(options)[name])
     flag = "--" + name.rstrip("_").replace("_", "-")
-    if isinstance(value, bool):
+    if name in POSITIONAL:
+        words = list(map(str, value if isinstance(value, tuple) else (value,)))
+    elif isinstance(value, bool):
         words = [flag if value else flag.replace("--", "--no-", 1)]
     else:
         words = [flag, *map(str, value if isinstance(value, tuple) else (value,))]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from yolov7.config import InputError, RunError
     from yolov7.functions import (
         check_data,
+        compare,
         convert_data,
         detect,
         export,
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__", "check_data", "convert_data",
-           "detect", "export", "fit_anchors", "load", "models", "recipe", "shard_data", "speed", "test",
-           "train"]
+__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__",
+           "check_data", "compare", "convert_data", "detect", "export", "fit_anchors", "load", "models", "recipe",
+           "shard_data", "speed", "test", "train"]
 
 RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
 HOMES = {**dict.fromkeys(("InputError", "RunError"), "config"),
          **dict.fromkeys(("ImageResult", "Model", "Results", "load"), "api"),
-         **dict.fromkeys(("check_data", "convert_data", "detect", "export", "fit_anchors", "models", "recipe",
-                          "shard_data", "speed", "test", "train"), "functions")}
+         **dict.fromkeys(("check_data", "compare", "convert_data", "detect", "export",
+                          "fit_anchors", "models", "recipe", "shard_data", "speed", "test", "train"),
+                         "functions")}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from yolov7.engine.forecast import Forecast
 from yolov7.engine.history import TrainingRun
 from yolov7.engine.speed import SpeedTable
 from yolov7.engine.testing import TestRun
+from yolov7.experiments.comparing import RunComparison
 from yolov7.exporting.run import ExportRun
 from yolov7.inference.detect import DetectionRun
 from yolov7.runtime.tables import Table
@@ -545,6 +546,29 @@ def recipe(
       hyp: recipe: a shipped name or a YAML file (default: p5)
       find: only keys with this word in their name or meaning
       diff: only what another recipe has otherwise, beside its values: a shipped name or a YAML file
+      verbose: tracebacks and debug messages
+
+    Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
+    `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.
+    """
+
+
+def compare(
+    *,
+    project: PathLike = "runs/compare",
+    name: str = "exp",
+    exist_ok: bool = False,
+    runs: PathLike | Sequence[PathLike] = (),
+    verbose: bool = False,
+) -> RunComparison:
+    """Compare training runs: settings that differ, metrics, times and curves as text, CSV and one HTML page.
+
+    The flags of ``yolov7 compare``:
+
+      project: results are folders below this one (default: runs/compare)
+      name: name of the result; a number is added where it exists (default: exp)
+      exist_ok: write into the folder of an earlier result of this name
+      runs: folders of training runs, or folders in which runs lie
       verbose: tracebacks and debug messages
 
     Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yolov7.commands import data, detect, export, models, recipe, speed, test, train
+from yolov7.commands import compare, data, detect, export, models, recipe, speed, test, train
+from yolov7.config.experiment_options import CompareOptions
 from yolov7.config.options import (
     AnchorsOptions,
     CheckOptions,
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "export": (ExportOptions, export.export),
     "models": (ModelsOptions, models.models),
     "recipe": (RecipeOptions, recipe.recipe),
+    "compare": (CompareOptions, compare.compare),
     "data check": (CheckOptions, data.check),
     "data convert": (ConvertOptions, data.convert),
     "data shard": (ShardOptions, data.shard),
@@ -42,6 +44,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after
     "export": ("--format onnx --dynamic",),
     "models": ("", "--cfg yolov7-tiny"),
     "recipe": ("--hyp tiny --find mosaic", "--hyp p5 --diff p6"),
+    "compare": ("runs/train",),
     "data check": ("--data shapes",),
     "data convert": ("--data shapes --to yolo --output datasets/mine",
                      "--data datasets/mine --to coco --output datasets/again"),

@@ -15,7 +15,8 @@ from yolov7.config.schema import check_ranges, convert
 
 T = TypeVar("T")
 PATHS = {"cfg", "data", "diff", "hyp", "name", "output", "picture", "project", "resume", "scale",
-         "weights"}  # of any options
+         "runs", "weights"}  # of any options
+POSITIONAL = ("runs", "table")  # what stands without a flag, in any options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,11 +33,12 @@ def parse_arguments(cls: type[T], arguments: Sequence[str], program: str, descri
     ``program``), ``examples`` are lines of flags. ``--help`` prints and exits with 0; every fault is an `InputError`.
     """
     called = called or program
-    parser = _Parser(prog=called, usage=f"{called} [flags]".replace("%", "%%"), add_help=False, allow_abbrev=False,
-                     description=wrapped(description), epilog=examples_text(called, examples),
-                     formatter_class=HelpFormatter)
     hints = typing.get_type_hints(cls)
     fields = flag_fields(cls)
+    usage = " ".join([called, *(flag_of(field.name) for field in fields if field.name in POSITIONAL), "[flags]"])
+    parser = _Parser(prog=called, usage=usage.replace("%", "%%"), add_help=False, allow_abbrev=False,
+                     description=wrapped(description), epilog=examples_text(called, examples),
+                     formatter_class=HelpFormatter)
     groups = Groups(parser, fields)
     for field in fields:
         _add_flag(groups.of(field), field, hints[field.name])
@@ -67,8 +69,8 @@ def flag_fields(cls: type) -> list[dataclasses.Field[Any]]:
 
 
 def flag_of(name: str) -> str:
-    """``--batch-size`` for the field ``batch_size``."""
-    return "--" + name.rstrip("_").replace("_", "-")
+    """``--batch-size`` for the field ``batch_size``; ``RUNS`` for what stands without a flag."""
+    return name.upper() if name in POSITIONAL else "--" + name.rstrip("_").replace("_", "-")
 
 
 def _add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
@@ -78,6 +80,10 @@ def _add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hin
     if hint is bool:
         kind: Any = argparse.BooleanOptionalAction if default else "store_true"
         action = group.add_argument(flag, action=kind, **settings)
+    elif field.name in POSITIONAL:
+        found = {**_value_settings(field, hint), "metavar": flag}
+        action = group.add_argument(settings.pop("dest"), default=argparse.SUPPRESS,
+                                    **{**found, "nargs": "*" if found.get("nargs") == "+" else "?"})
     else:
         action = group.add_argument(flag, **settings, **_value_settings(field, hint))
     action.help = (field.metadata.get("help", "") + details(default, field.metadata)).replace("%", "%%")

@@ -7,13 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from yolov7.config.flags import flag_of
+from yolov7.config.flags import POSITIONAL, flag_of
 
 CHECKOUT = Path(__file__).parents[2]  # where train.py and the others stand, unless a wheel is installed
 SCRIPTS = ("train", "test", "detect", "export")
@@ -35,7 +36,7 @@ def inside_a_command() -> Iterator[None]:
         _in_command.reset(token)
 
 
-def command(name: str, **options: Any) -> str:
+def command(name: str, /, **options: Any) -> str:
     """A command with its flags, as whoever reads the message would call it.
 
     ``command("test", weights="a.pt")`` is ``python test.py --weights a.pt`` where a script of a checkout was started,
@@ -46,7 +47,22 @@ def command(name: str, **options: Any) -> str:
     words = _started_as(name)
     if words is None:
         return f"yolov7.{function_name(name)}({', '.join(f'{key}={_literal(value)}' for key, value in given.items())})"
-    return shell_line([*words, *(word for key, value in given.items() for word in (flag_of(key), *_texts(value)))])
+    return shell_line([*words, *words_of(given)])
+
+
+def same_command(name: str, options: Any, /, **changed: Any) -> str:
+    """The command that these options, a dataclass, were given to; flags that are as by default are left out."""
+    given = {field.name: getattr(options, field.name) for field in fields(options)
+             if field.metadata.get("flag", True) and getattr(options, field.name) != field.default}
+    return command(name, **{**given, **changed})
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command line: those without a flag first, None and False left out."""
+    given = {key: value for key, value in options.items() if value is not None and value is not False}
+    first = [word for key, value in given.items() if key in POSITIONAL for word in _texts(value)]
+    return [*first, *(word for key, value in given.items() if key not in POSITIONAL
+                      for word in (flag_of(key), *_texts(value)))]
 
 
 def function_name(command: str) -> str:

@@ -65,6 +65,21 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def process_in(folder: Path) -> str:
+    """The number of another process that holds the lock of a run's folder; '' where none does, or nobody can know."""
+    path = folder / ".lock"
+    try:
+        import fcntl
+
+        with open(path, encoding="ascii", errors="replace") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return path.read_text(encoding="ascii", errors="replace")[:20].strip() or "unknown"
+    except (ImportError, OSError):
+        return ""
+    return ""
+
+
 def _open_lock(path: Path) -> TextIO:
     """Open or create the file; never what a link leads to, as the file is written to."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

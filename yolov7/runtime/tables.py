@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,6 +57,14 @@ class Table:
 
     def __repr__(self) -> str:
         return columns_text(self.rows)
+
+    def to_csv(self) -> str:
+        """Under the names of all columns; what is not known is empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self.rows for name in row)))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,0 +1,83 @@
+"""Charts of many trainings, for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from yolov7.evaluation.plots import COLOURS, DASHES, GREY, PALE, new_figure, quiet_axes
+from yolov7.pages import Chart
+
+SIZE = (6.2, 3.9)  # inches
+FONT = 10
+MAX_NAME = 34  # characters in a legend
+TOLD_APART = len(COLOURS) * len(DASHES)  # curves; more of them are grey
+
+Points = Sequence[tuple[float, float]]
+
+
+def curves_chart(title: str, curves: Mapping[str, Points], x: str = "epoch") -> Chart:
+    """A line for each name over ``x``; beyond `TOLD_APART` names only the first of them have a look of their own."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = new_figure(*SIZE, 1)
+    for place, (name, points) in enumerate(curves.items()):
+        xs, ys = zip(*points, strict=True) if points else ((), ())
+        axes.plot(xs, ys, label=_short(name), linewidth=1.6, marker="o" if len(points) == 1 else "", **_look(place))
+    axes.set_xlabel(x, color=GREY, fontsize=FONT)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _finish(axes)
+    shown = min(len(curves), TOLD_APART)
+    if shown > 1:
+        handles, labels = axes.get_legend_handles_labels()
+        legend = figure.legend(handles[:shown], labels[:shown], loc="outside lower left", frameon=False,
+                               ncols=1 if shown < 4 else 2, fontsize=FONT - 1.5, handlelength=3)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return Chart(figure, f"{title} of {', '.join(map(_short, list(curves)[:TOLD_APART]))} over {x}", title)
+
+
+def points_chart(title: str, points: Points, best: Points, x: str, y: str) -> Chart:
+    """Points, and a line of steps: the best so far."""
+    figure, (axes,) = new_figure(*SIZE, 1)
+    if points:
+        axes.plot(*zip(*points, strict=True), "o", markersize=5, color=COLOURS[4], label="each")
+        axes.plot(*zip(*best, strict=True), drawstyle="steps-post", color=COLOURS[1], linewidth=1.8,
+                  label="best so far")
+        axes.legend(frameon=False, fontsize=FONT - 1.5)
+    axes.set_xlabel(x, color=GREY, fontsize=FONT)
+    axes.set_ylabel(y, color=GREY, fontsize=FONT)
+    _finish(axes)
+    return Chart(figure, f"{title}: {y} over {x}", title)
+
+
+def bars_chart(title: str, values: Mapping[str, float], errors: Mapping[str, float] | None = None,
+               axis: str = "") -> Chart:
+    """A horizontal bar for each name, the first on top; ``errors`` are half the length of their whiskers."""
+    height = max(0.9 + 0.32 * len(values), 1.8)
+    figure, (axes,) = new_figure(SIZE[0], height, 1)
+    names = list(values)
+    whiskers = [(errors or {}).get(name, 0.0) for name in names]
+    axes.barh(range(len(names)), list(values.values()), xerr=whiskers if any(whiskers) else None, color=COLOURS[0],
+              height=0.62, error_kw={"ecolor": GREY, "capsize": 3})
+    axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=FONT, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel(axis, color=GREY, fontsize=FONT)
+    _finish(axes)
+    said = ", ".join(f"{_short(name)} {value:.3g}" for name, value in values.items())
+    return Chart(figure, f"{title}: {said}", title)
+
+
+def _finish(axes: Any) -> None:
+    quiet_axes(axes)
+    axes.tick_params(labelsize=FONT - 1)
+
+
+def _look(place: int) -> dict[str, Any]:
+    if place >= TOLD_APART:
+        return {"color": PALE, "linewidth": 0.8, "zorder": 1}
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-MAX_NAME // 2 :]}"
