@@ -28,7 +28,7 @@ import torch
 PathLike = str | os.PathLike[str]
 '''
 IMPORTS = {  # result -> module
-    "RunComparison": "yolov7.experiments.comparing",
+    "AblationTable": "yolov7.experiments.ablation", "RunComparison": "yolov7.experiments.comparing",
     "AnchorFit": "yolov7.engine.anchors", "DataFacts": "yolov7.data.check", "DetectionRun": "yolov7.inference.detect",
     "ExportRun": "yolov7.exporting.run", "Forecast": "yolov7.engine.forecast", "Table": "yolov7.runtime.tables",
     "SpeedTable": "yolov7.engine.speed", "TestRun": "yolov7.engine.testing", "TrainingRun": "yolov7.engine.history"}

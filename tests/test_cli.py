@@ -112,7 +112,7 @@ def test_the_list_of_commands(capsys: CAPTURE) -> None:
     (["data", "convret"], "unknown command 'data convret'; accepted: data check, data convert, data shard, data "
      "anchors; did you mean 'data convert'?"),
     (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, recipe, compare, "
-     "data; did you mean 'speed'?"),
+     "ablation, data; did you mean 'speed'?"),
     (["train", "--batchsize", "4"], "unknown flag '--batchsize'; did you mean '--batch-size'?"),
     (["train", "four"], "unknown argument 'four'"),
     (["train", "--batch-size", "four"], "argument --batch-size: invalid whole-number or auto value: 'four'"),

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from yolov7.api import ImageResult, Model, Results, load
     from yolov7.config import InputError, RunError
     from yolov7.functions import (
+        ablation,
         check_data,
         compare,
         convert_data,
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__",
+__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__", "ablation",
            "check_data", "compare", "convert_data", "detect", "export", "fit_anchors", "load", "models", "recipe",
            "shard_data", "speed", "test", "train"]
 
 RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
 HOMES = {**dict.fromkeys(("InputError", "RunError"), "config"),
          **dict.fromkeys(("ImageResult", "Model", "Results", "load"), "api"),
-         **dict.fromkeys(("check_data", "compare", "convert_data", "detect", "export",
+         **dict.fromkeys(("ablation", "check_data", "compare", "convert_data", "detect", "export",
                           "fit_anchors", "models", "recipe", "shard_data", "speed", "test", "train"),
                          "functions")}
 

@@ -13,6 +13,7 @@ from yolov7.engine.forecast import Forecast
 from yolov7.engine.history import TrainingRun
 from yolov7.engine.speed import SpeedTable
 from yolov7.engine.testing import TestRun
+from yolov7.experiments.ablation import AblationTable
 from yolov7.experiments.comparing import RunComparison
 from yolov7.exporting.run import ExportRun
 from yolov7.inference.detect import DetectionRun
@@ -569,6 +570,57 @@ def compare(
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
       runs: folders of training runs, or folders in which runs lie
+      verbose: tracebacks and debug messages
+
+    Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
+    `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.
+    """
+
+
+def ablation(
+    *,
+    devices: str | Sequence[str] = (),
+    devices_per_run: int = 1,
+    table: Literal["table3", "table4", "table5", "table6", "table7", "table8", "table10"] | None = None,
+    scale: Literal["paper", "small"] = "paper",
+    rows: str | Sequence[str] = (),
+    seeds: int | Sequence[int] = (),
+    data: PathLike = "",
+    img_size: int | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    workers: int | None = None,
+    project: PathLike = "runs/ablation",
+    dry_run: bool = False,
+    verbose: bool = False,
+) -> AblationTable:
+    """Run an ablation of the paper: its rows trained with each seed, measured beside what was published.
+
+    The flags of ``yolov7 ablation``:
+
+      devices: devices to use, one training on each: 0 1 2 3, or cpu; default: one training at a time,
+        where train.py would run it
+      devices_per_run: devices that share a training (torchrun) (default: 1)
+      table: table of the paper: table3 (scaling), table4 and table5 (RepConv), table6, table7 and
+        table8 (auxiliary heads), table10 (precision and NMS)
+      scale: paper: the paper's models and settings; small: models of a quarter of the width and small
+        images, which two cores train in hours (default: paper)
+      rows: rows of the table, by their numbers from 1; default: all
+      seeds: a training of each row with each of these seeds; default: 0, at small scale 0 1 2
+      data: data set; default: coco, at small scale the built-in shapes
+      img_size: side of the network input; default: the model's, at small scale that of the data set's
+        settings, or 256
+      set: recipe overrides for all rows; or a dictionary: {'loss.box': 0.04}
+      epochs: epochs; default: 300, at small scale 30
+      batch_size: images in a batch; default: that of train.py, at small scale that of the data set's
+        settings, or 8
+      precision: number format of the networks in training (default: auto)
+      workers: loader processes of each training; default: its share of the cores
+      project: results are folders below this one; a second start goes on, and several at a time share
+        the work (default: runs/ablation)
+      dry_run: say which trainings there are and which of them are finished, and run none
       verbose: tracebacks and debug messages
 
     Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yolov7.commands import compare, data, detect, export, models, recipe, speed, test, train
-from yolov7.config.experiment_options import CompareOptions
+from yolov7.commands import ablation, compare, data, detect, export, models, recipe, speed, test, train
+from yolov7.config.experiment_options import AblationOptions, CompareOptions
 from yolov7.config.options import (
     AnchorsOptions,
     CheckOptions,
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "models": (ModelsOptions, models.models),
     "recipe": (RecipeOptions, recipe.recipe),
     "compare": (CompareOptions, compare.compare),
+    "ablation": (AblationOptions, ablation.ablation),
     "data check": (CheckOptions, data.check),
     "data convert": (ConvertOptions, data.convert),
     "data shard": (ShardOptions, data.shard),
@@ -45,6 +46,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after
     "models": ("", "--cfg yolov7-tiny"),
     "recipe": ("--hyp tiny --find mosaic", "--hyp p5 --diff p6"),
     "compare": ("runs/train",),
+    "ablation": ("table6 --scale small --dry-run",),
     "data check": ("--data shapes",),
     "data convert": ("--data shapes --to yolo --output datasets/mine",
                      "--data datasets/mine --to coco --output datasets/again"),

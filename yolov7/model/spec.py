@@ -137,9 +137,10 @@ def _read_base(name: str) -> Mapping[str, Any]:
     return definition
 
 
-def scaled_spec(spec: ModelSpec, scale: scaling.Scale) -> tuple[ModelSpec, list[scaling.Rounding]]:
-    """A model with its arguments scaled, and the values that had to be rounded."""
-    definition, roundings = scaling.apply_scale({**spec.definition, "name": f"{spec.name}-scaled"}, scale, spec.name)
+def scaled_spec(spec: ModelSpec, scale: scaling.Scale, name: str = "") -> tuple[ModelSpec, list[scaling.Rounding]]:
+    """A model with its arguments scaled, called ``name``, and the values that had to be rounded."""
+    definition, roundings = scaling.apply_scale({**spec.definition, "name": name or f"{spec.name}-scaled"}, scale,
+                                                spec.name)
     return parse_spec(definition, f"{spec.name}, scaled"), roundings
 
 
