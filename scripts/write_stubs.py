@@ -29,6 +29,7 @@ PathLike = str | os.PathLike[str]
 '''
 IMPORTS = {  # result -> module
     "AblationTable": "yolov7.experiments.ablation", "RunComparison": "yolov7.experiments.comparing",
+    "StudyResult": "yolov7.experiments.study_report",
     "AnchorFit": "yolov7.engine.anchors", "DataFacts": "yolov7.data.check", "DetectionRun": "yolov7.inference.detect",
     "ExportRun": "yolov7.exporting.run", "Forecast": "yolov7.engine.forecast", "Table": "yolov7.runtime.tables",
     "SpeedTable": "yolov7.engine.speed", "TestRun": "yolov7.engine.testing", "TrainingRun": "yolov7.engine.history"}

@@ -12,7 +12,7 @@ from yolov7.commands.table import COMMANDS, EXAMPLES, FIRST
 from yolov7.data import synthetic
 
 LONG = (("test", EXAMPLES["test"][1]), ("speed", EXAMPLES["speed"][0]), ("models", ""),
-        ("export", EXAMPLES["export"][0]))  # run by tests of their own
+        ("export", EXAMPLES["export"][0]), ("tune", EXAMPLES["tune"][0]))  # run by tests of their own
 
 
 @pytest.mark.slow

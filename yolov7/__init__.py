@@ -21,18 +21,19 @@ if TYPE_CHECKING:
         speed,
         test,
         train,
+        tune,
     )
 
 __version__ = "0.1.0"
 __all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__", "ablation",
            "check_data", "compare", "convert_data", "detect", "export", "fit_anchors", "load", "models", "recipe",
-           "shard_data", "speed", "test", "train"]
+           "shard_data", "speed", "test", "train", "tune"]
 
 RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
 HOMES = {**dict.fromkeys(("InputError", "RunError"), "config"),
          **dict.fromkeys(("ImageResult", "Model", "Results", "load"), "api"),
          **dict.fromkeys(("ablation", "check_data", "compare", "convert_data", "detect", "export",
-                          "fit_anchors", "models", "recipe", "shard_data", "speed", "test", "train"),
+                          "fit_anchors", "models", "recipe", "shard_data", "speed", "test", "train", "tune"),
                          "functions")}
 
 

@@ -15,6 +15,7 @@ from yolov7.engine.speed import SpeedTable
 from yolov7.engine.testing import TestRun
 from yolov7.experiments.ablation import AblationTable
 from yolov7.experiments.comparing import RunComparison
+from yolov7.experiments.study_report import StudyResult
 from yolov7.exporting.run import ExportRun
 from yolov7.inference.detect import DetectionRun
 from yolov7.runtime.tables import Table
@@ -548,6 +549,118 @@ def recipe(
       find: only keys with this word in their name or meaning
       diff: only what another recipe has otherwise, beside its values: a shipped name or a YAML file
       verbose: tracebacks and debug messages
+
+    Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
+    `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.
+    """
+
+
+def tune(
+    *,
+    cfg: PathLike | None = None,
+    data: PathLike | None = None,
+    weights: PathLike = "",
+    hyp: PathLike | None = None,
+    epochs: int = 30,
+    batch_size: int | Literal["auto"] | None = None,
+    nominal_batch: int | None = None,
+    linear_lr: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    multi_scale: bool = False,
+    freeze: int | str | Sequence[int | str] = (),
+    image_weights: bool = False,
+    patience: int | None = None,
+    close_mosaic: int = 0,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    rect: bool = False,
+    cache: Literal["off", "ram", "disk"] = "off",
+    log: str | Sequence[str] = ('none',),
+    augment_device: Literal["cpu", "cuda"] = "cpu",
+    shard_window: int | None = None,
+    classes: int | str | Sequence[int | str] = (),
+    single_cls: bool = False,
+    sync_bn: bool = False,
+    compile: bool = False,
+    cuda_graphs: bool = False,
+    fused_norm: bool = False,
+    project: PathLike = "runs/tune",
+    img_size: int | Sequence[int] | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    verbose: bool = False,
+    devices: str | Sequence[str] = (),
+    devices_per_run: int = 1,
+    space: str = "default",
+    trials: int = 30,
+    hours: float | None = None,
+    prune: Literal["median", "halving", "off"] = "median",
+    study: str = "study",
+    storage: str = "",
+    study_seed: int = 0,
+) -> StudyResult:
+    """Search for a better recipe: many trainings, chosen and pruned by Optuna; goes on where it was stopped.
+
+    The flags of ``yolov7 tune``:
+
+      cfg: model: a shipped name or a YAML file; default: that of weights, else yolov7-tiny
+      data: data set: a YAML file, a shipped name, or a folder in COCO layout; default: the built-in one
+        of the model's task (shapes, for pose stick-figures)
+      weights: initial weights, ours or the reference implementation's; '' trains from scratch
+      hyp: recipe: a shipped name or a YAML file; default: the data set's settings for the model,
+        finetune for few images with weights, else the one that the model names
+      epochs: epochs of each trial (default: 30)
+      batch_size: images in a batch, over all processes; auto (0): as many as fit, up to the nominal
+        batch; default: the data set's settings for the model, 4 for few images with weights, else 16
+      nominal_batch: images in an optimizer step (gradients are accumulated); default: the data set's
+        settings for the model, a batch for few images with weights, else the recipe's
+      linear_lr: linear instead of cosine decay
+      seed: seed of weights, order and augmentation
+      workers: loader processes of each process, never more than cores; default: its share of the cores
+      multi_scale: batches of 0.5 to 1.5 times img_size, drawn anew for each
+      freeze: layers to freeze: names of the model's nodes, or N for the first N
+      image_weights: draw images with rare or badly found classes more often
+      patience: stop after so many epochs without a better one, 0 = never; default: a third of the
+        epochs, at least 10, for few images with weights, else 0
+      close_mosaic: no mosaics in so many epochs at the end
+      precision: number format of the network; auto: half precision where the device has it natively
+        (default: auto)
+      rect: training batches of similar aspect ratio with little padding, without mosaics
+      cache: keep decoded and resized images in memory or on the disk, shared by all loader processes
+        (default: off)
+      log: who is told of the trainings: tensorboard, wandb, mlflow, trackio, observers of other
+        packages, none (default: ('none',))
+      augment_device: where training images are decoded and augmented: by the loader processes, or on
+        the GPU of the run (JPEG; not measured yet) (default: cpu)
+      shard_window: tar files at a time of which samples are made, of a data set in such files; 0: all;
+        default: all, 16 of a server
+      classes: train on these classes only (numbers or names)
+      single_cls: take all classes as one, 'object'
+      sync_bn: norms over the images of all processes (CUDA, several processes)
+      compile: compile norms with their activations: half a minute at the start, seconds in the next run
+        (not measured on a GPU yet)
+      cuda_graphs: record the passes of a step as CUDA graphs, one for each shape of batches, so that
+        the host is not waited for (not measured yet)
+      fused_norm: norms and activations as one kernel on a GPU, which keeps a third less (Triton; not
+        measured yet)
+      project: studies are folders below this one (default: runs/tune)
+      img_size: side of the network input in training and evaluation (1 or 2 numbers); default: the data
+        set's settings, that of weights, else the model's
+      set: recipe overrides: set loss.box=0.04 augment.mosaic=0; or a dictionary: {'loss.box': 0.04}
+      verbose: tracebacks and debug messages
+      devices: devices to use, one training on each: 0 1 2 3, or cpu; default: one training at a time,
+        where train.py would run it
+      devices_per_run: devices that share a training (torchrun) (default: 1)
+      space: search space: what to change, and how far; a shipped name or a YAML file (default: default)
+      trials: trainings of the study, over all processes and starts (default: 30)
+      hours: begin no more trials after so many hours; default: no limit
+      prune: end a trial early: median, where after an epoch it is below the median of the others;
+        halving, unless it is among the best quarter after 1/16, 1/4 of the epochs; off (default:
+        median)
+      study: name of the study, below project: one that is there goes on, and several processes share it
+        (default: study)
+      storage: where the study is kept: sqlite:///FILE, or a server (postgresql://..., mysql://...);
+        default: study.db in its folder
+      study_seed: seed of the study's choices; seed is that of every training
 
     Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
     `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.

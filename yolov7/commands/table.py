@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yolov7.commands import ablation, compare, data, detect, export, models, recipe, speed, test, train
+from yolov7.commands import ablation, compare, data, detect, export, models, recipe, speed, test, train, tune
 from yolov7.config.experiment_options import AblationOptions, CompareOptions
 from yolov7.config.options import (
     AnchorsOptions,
@@ -20,6 +20,7 @@ from yolov7.config.options import (
     TestOptions,
 )
 from yolov7.engine.run_config import TrainOptions
+from yolov7.experiments.tune_options import TuneOptions
 
 Command = tuple[type[Any], Callable[[Any], object]]  # the first paragraph says what it does
 COMMANDS: dict[str, Command] = {
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "export": (ExportOptions, export.export),
     "models": (ModelsOptions, models.models),
     "recipe": (RecipeOptions, recipe.recipe),
+    "tune": (TuneOptions, tune.tune),
     "compare": (CompareOptions, compare.compare),
     "ablation": (AblationOptions, ablation.ablation),
     "data check": (CheckOptions, data.check),
@@ -45,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after
     "export": ("--format onnx --dynamic",),
     "models": ("", "--cfg yolov7-tiny"),
     "recipe": ("--hyp tiny --find mosaic", "--hyp p5 --diff p6"),
+    "tune": ("--cfg yolov7-tiny --data shapes --trials 20 --epochs 10",),
     "compare": ("runs/train",),
     "ablation": ("table6 --scale small --dry-run",),
     "data check": ("--data shapes",),

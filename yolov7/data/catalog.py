@@ -68,7 +68,7 @@ def open_data(name: str) -> DataSource:
 
 
 def _shipped_data() -> dict[str, Path]:
-    return {name: path for name, path in shipped_files("data").items() if not name.startswith("hyp.")}
+    return {name: path for name, path in shipped_files("data").items() if not name.startswith(("hyp.", "space."))}
 
 
 def _open_folder(root: Path) -> DataSource:

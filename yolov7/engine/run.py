@@ -133,20 +133,8 @@ def _build(options: TrainOptions, device: torch.device, processes: Processes,
            held: ExitStack | None = None) -> tuple[Trainer, tuple[Decision, ...]]:
     """A run and what was decided; without ``held`` nothing is written or said of it."""
     content = weights.read(options.weights) if options.weights else None
-    spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or content is None else weights.spec_of(
-        options.weights, content)
-    training = find_task(spec.head.block).training()
-    data = options.data or training.demo
-    with processes.main_first(), explained(data):
-        source = open_data(data)
-    torch.manual_seed(options.seed)
-    splits = _open_splits(source, dataclasses.replace(options, data=data), processes)
-    if training.adapt and (arguments := training.adapt(spec.head.arguments, splits[0])):
-        spec = spec.with_head_arguments(arguments)
-    model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
-    start = Start(len(splits[0]), content is not None, None if content is None else weights.stored_size(content))
-    config, decisions = resolve(options, spec, source, model.stride, training.gains(), start)
-    config = dataclasses.replace(config, data=data, precision=choose_precision(config.precision, device),
+    model, splits, config, decisions = _settle(options, content, processes)
+    config = dataclasses.replace(config, precision=choose_precision(config.precision, device),
                                  freeze=nodes_to_freeze(model, config.freeze))
     _check_place(config, processes, device)
     _check_tar_files(config, splits)
@@ -166,6 +154,30 @@ def _build(options: TrainOptions, device: torch.device, processes: Processes,
     folder = processes.broadcast_object(folder)
     speaks = held is not None and not options.dry_run
     return _make_trainer(config, model, splits, folder, device, processes, speaks), decisions
+
+
+def settled_config(options: TrainOptions) -> RunConfig:
+    """What the flags, the data set, the model and the weights make of a run, which is not begun."""
+    return _settle(options, weights.read(options.weights) if options.weights else None, Processes())[2]
+
+
+def _settle(options: TrainOptions, content: Any, processes: Processes) -> tuple[
+        Detector, tuple[ImageSet, ImageSet], RunConfig, tuple[Decision, ...]]:
+    """The model, which has no weights yet, the data, and all settings."""
+    spec = read_spec(options.cfg or DEFAULT_MODEL) if options.cfg or content is None else weights.spec_of(
+        options.weights, content)
+    training = find_task(spec.head.block).training()
+    data = options.data or training.demo
+    with processes.main_first(), explained(data):
+        source = open_data(data)
+    torch.manual_seed(options.seed)
+    splits = _open_splits(source, dataclasses.replace(options, data=data), processes)
+    if training.adapt and (arguments := training.adapt(spec.head.arguments, splits[0])):
+        spec = spec.with_head_arguments(arguments)
+    model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
+    start = Start(len(splits[0]), content is not None, None if content is None else weights.stored_size(content))
+    config, decisions = resolve(options, spec, source, model.stride, training.gains(), start)
+    return model, splits, dataclasses.replace(config, data=data), decisions
 
 
 def _check_place(config: RunConfig, processes: Processes, device: torch.device) -> None:

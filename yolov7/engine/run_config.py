@@ -306,6 +306,6 @@ def _round_up(size: int, stride: int) -> int:
     return rounded
 
 
-def settings_text(config: RunConfig) -> str:
-    """The effective configuration as YAML."""
+def settings_text(config: RunConfig | Recipe) -> str:
+    """The effective configuration, or a recipe, as YAML."""
     return yaml.safe_dump(to_mapping(config), sort_keys=False)
