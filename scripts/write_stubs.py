@@ -28,14 +28,16 @@ import torch
 PathLike = str | os.PathLike[str]
 '''
 IMPORTS = {  # result -> module
-    "AblationTable": "yolov7.experiments.ablation", "RunComparison": "yolov7.experiments.comparing",
-    "StudyResult": "yolov7.experiments.study_report",
     "AnchorFit": "yolov7.engine.anchors", "DataFacts": "yolov7.data.check", "DetectionRun": "yolov7.inference.detect",
     "ExportRun": "yolov7.exporting.run", "Forecast": "yolov7.engine.forecast", "Table": "yolov7.runtime.tables",
+    "AblationTable": "yolov7.experiments.ablation",
+    "FoldRuns": "yolov7.experiments.folds", "RunComparison": "yolov7.experiments.comparing",
+    "StudyResult": "yolov7.experiments.study_report",
     "SpeedTable": "yolov7.engine.speed", "TestRun": "yolov7.engine.testing", "TrainingRun": "yolov7.engine.history"}
-SPECIAL = {  # command -> parameter, its usual values, and those that give another result
-    "train": ("dry_run", "Literal[False]", ("Literal[True]", "Forecast")),
-    "test": ("task", 'Literal["train", "val", "test"]', ('Literal["speed", "study", "table10"]', "SpeedTable"))}
+SPECIAL = {  # command -> parameters with their usual values, those that give another result, and that
+    "train": [("dry_run", "Literal[False]", "Literal[True]", "Forecast"), ("folds", "Literal[0]", "int", "FoldRuns")],
+    "test": [("task", 'Literal["train", "val", "test"]', 'Literal["speed", "study", "table10"]', "SpeedTable")]}
+OVERLAPS = {"train": "  # type: ignore[overload-overlap]  # 0 is an int, too"}
 
 
 def text() -> str:
@@ -49,24 +51,27 @@ def text() -> str:
 
 def _stub(command: str, result: str) -> str:
     if command not in SPECIAL:
-        return _definition(command, result, {})
-    name, usual, special = SPECIAL[command]
-    (other,) = set(result.split(" | ")) - {special[1]}
-    return "\n".join((_definition(command, other, {name: usual}, "@overload\n"),
-                      _definition(command, special[1], {name: special[0]}, "@overload\n", short=True)))
+        return _definition(command, result, {}, "", "")
+    special = SPECIAL[command]
+    (other,) = set(result.split(" | ")) - {entry[3] for entry in special}
+    usual = {name: value for name, value, _, _ in special}
+    return "\n".join((_definition(command, other, usual, "", "@overload\n"),
+                      *(_definition(command, given, {**usual, name: value}, name, "@overload\n")
+                        for name, _, value, given in special)))
 
 
-def _definition(command: str, result: str, changed: dict[str, str], before: str = "", short: bool = False) -> str:
-    """A function; where a parameter is ``changed`` in a ``short`` one, it has no default."""
+def _definition(command: str, result: str, changed: dict[str, str], needed: str, before: str) -> str:
+    """A function; one with a ``needed`` parameter, which has no default, is explained in short."""
     options, _ = COMMANDS[command]
     parameters = []
     for parameter in signature(options).parameters.values():
-        default = "" if short and parameter.name in changed else f" = {_literal(parameter.default)}"
+        default = "" if parameter.name == needed else f" = {_literal(parameter.default)}"
         parameters.append(f"    {parameter.name}: {changed.get(parameter.name, parameter.annotation)}{default},\n")
     lines = docstring(command).replace("\\", "\\\\").split("\n")
     body = "\n".join(f"    {line}" if line else "" for line in lines[1:])
-    text = f'    """{lines[0]}"""\n' if short else f'    """{lines[0]}\n{body}\n    """\n'
-    return f"\n{before}def {function_name(command)}(\n    *,\n{''.join(parameters)}) -> {result}:\n{text}"
+    text = f'    """{lines[0]}"""\n' if needed else f'    """{lines[0]}\n{body}\n    """\n'
+    overlap = OVERLAPS.get(command, "") if before and needed != "folds" else ""
+    return (f"\n{before}def {function_name(command)}({overlap}\n    *,\n{''.join(parameters)}) -> {result}:\n{text}")
 
 
 def _literal(value: object) -> str:

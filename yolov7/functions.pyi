@@ -15,6 +15,7 @@ from yolov7.engine.speed import SpeedTable
 from yolov7.engine.testing import TestRun
 from yolov7.experiments.ablation import AblationTable
 from yolov7.experiments.comparing import RunComparison
+from yolov7.experiments.folds import FoldRuns
 from yolov7.experiments.study_report import StudyResult
 from yolov7.exporting.run import ExportRun
 from yolov7.inference.detect import DetectionRun
@@ -24,7 +25,7 @@ PathLike = str | os.PathLike[str]
 
 
 @overload
-def train(
+def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     *,
     cfg: PathLike | None = None,
     data: PathLike | None = None,
@@ -39,6 +40,9 @@ def train(
     device: str | int | torch.device = "",
     multi_scale: bool = False,
     freeze: int | str | Sequence[int | str] = (),
+    fraction: float = 1.0,
+    folds: Literal[0] = 0,
+    fold: int = 0,
     image_weights: bool = False,
     patience: int | None = None,
     close_mosaic: int = 0,
@@ -86,6 +90,10 @@ def train(
       device: cpu, 0, cuda:0, mps; default: the first accelerator, else the CPU
       multi_scale: batches of 0.5 to 1.5 times img_size, drawn anew for each
       freeze: layers to freeze: names of the model's nodes, or N for the first N
+      fraction: train on this part of the training images, the same ones for every seed (default: 1.0)
+      folds: cross-validation: the training images in so many parts, each of them evaluated on by a run
+        that trains on the others; 0: off
+      fold: with folds: only the run of this part, from 1; 0: all of them, one after the other
       image_weights: draw images with rare or badly found classes more often
       patience: stop after so many epochs without a better one, 0 = never; default: a third of the
         epochs, at least 10, for few images with weights, else 0
@@ -128,7 +136,7 @@ def train(
 
 
 @overload
-def train(
+def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     *,
     cfg: PathLike | None = None,
     data: PathLike | None = None,
@@ -143,6 +151,9 @@ def train(
     device: str | int | torch.device = "",
     multi_scale: bool = False,
     freeze: int | str | Sequence[int | str] = (),
+    fraction: float = 1.0,
+    folds: Literal[0] = 0,
+    fold: int = 0,
     image_weights: bool = False,
     patience: int | None = None,
     close_mosaic: int = 0,
@@ -168,6 +179,53 @@ def train(
     dry_run: Literal[True],
     verbose: bool = False,
 ) -> Forecast:
+    """Train a network on a data set, evaluate it every epoch, keep the best weights."""
+
+
+@overload
+def train(
+    *,
+    cfg: PathLike | None = None,
+    data: PathLike | None = None,
+    weights: PathLike = "",
+    hyp: PathLike | None = None,
+    epochs: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
+    nominal_batch: int | None = None,
+    linear_lr: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    device: str | int | torch.device = "",
+    multi_scale: bool = False,
+    freeze: int | str | Sequence[int | str] = (),
+    fraction: float = 1.0,
+    folds: int,
+    fold: int = 0,
+    image_weights: bool = False,
+    patience: int | None = None,
+    close_mosaic: int = 0,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    rect: bool = False,
+    cache: Literal["off", "ram", "disk"] = "off",
+    log: str | Sequence[str] = ('tensorboard',),
+    augment_device: Literal["cpu", "cuda"] = "cpu",
+    shard_window: int | None = None,
+    classes: int | str | Sequence[int | str] = (),
+    single_cls: bool = False,
+    sync_bn: bool = False,
+    compile: bool = False,
+    cuda_graphs: bool = False,
+    fused_norm: bool = False,
+    project: PathLike = "runs/train",
+    name: str = "exp",
+    exist_ok: bool = False,
+    img_size: int | Sequence[int] | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    autoanchor: bool = False,
+    resume: PathLike | bool | None = None,
+    dry_run: Literal[False] = False,
+    verbose: bool = False,
+) -> FoldRuns:
     """Train a network on a data set, evaluate it every epoch, keep the best weights."""
 
 
@@ -569,6 +627,9 @@ def tune(
     workers: int | None = None,
     multi_scale: bool = False,
     freeze: int | str | Sequence[int | str] = (),
+    fraction: float = 1.0,
+    folds: int = 0,
+    fold: int = 0,
     image_weights: bool = False,
     patience: int | None = None,
     close_mosaic: int = 0,
@@ -618,6 +679,10 @@ def tune(
       workers: loader processes of each process, never more than cores; default: its share of the cores
       multi_scale: batches of 0.5 to 1.5 times img_size, drawn anew for each
       freeze: layers to freeze: names of the model's nodes, or N for the first N
+      fraction: train on this part of the training images, the same ones for every seed (default: 1.0)
+      folds: cross-validation: the training images in so many parts, each of them evaluated on by a run
+        that trains on the others; 0: off
+      fold: with folds: only the run of this part, from 1; 0: all of them, one after the other
       image_weights: draw images with rare or badly found classes more often
       patience: stop after so many epochs without a better one, 0 = never; default: a third of the
         epochs, at least 10, for few images with weights, else 0

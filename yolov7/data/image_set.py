@@ -62,6 +62,7 @@ class ImageSet:
     split: str = ""
     unlabelled: str = ""  # where label files were looked for, if not one image has one
     merged_ids: tuple[int, ...] = ()  # categories of the JSON that are one class here (see `merge_classes`)
+    is_part: bool = False  # of the images that the JSON file has (see `yolov7.data.subsets`)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -116,6 +117,10 @@ class ImageSet:
         if self.merged_ids:
             annotations = [a | {"category_id": self.category_ids[0]} for a in annotations]
             categories = [{"id": self.category_ids[0], "name": self.names[0]}]
+        if self.is_part:
+            own = frozenset(self.image_ids)
+            content = content | {"images": [image for image in content["images"] if image["id"] in own]}
+            annotations = [a for a in annotations if a["image_id"] in own]
         return content | {"annotations": annotations, "categories": categories}
 
     def _annotations(self, shapes: bool) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from yolov7.data.catalog import DataSource, open_data, open_split
 from yolov7.data.check import explained
 from yolov7.data.image_cache import ImageReader
 from yolov7.data.image_set import ImageSet, choose_classes, class_names, report_faults
+from yolov7.data.subsets import fold_of, share_of
 from yolov7.data.transport import worker_failures
 from yolov7.data.windows import check_room, windows_of
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
@@ -234,9 +235,14 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
 
 def _open_splits(source: DataSource, config: RunConfig, processes: Processes) -> tuple[ImageSet, ImageSet]:
     with processes.main_first(), explained(config.data):  # the first one indexes what is new
-        train_set, val_set = open_split(source, "train", training=True), open_split(source, "val", labelled=True)
-    return (choose_classes(train_set, config.classes, config.single_cls),
-            choose_classes(val_set, config.classes, config.single_cls))
+        train_set = open_split(source, "train", training=True)
+        is_fold = bool(config.folds and config.fold)
+        val_set = open_split(source, "train" if is_fold else "val", labelled=True)
+    train_set, val_set = (choose_classes(images, config.classes, config.single_cls) for images in (train_set, val_set))
+    if is_fold:
+        train_set, val_set = (fold_of(images, config.folds, config.fold, held_out)
+                              for images, held_out in ((train_set, False), (val_set, True)))
+    return share_of(train_set, config.fraction), val_set
 
 
 def _make_trainer(config: RunConfig, model: Detector, splits: tuple[ImageSet, ImageSet], folder: Path,

@@ -76,6 +76,12 @@ class RunConfig:
                                group="augmentation and sampling")
     freeze: tuple[str, ...] = option((), "layers to freeze: names of the model's nodes, or N for the first N",
                                      metavar="NODE", group="model and data")
+    fraction: float = option(1.0, "train on this part of the training images, the same ones for every seed", low=0,
+                             high=1, group="augmentation and sampling")
+    folds: int = option(0, "cross-validation: the training images in so many parts, each of them evaluated on by a run "
+                        "that trains on the others; 0: off", low=0, most=MAX_COUNT, group="augmentation and sampling")
+    fold: int = option(0, "with --folds: only the run of this part, from 1; 0: all of them, one after the other",
+                       low=0, most=MAX_COUNT, group="augmentation and sampling")
     image_weights: bool = option(False, "draw images with rare or badly found classes more often",
                                  group="augmentation and sampling")
     patience: int = option(None, "stop after so many epochs without a better one, 0 = never; default: a third of "
@@ -268,6 +274,11 @@ def _check_combinations(options: TrainOptions) -> None:
     for name in ("rect", "image_weights"):
         if options.shard_window and getattr(options, name):
             raise InputError(f"--shard-window: {flag_of(name)} has an order of its own; accepted: one of them")
+    if options.fraction <= 0:
+        raise InputError(f"--fraction {options.fraction:g}: accepted: above 0, up to 1")
+    if options.folds == 1 or (options.fold and not options.folds):
+        raise InputError(f"--folds {options.folds}: accepted: at least 2" if options.folds else
+                         f"--fold {options.fold}: is one of --folds, which is missing")
     if options.rect and options.image_weights:
         raise InputError("--image-weights: draws images one by one, --rect whole batches; accepted: one of them")
     for name in ("compile", "sync_bn"):
