@@ -43,6 +43,7 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     fraction: float = 1.0,
     folds: Literal[0] = 0,
     fold: int = 0,
+    class_weights: Literal["recipe", "auto"] = "recipe",
     image_weights: bool = False,
     patience: int | None = None,
     close_mosaic: int = 0,
@@ -94,6 +95,8 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
       folds: cross-validation: the training images in so many parts, each of them evaluated on by a run
         that trains on the others; 0: off
       fold: with folds: only the run of this part, from 1; 0: all of them, one after the other
+      class_weights: weights of the classes in the loss: those of the recipe (loss.class_weights), or by
+        the root of how rare a class is (default: recipe)
       image_weights: draw images with rare or badly found classes more often
       patience: stop after so many epochs without a better one, 0 = never; default: a third of the
         epochs, at least 10, for few images with weights, else 0
@@ -154,6 +157,7 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     fraction: float = 1.0,
     folds: Literal[0] = 0,
     fold: int = 0,
+    class_weights: Literal["recipe", "auto"] = "recipe",
     image_weights: bool = False,
     patience: int | None = None,
     close_mosaic: int = 0,
@@ -201,6 +205,7 @@ def train(
     fraction: float = 1.0,
     folds: int,
     fold: int = 0,
+    class_weights: Literal["recipe", "auto"] = "recipe",
     image_weights: bool = False,
     patience: int | None = None,
     close_mosaic: int = 0,
@@ -630,6 +635,7 @@ def tune(
     fraction: float = 1.0,
     folds: int = 0,
     fold: int = 0,
+    class_weights: Literal["recipe", "auto"] = "recipe",
     image_weights: bool = False,
     patience: int | None = None,
     close_mosaic: int = 0,
@@ -683,6 +689,8 @@ def tune(
       folds: cross-validation: the training images in so many parts, each of them evaluated on by a run
         that trains on the others; 0: off
       fold: with folds: only the run of this part, from 1; 0: all of them, one after the other
+      class_weights: weights of the classes in the loss: those of the recipe (loss.class_weights), or by
+        the root of how rare a class is (default: recipe)
       image_weights: draw images with rare or badly found classes more often
       patience: stop after so many epochs without a better one, 0 = never; default: a third of the
         epochs, at least 10, for few images with weights, else 0

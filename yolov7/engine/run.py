@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from yolov7.config import InputError, atomic_write, reason_of
@@ -22,6 +23,7 @@ from yolov7.data.subsets import fold_of, share_of
 from yolov7.data.transport import worker_failures
 from yolov7.data.windows import check_room, windows_of
 from yolov7.engine.anchors import check_anchors, improve_anchors, settle_anchors
+from yolov7.engine.class_weights import balanced_weights
 from yolov7.engine.console import head_text, numbers_text, task_scores_text
 from yolov7.engine.decisions import Decision
 from yolov7.engine.finetuning import Start
@@ -60,6 +62,8 @@ from yolov7.runtime.precision import choose_precision
 from yolov7.tasks.base import find_task
 
 logger = logging.getLogger(__name__)
+
+SHOWN_CLASSES = 20
 
 
 def train(options: TrainOptions) -> TrainingRun | Forecast:
@@ -178,7 +182,22 @@ def _settle(options: TrainOptions, content: Any, processes: Processes) -> tuple[
     model = Detector(spec, len(class_names(source.names, options.classes, options.single_cls)))
     start = Start(len(splits[0]), content is not None, None if content is None else weights.stored_size(content))
     config, decisions = resolve(options, spec, source, model.stride, training.gains(), start)
-    return model, splits, dataclasses.replace(config, data=data), decisions
+    config = _with_class_weights(dataclasses.replace(config, data=data), splits[0])
+    return model, splits, config, decisions
+
+
+def _with_class_weights(config: RunConfig, train_set: ImageSet) -> RunConfig:
+    """The weights that ``--class-weights auto`` stands for, in the recipe of the run."""
+    if config.class_weights != "auto":
+        return config
+    loss = config.recipe.loss
+    if loss.class_weights:
+        raise InputError("--class-weights auto: the recipe has loss.class_weights of its own; accepted: one of them")
+    found = balanced_weights(np.bincount(train_set.objects.labels, minlength=len(train_set.names)))
+    logger.info("--class-weights auto: %s", ", ".join(f"{name} {weight:g}" for name, weight in
+                                                      list(zip(train_set.names, found, strict=True))[:SHOWN_CLASSES]))
+    loss = dataclasses.replace(loss, class_weights=found)
+    return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, loss=loss))
 
 
 def _check_place(config: RunConfig, processes: Processes, device: torch.device) -> None:
@@ -212,7 +231,8 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
         content = read_last(path)
     config = stored_config(content["config"], str(path))
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=workers_of(options),
-                                 device=options.device or config.device)
+                                 device=options.device or config.device,
+                                 log=config.log if options.log == RunConfig.log else options.log)
     if not options.device:
         device = own_device(config.device, processes.local_rank)
     _check_place(config, processes, device)

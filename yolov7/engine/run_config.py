@@ -82,6 +82,9 @@ class RunConfig:
                         "that trains on the others; 0: off", low=0, most=MAX_COUNT, group="augmentation and sampling")
     fold: int = option(0, "with --folds: only the run of this part, from 1; 0: all of them, one after the other",
                        low=0, most=MAX_COUNT, group="augmentation and sampling")
+    class_weights: Literal["recipe", "auto"] = option(
+        "recipe", "weights of the classes in the loss: those of the recipe (loss.class_weights), or by the root of how "
+        "rare a class is", group="augmentation and sampling")
     image_weights: bool = option(False, "draw images with rare or badly found classes more often",
                                  group="augmentation and sampling")
     patience: int = option(None, "stop after so many epochs without a better one, 0 = never; default: a third of "

@@ -1,0 +1,58 @@
+"""``--fraction``, ``--class-weights auto``, ``--keep`` with ``average``, ``--deterministic``, ``--log`` on resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import yolov7
+from yolov7.config import InputError, read_yaml
+from yolov7.engine.class_weights import MAX_WEIGHT, balanced_weights
+from yolov7.model import weights
+
+MICRO = str(Path(__file__).parents[1] / "micro.yaml")
+
+
+@pytest.fixture
+def flags(shapes: Path, tmp_path: Path) -> dict[str, Any]:
+    return {"cfg": MICRO, "data": str(shapes), "img_size": 64, "batch_size": 4, "nominal_batch": 4, "workers": 0,
+            "device": "cpu", "precision": "fp32", "log": ["none"], "project": tmp_path}
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    content = weights.read(path)
+    assert isinstance(content, dict)
+    return dict(content["model"])
+
+
+def test_rare_classes_weigh_more() -> None:
+    counts = np.array([900, 100, 0])
+    common, rare, absent = balanced_weights(counts)
+    assert rare / common == pytest.approx(3, rel=1e-3) and absent == 1
+    assert (900 * common + 100 * rare) / 1000 == pytest.approx(1, rel=1e-3)
+    assert balanced_weights(np.array([7, 7])) == (1, 1) and balanced_weights(np.array([0, 0])) == (1, 1)
+    assert max(balanced_weights(np.array([10**6, 1]))) == MAX_WEIGHT
+
+
+def test_weights_and_fraction_go_with_the_run(flags: dict[str, Any]) -> None:
+    run = yolov7.train(**flags, epochs=1, fraction=0.5, class_weights="auto", name="a")
+    stored = read_yaml(run.folder / "config.yaml")
+    found = stored["recipe"]["loss"]["class_weights"]
+    assert len(found) == 6 and stored["fraction"] == 0.5
+    again = yolov7.train(resume=run.folder, epochs=2, device="cpu", workers=0)
+    content = weights.read(again.last)
+    assert isinstance(content, dict) and content["config"]["recipe"]["loss"]["class_weights"] == found
+    with pytest.raises(InputError, match="of its own"):
+        yolov7.train(**flags, epochs=1, class_weights="auto", set={"loss.class_weights": [1, 1, 1, 1, 1, 2]}, name="b")
+
+
+def test_log_can_change_on_resume(flags: dict[str, Any]) -> None:
+    run = yolov7.train(**{**flags, "log": ["tensorboard"]}, epochs=1, name="a")
+    written = list(run.folder.glob("events*"))
+    assert written
+    yolov7.train(resume=run.folder, epochs=2, device="cpu", workers=0, log=["none"])
+    assert list(run.folder.glob("events*")) == written
