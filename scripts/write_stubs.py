@@ -30,7 +30,7 @@ PathLike = str | os.PathLike[str]
 IMPORTS = {  # result -> module
     "AnchorFit": "yolov7.engine.anchors", "DataFacts": "yolov7.data.check", "DetectionRun": "yolov7.inference.detect",
     "ExportRun": "yolov7.exporting.run", "Forecast": "yolov7.engine.forecast", "Table": "yolov7.runtime.tables",
-    "AblationTable": "yolov7.experiments.ablation",
+    "AblationTable": "yolov7.experiments.ablation", "AverageRun": "yolov7.commands.average",
     "FoldRuns": "yolov7.experiments.folds", "RunComparison": "yolov7.experiments.comparing",
     "StudyResult": "yolov7.experiments.study_report",
     "SpeedTable": "yolov7.engine.speed", "TestRun": "yolov7.engine.testing", "TrainingRun": "yolov7.engine.history"}

@@ -111,8 +111,8 @@ def test_the_list_of_commands(capsys: CAPTURE) -> None:
     (["data"], "'data' is an incomplete command; accepted: data check, data convert, data shard, data anchors"),
     (["data", "convret"], "unknown command 'data convret'; accepted: data check, data convert, data shard, data "
      "anchors; did you mean 'data convert'?"),
-    (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, recipe, tune, "
-     "compare, ablation, data; did you mean 'speed'?"),
+    (["spede"], "unknown command 'spede'; accepted: train, test, speed, detect, export, models, recipe, tune, compare, "
+     "ablation, average, data; did you mean 'speed'?"),
     (["train", "--batchsize", "4"], "unknown flag '--batchsize'; did you mean '--batch-size'?"),
     (["train", "four"], "unknown argument 'four'"),
     (["train", "--batch-size", "four"], "argument --batch-size: invalid whole-number or auto value: 'four'"),

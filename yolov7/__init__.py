@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from yolov7.config import InputError, RunError
     from yolov7.functions import (
         ablation,
+        average,
         check_data,
         compare,
         convert_data,
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__", "ablation",
+__all__ = ["ImageResult", "InputError", "Model", "Results", "RunError", "__version__", "ablation", "average",
            "check_data", "compare", "convert_data", "detect", "export", "fit_anchors", "load", "models", "recipe",
            "shard_data", "speed", "test", "train", "tune"]
 
 RENAMED = {"PictureDetections": "ImageResult"}  # old names go with the next version
 HOMES = {**dict.fromkeys(("InputError", "RunError"), "config"),
          **dict.fromkeys(("ImageResult", "Model", "Results", "load"), "api"),
-         **dict.fromkeys(("ablation", "check_data", "compare", "convert_data", "detect", "export",
+         **dict.fromkeys(("ablation", "average", "check_data", "compare", "convert_data", "detect", "export",
                           "fit_anchors", "models", "recipe", "shard_data", "speed", "test", "train", "tune"),
                          "functions")}
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from yolov7.commands.average import AverageRun
 from yolov7.data.check import DataFacts
 from yolov7.engine.anchors import AnchorFit
 from yolov7.engine.forecast import Forecast
@@ -50,6 +51,7 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    keep: int = 0,
     log: str | Sequence[str] = ('tensorboard',),
     augment_device: Literal["cpu", "cuda"] = "cpu",
     shard_window: int | None = None,
@@ -106,6 +108,7 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
       rect: training batches of similar aspect ratio with little padding, without mosaics
       cache: keep decoded and resized images in memory or on the disk, shared by all loader processes
         (default: off)
+      keep: keep the averaged weights of so many last epochs, for yolov7 average
       log: who is told of the run: tensorboard, wandb, mlflow, trackio, observers of other packages,
         none (default: ('tensorboard',))
       augment_device: where training images are decoded and augmented: by the loader processes, or on
@@ -164,6 +167,7 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    keep: int = 0,
     log: str | Sequence[str] = ('tensorboard',),
     augment_device: Literal["cpu", "cuda"] = "cpu",
     shard_window: int | None = None,
@@ -212,6 +216,7 @@ def train(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    keep: int = 0,
     log: str | Sequence[str] = ('tensorboard',),
     augment_device: Literal["cpu", "cuda"] = "cpu",
     shard_window: int | None = None,
@@ -642,6 +647,7 @@ def tune(
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     rect: bool = False,
     cache: Literal["off", "ram", "disk"] = "off",
+    keep: int = 0,
     log: str | Sequence[str] = ('none',),
     augment_device: Literal["cpu", "cuda"] = "cpu",
     shard_window: int | None = None,
@@ -700,6 +706,7 @@ def tune(
       rect: training batches of similar aspect ratio with little padding, without mosaics
       cache: keep decoded and resized images in memory or on the disk, shared by all loader processes
         (default: off)
+      keep: keep the averaged weights of so many last epochs, for yolov7 average
       log: who is told of the trainings: tensorboard, wandb, mlflow, trackio, observers of other
         packages, none (default: ('none',))
       augment_device: where training images are decoded and augmented: by the loader processes, or on
@@ -807,6 +814,27 @@ def ablation(
       project: results are folders below this one; a second start goes on, and several at a time share
         the work (default: runs/ablation)
       dry_run: say which trainings there are and which of them are finished, and run none
+      verbose: tracebacks and debug messages
+
+    Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a
+    `RuntimeError`) for a run that fails, and `KeyboardInterrupt` for one that was stopped.
+    """
+
+
+def average(
+    *,
+    runs: PathLike | Sequence[PathLike] = (),
+    last: int | None = None,
+    output: PathLike = "",
+    verbose: bool = False,
+) -> AverageRun:
+    """Write the mean of several weight files: the last epochs that a run has kept, or files by name.
+
+    The flags of ``yolov7 average``:
+
+      runs: folder of a run that has kept its last epochs, or weight files
+      last: only the last N of the epochs that are kept; default: all of them
+      output: file to write; default: average.pt beside the epochs
       verbose: tracebacks and debug messages
 
     Raises `yolov7.InputError` (a `ValueError`) for what does not fit, `yolov7.RunError` (a

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import yolov7
+from yolov7 import cli
 from yolov7.config import InputError, read_yaml
 from yolov7.engine.class_weights import MAX_WEIGHT, balanced_weights
 from yolov7.model import weights
+from yolov7.model.averaging import average_weights
 
 MICRO = str(Path(__file__).parents[1] / "micro.yaml")
 
@@ -48,6 +50,40 @@ def test_weights_and_fraction_go_with_the_run(flags: dict[str, Any]) -> None:
     assert isinstance(content, dict) and content["config"]["recipe"]["loss"]["class_weights"] == found
     with pytest.raises(InputError, match="of its own"):
         yolov7.train(**flags, epochs=1, class_weights="auto", set={"loss.class_weights": [1, 1, 1, 1, 1, 2]}, name="b")
+
+
+def test_last_epochs_are_kept_and_averaged(flags: dict[str, Any], tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    run = yolov7.train(**flags, epochs=4, keep=3, name="a")
+    files = sorted(path.name for path in (run.folder / "weights").glob("epoch*.pt"))
+    assert files == ["epoch2.pt", "epoch3.pt", "epoch4.pt"]
+    found = yolov7.average(runs=[run.folder], last=2)
+    assert [path.name for path in found.weights] == ["epoch3.pt", "epoch4.pt"]
+    mean, *states = (state_of(path) for path in (found.output, *found.weights))
+    for name, value in mean.items():
+        if value.is_floating_point():
+            expected = (states[0][name].double() + states[1][name].double()) / 2
+            assert torch.equal(value, expected.to(value.dtype)), name
+        else:
+            assert torch.equal(value, states[1][name])
+    assert cli.main(["test", "--weights", str(found.output), "--device", "cpu", "--project", str(tmp_path / "t")]) == 0
+    whole = yolov7.average(runs=[run.folder / "weights"], output=tmp_path / "whole.pt")
+    assert len(whole.weights) == 3
+    resumed = yolov7.train(resume=run.folder, epochs=5, keep=2, device="cpu", workers=0)
+    assert sorted(path.name for path in (resumed.folder / "weights").glob("epoch*.pt")) == ["epoch4.pt", "epoch5.pt"]
+
+
+def test_what_cannot_be_averaged(flags: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    other = yolov7.train(**flags, epochs=1, name="other")
+    best = run / "weights" / "best.pt"
+    with pytest.raises(InputError, match="another definition"):
+        average_weights([best, other.best])
+    for runs, words in (([], "RUNS is missing"), ([run], "--keep N"), ([best], "has no mean"),
+                        ([best, best], "output is missing"), ([run, best], "stands beside")):
+        with pytest.raises(InputError, match=words):
+            yolov7.average(runs=runs)
+    with pytest.raises(InputError, match="is one of the files"):
+        yolov7.average(runs=[best, other.best], output=best)
 
 
 def test_log_can_change_on_resume(flags: dict[str, Any]) -> None:

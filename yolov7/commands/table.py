@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yolov7.commands import ablation, compare, data, detect, export, models, recipe, speed, test, train, tune
-from yolov7.config.experiment_options import AblationOptions, CompareOptions
+from yolov7.commands import ablation, average, compare, data, detect, export, models, recipe, speed, test, train, tune
+from yolov7.config.experiment_options import AblationOptions, AverageOptions, CompareOptions
 from yolov7.config.options import (
     AnchorsOptions,
     CheckOptions,
@@ -34,12 +34,13 @@ COMMANDS: dict[str, Command] = {
     "tune": (TuneOptions, tune.tune),
     "compare": (CompareOptions, compare.compare),
     "ablation": (AblationOptions, ablation.ablation),
+    "average": (AverageOptions, average.average),
     "data check": (CheckOptions, data.check),
     "data convert": (ConvertOptions, data.convert),
     "data shard": (ShardOptions, data.shard),
     "data anchors": (AnchorsOptions, data.anchors)}
 EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after those above them
-    "train": ("--cfg yolov7-tiny --data shapes --epochs 2", "--resume --epochs 3"),
+    "train": ("--cfg yolov7-tiny --data shapes --epochs 2 --keep 2", "--resume --epochs 3"),
     "test": ("", "--weights runs/train/exp/weights/best.pt --task speed"),
     "speed": ("--weights runs/train/exp/weights/best.pt",),
     "detect": ("--source datasets/shapes/images/val --save-json",
@@ -50,6 +51,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {  # flags, which run as they stand after
     "tune": ("--cfg yolov7-tiny --data shapes --trials 20 --epochs 10",),
     "compare": ("runs/train",),
     "ablation": ("table6 --scale small --dry-run",),
+    "average": ("runs/train/exp",),
     "data check": ("--data shapes",),
     "data convert": ("--data shapes --to yolo --output datasets/mine",
                      "--data datasets/mine --to coco --output datasets/again"),

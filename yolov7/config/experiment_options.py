@@ -59,3 +59,15 @@ class CompareOptions(OutputFolder):
     runs: tuple[str, ...] = option((), "folders of training runs, or folders in which runs lie", group="model and data")
     project: str = option("runs/compare", "results are folders below this one", group="run and output")
     verbose: bool = option(False, "tracebacks and debug messages", group="run and output")
+
+
+@dataclass(frozen=True)
+class AverageOptions:
+    """Flags of ``average``."""
+
+    runs: tuple[str, ...] = option((), "folder of a run that has kept its last epochs, or weight files",
+                                   group="model and data")
+    last: int | None = option(None, "only the last N of the epochs that are kept; default: all of them", low=2,
+                              most=MAX_COUNT, group="model and data")
+    output: str = option("", "file to write; default: average.pt beside the epochs", group="run and output")
+    verbose: bool = option(False, "tracebacks and debug messages", group="run and output")

@@ -1,4 +1,4 @@
-"""``last.pt`` and ``best.pt`` of a run: written as soon as they can be, and told where they cannot.
+"""``last.pt``, ``best.pt`` and the last epochs of a run: written as soon as they can be, and told where they cannot.
 
 What is written are the bytes of a file, a snapshot of the state; a thread brings them to the disk while the run goes
 on. After a kill at any moment the file before it is whole.
@@ -60,6 +60,22 @@ class Checkpoints:
             self._unwritten = _Best(epoch, weights.packed(best_content(state, self.config, self.names, epoch)))
             self.retry_best()
 
+    def keep_epoch(self, state: RunState) -> None:
+        """Write the averaged weights of this epoch beside those of the epochs before it, as many as ``--keep`` says."""
+        if not (self.writes and self.config.keep):
+            return
+        self.settle()
+        content = weights.packed(best_content(state, self.config, self.names, state.epoch))
+        self._write(self.epoch_file(state.epoch), content, state.epoch + 1)
+        for epoch in range(state.epoch - self.config.keep, -1, -1):
+            if not (old := self.epoch_file(epoch)).is_file():
+                break
+            old.unlink(missing_ok=True)
+
+    def epoch_file(self, epoch: int) -> Path:
+        """Where the weights of an epoch are kept; 0 is the first, whose file is ``epoch1.pt``."""
+        return self.last.with_name(f"epoch{epoch + 1}.pt")
+
     def retry_best(self) -> None:
         """Write the best weights so far, if that has not been possible yet; they are kept in memory until it is."""
         self.settle()
@@ -71,6 +87,9 @@ class Checkpoints:
         self._settle_best()
         if error := self._settled(self.last):
             logger.error("%s; the run goes on and tries again after the next epoch", _failure(self.last, error))
+        for path in [*self._writing]:
+            if error := self._settled(path):
+                logger.error("%s: cannot be written: %s; the run goes on", path, error.strerror or error)
 
     def close(self) -> None:
         """`settle`, and end the thread that writes."""

@@ -231,7 +231,7 @@ def resume_trainer(options: TrainOptions, device: torch.device, processes: Proce
         content = read_last(path)
     config = stored_config(content["config"], str(path))
     config = dataclasses.replace(config, epochs=options.epochs or config.epochs, workers=workers_of(options),
-                                 device=options.device or config.device,
+                                 device=options.device or config.device, keep=options.keep or config.keep,
                                  log=config.log if options.log == RunConfig.log else options.log)
     if not options.device:
         device = own_device(config.device, processes.local_rank)

@@ -98,6 +98,8 @@ class RunConfig:
                         group="augmentation and sampling")
     cache: Literal["off", "ram", "disk"] = option("off", "keep decoded and resized images in memory or on the disk, "
                                                   "shared by all loader processes", group="device and speed")
+    keep: int = option(0, "keep the averaged weights of so many last epochs, for yolov7 average", low=0, most=MAX_COUNT,
+                       resumable=True, group="run and output")
     log: tuple[str, ...] = option(("tensorboard",), "who is told of the run: tensorboard, wandb, mlflow, trackio, "
                                   "observers of other packages, none", metavar="NAME", resumable=True,
                                   group="run and output")

@@ -341,6 +341,7 @@ class Trainer:
         state, epoch = self.state, self.state.epoch
         numbers = epoch_numbers(epoch + 1, evaluation)
         better = self._keep_best(evaluation, numbers)
+        self.checkpoints.keep_epoch(state)
         record = EpochRecord(epoch + 1, losses[0], evaluation.metrics(), state.optimizer.param_groups[0]["lr"],
                              time.perf_counter() - started, state.skipped, losses[1])
         state.record = to_mapping(record)  # a kill behind the checkpoint loses nothing
