@@ -58,6 +58,7 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     classes: int | str | Sequence[int | str] = (),
     single_cls: bool = False,
     sync_bn: bool = False,
+    deterministic: bool = False,
     compile: bool = False,
     cuda_graphs: bool = False,
     fused_norm: bool = False,
@@ -118,6 +119,8 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
       classes: train on these classes only (numbers or names)
       single_cls: take all classes as one, 'object'
       sync_bn: norms over the images of all processes (CUDA, several processes)
+      deterministic: deterministic kernels alone, also on CUDA: slower; the run ends where an operation
+        has none
       compile: compile norms with their activations: half a minute at the start, seconds in the next run
         (not measured on a GPU yet)
       cuda_graphs: record the passes of a step as CUDA graphs, one for each shape of batches, so that
@@ -174,6 +177,7 @@ def train(  # type: ignore[overload-overlap]  # 0 is an int, too
     classes: int | str | Sequence[int | str] = (),
     single_cls: bool = False,
     sync_bn: bool = False,
+    deterministic: bool = False,
     compile: bool = False,
     cuda_graphs: bool = False,
     fused_norm: bool = False,
@@ -223,6 +227,7 @@ def train(
     classes: int | str | Sequence[int | str] = (),
     single_cls: bool = False,
     sync_bn: bool = False,
+    deterministic: bool = False,
     compile: bool = False,
     cuda_graphs: bool = False,
     fused_norm: bool = False,
@@ -654,6 +659,7 @@ def tune(
     classes: int | str | Sequence[int | str] = (),
     single_cls: bool = False,
     sync_bn: bool = False,
+    deterministic: bool = False,
     compile: bool = False,
     cuda_graphs: bool = False,
     fused_norm: bool = False,
@@ -716,6 +722,8 @@ def tune(
       classes: train on these classes only (numbers or names)
       single_cls: take all classes as one, 'object'
       sync_bn: norms over the images of all processes (CUDA, several processes)
+      deterministic: deterministic kernels alone, also on CUDA: slower; the run ends where an operation
+        has none
       compile: compile norms with their activations: half a minute at the start, seconds in the next run
         (not measured on a GPU yet)
       cuda_graphs: record the passes of a step as CUDA graphs, one for each shape of batches, so that

@@ -11,10 +11,11 @@ import torch
 
 import yolov7
 from yolov7 import cli
-from yolov7.config import InputError, read_yaml
+from yolov7.config import InputError, RunError, read_yaml
 from yolov7.engine.class_weights import MAX_WEIGHT, balanced_weights
 from yolov7.model import weights
 from yolov7.model.averaging import average_weights
+from yolov7.runtime.determinism import WORKSPACE, deterministic
 
 MICRO = str(Path(__file__).parents[1] / "micro.yaml")
 
@@ -84,6 +85,42 @@ def test_what_cannot_be_averaged(flags: dict[str, Any], run: Path, tmp_path: Pat
             yolov7.average(runs=runs)
     with pytest.raises(InputError, match="is one of the files"):
         yolov7.average(runs=[best, other.best], output=best)
+
+
+def test_deterministic_run_is_the_same_run(flags: dict[str, Any]) -> None:
+    plain, strict = (yolov7.train(**flags, epochs=1, name=name, deterministic=wanted)
+                     for name, wanted in (("plain", False), ("strict", True)))
+    assert not torch.are_deterministic_algorithms_enabled()
+    for name, value in state_of(plain.best).items():
+        assert torch.equal(value, state_of(strict.best)[name]), name
+
+
+def test_deterministic_needs_its_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKSPACE, ":0:0")
+    with pytest.raises(InputError, match="accepted: :4096:8"), deterministic(True):
+        pass
+
+
+def test_operation_without_deterministic_kernel_is_named(flags: dict[str, Any],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolov7.engine.trainer import Trainer
+
+    def fail(self: Trainer) -> None:
+        raise RuntimeError("some_cuda_kernel does not have a deterministic implementation, but you set "
+                           "'torch.use_deterministic_algorithms(True)'. You can turn off determinism")
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    with pytest.raises(RunError, match="deterministic: some_cuda_kernel does not have"):
+        yolov7.train(**flags, epochs=1, deterministic=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("head", ["yolov7-tiny", "yolov7-tiny-seg", "yolov7-tiny-mask", "yolov7-tiny-pose"])
+def test_deterministic_on_cuda_twice_the_same(head: str, tmp_path: Path) -> None:
+    found = [state_of(yolov7.train(cfg=head, img_size=128, batch_size=8, epochs=1, device=0, deterministic=True,
+                                   fraction=0.2, project=tmp_path, name=name).best) for name in ("a", "b")]
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
 
 
 def test_log_can_change_on_resume(flags: dict[str, Any]) -> None:

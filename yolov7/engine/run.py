@@ -55,6 +55,7 @@ from yolov7.model.norms import check_fusion, fuse_norms
 from yolov7.model.spec import parse_spec, read_spec
 from yolov7.runtime import folders
 from yolov7.runtime.cuda_graphs import check_graphs
+from yolov7.runtime.determinism import deterministic, is_not_deterministic
 from yolov7.runtime.device import check_compiler, own_device
 from yolov7.runtime.distributed import Processes, await_news, connected, environment, is_lost_connection
 from yolov7.runtime.memory import is_out_of_memory, release_freed_memory
@@ -76,6 +77,7 @@ def train(options: TrainOptions) -> TrainingRun | Forecast:
             options = processes.broadcast_object(after_restart(options, agents) if processes.is_main else options)
         trainer = (build_trainer if options.resume is None else resume_trainer)(options, device, processes, held)
         held.callback(trainer.close)
+        held.enter_context(deterministic(trainer.config.deterministic))
         if options.dry_run:
             forecast: Any = processes.broadcast_object(dry_run(trainer) if processes.is_main else "")
             if isinstance(forecast, str):
@@ -105,6 +107,9 @@ def _fit(trainer: Trainer) -> TrainingResult:
         with worker_failures():
             return trainer.fit()
     except (RuntimeError, MemoryError) as error:
+        if is_not_deterministic(error):
+            raise TrainingError(f"--deterministic: {reason_of(error).partition('. ')[0]}; without it the run goes on: "
+                                "its numbers then differ a little from run to run") from None
         lost = is_lost_connection(error) and reason_of(error)
         if not lost and not is_out_of_memory(error):
             raise
@@ -127,7 +132,8 @@ def build_trainer(options: TrainOptions, device: torch.device | None = None,
     device = device or own_device(options.device, processes.local_rank)
     if options.batch_size == AUTO:
         trial = dataclasses.replace(options, batch_size=None, autoanchor=False)  # type: ignore[arg-type]  # not decided
-        options = dataclasses.replace(options, batch_size=fitting_batch(_build(trial, device, processes)[0]))
+        with deterministic(options.deterministic):
+            options = dataclasses.replace(options, batch_size=fitting_batch(_build(trial, device, processes)[0]))
         release_freed_memory()  # the trial has gone
     trainer, decisions = _build(options, device, processes, held or ExitStack())
     logger.info("%s\n", head_text(trainer, decisions))

@@ -113,6 +113,8 @@ class RunConfig:
     single_cls: bool = option(False, "take all classes as one, 'object'", group="model and data")
     sync_bn: bool = option(False, "norms over the images of all processes (CUDA, several processes)",
                            group="device and speed")
+    deterministic: bool = option(False, "deterministic kernels alone, also on CUDA: slower; the run ends where an "
+                                 "operation has none", group="device and speed")
     compile: bool = option(False, "compile norms with their activations: half a minute at the start, seconds in the "
                            "next run (not measured on a GPU yet)", group="device and speed")
     cuda_graphs: bool = option(False, "record the passes of a step as CUDA graphs, one for each shape of batches, so "
