@@ -18,7 +18,7 @@ from yolov7.engine.checkpoints import Checkpoints
 from yolov7.engine.log import TERMS, EpochRecord, RunLog, _mark_best, complete_record, read_results
 from yolov7.engine.nonfinite import TrainingError
 from yolov7.engine.run_config import RunConfig
-from yolov7.evaluation.plots import new_figure
+from yolov7.pages.style import new_figure
 
 MICRO = str(Path(__file__).parents[1] / "micro.yaml")
 BASE = ["--cfg", MICRO, "--img-size", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--precision",

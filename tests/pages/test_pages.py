@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from browser import opened
 
-from yolov7.evaluation.plots import new_figure
 from yolov7.pages import Chart, DataTable, Facts, Image, Images, Page, Section, svg_of, write_page
 from yolov7.pages.page import cell_text, page_text
+from yolov7.pages.style import new_figure
 
 HOSTILE = ["<script>document.title='stolen'</script>", "<img src=x onerror=\"document.title='stolen'\">",
            "'\"><svg onload=alert(1)>", "{{ 7 * 7 }}{% raw %}", "</style><b>", "]]><!--", "javascript:alert(1)",

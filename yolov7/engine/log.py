@@ -28,7 +28,7 @@ import time
 
 import torch
 
-from yolov7.evaluation.plots import COLOURS, GREY, entitle, new_figure, quiet_axes, to_png
+from yolov7.pages.style import COLOURS, GREY, entitle, new_figure, quiet_axes, to_png
 from yolov7.runtime.memory import used_memory
 from yolov7.runtime.progress import duration_text
 from yolov7.structures import Batch

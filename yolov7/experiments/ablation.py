@@ -16,13 +16,13 @@ from yolov7.config.options import TestOptions
 from yolov7.config.program import same_command
 from yolov7.engine.speed import table10
 from yolov7.experiments.ablation_plan import Plan
-from yolov7.experiments.charts import bars_chart
 from yolov7.experiments.jobs import run_list
 from yolov7.experiments.paper_tables import TABLES, PaperRow
 from yolov7.experiments.processes import places
 from yolov7.experiments.run_folders import RunFolder
 from yolov7.model.summary import model_cost
 from yolov7.pages import DataTable, Facts, Page, Section, write_page
+from yolov7.pages.charts import bars_chart
 from yolov7.runtime.tables import Table, columns_text
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 from yolov7.config import InputError, atomic_write
 from yolov7.config.experiment_options import CompareOptions
 from yolov7.engine.log import LAST_COLUMNS, VALIDATION
-from yolov7.experiments.charts import curves_chart
 from yolov7.experiments.compare_runs import Runs, find_runs, losses_among
 from yolov7.pages import DataTable, Page, Section, write_page
+from yolov7.pages.charts import curves_chart
 from yolov7.runtime import folders
 from yolov7.runtime.progress import Progress
 from yolov7.runtime.tables import Table, columns_text

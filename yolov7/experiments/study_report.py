@@ -13,11 +13,11 @@ from yolov7.config import atomic_write, override
 from yolov7.config.program import words_of
 from yolov7.config.recipe import Recipe
 from yolov7.engine.run_config import settings_text
-from yolov7.evaluation.plots import to_png
-from yolov7.experiments.charts import bars_chart, curves_chart, points_chart
 from yolov7.experiments.search_space import split
 from yolov7.experiments.studies import StudyFolder
 from yolov7.pages import Chart, DataTable, Facts, Page, Section, write_page
+from yolov7.pages.charts import bars_chart, curves_chart, points_chart
+from yolov7.pages.style import to_png
 from yolov7.runtime.tables import Table, columns_text
 
 if TYPE_CHECKING:

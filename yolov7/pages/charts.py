@@ -1,12 +1,12 @@
-"""Charts of many trainings, for pages."""
+"""Charts for pages: one panel each, so that they stand below each other on a narrow screen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from yolov7.evaluation.plots import COLOURS, DASHES, GREY, PALE, new_figure, quiet_axes
-from yolov7.pages import Chart
+from yolov7.pages.page import Chart
+from yolov7.pages.style import COLOURS, DASHES, GREY, PALE, new_figure, quiet_axes
 
 SIZE = (6.2, 3.9)  # inches
 FONT = 10
