@@ -853,6 +853,9 @@ def average(
 def check_data(
     *,
     data: PathLike = "",
+    report: str = "",
+    cfg: PathLike | None = None,
+    img_size: int | None = None,
     all: bool = False,
     decode: bool = True,
     verbose: bool = False,
@@ -862,6 +865,10 @@ def check_data(
     The flags of ``yolov7 data check``:
 
       data: data set: a YAML or .data file, a shipped name, or a folder
+      report: also write a page with charts, examples and samples: an HTML file
+      cfg: model whose size and anchors the page shows objects beside; default: yolov7-tiny
+      img_size: side of the network input of the page; default: the data set's settings for the model,
+        then the model's
       all: show every fault, not only the first ones
       decode: decode every image, which finds damaged ones and those that stand in two splits (default:
         True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from yolov7.config import InputError
 from yolov7.config.options import AnchorsOptions, CheckOptions, ConvertOptions, ShardOptions
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from yolov7.data.check import DataFacts
     from yolov7.engine.anchors import AnchorFit
@@ -20,8 +22,14 @@ def check(options: CheckOptions) -> DataFacts:
 
     if not options.data:
         raise InputError("--data is missing; accepted: a YAML or .data file, a shipped name, or a folder")
+    if options.report and Path(options.report).suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--report {options.report!r}; accepted: an HTML file (data.html)")
     facts = check_data(options.data, options.decode)
-    logging.getLogger(__name__).info("%s", facts.text(options.all))
+    logger.info("%s", facts.text(options.all))
+    if options.report:
+        from yolov7.engine.data_report import write_data_report
+
+        logger.info("\npage: %s", write_data_report(facts, options))
     return facts
 
 

@@ -221,6 +221,12 @@ class CheckOptions:
     """Flags of ``yolov7 data check``."""
 
     data: str = option("", "data set: a YAML or .data file, a shipped name, or a folder", group="model and data")
+    report: str = option("", "also write a page with charts, examples and samples: an HTML file",
+                         group="what is written")
+    cfg: str | None = option(None, "model whose size and anchors the page shows objects beside; default: yolov7-tiny",
+                             group="model and data")
+    img_size: int | None = option(None, "side of the network input of the page; default: the data set's settings for "
+                                  "the model, then the model's", low=32, most=MAX_SIDE, group="model and data")
     all: bool = option(False, "show every fault, not only the first ones", group="run and output")
     decode: bool = option(True, "decode every image, which finds damaged ones and those that stand in two splits",
                           group="reading")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 
 from yolov7.config import InputError
 from yolov7.data.catalog import DataSource, open_data, open_split
+from yolov7.data.data_yaml import RunSettings
+from yolov7.data.duplicates import difference_hash, groups_of_near
 from yolov7.data.formats import format_of
 from yolov7.data.image_set import SHOWN_FAULTS, Fault, ImageSet
 from yolov7.data.images import load_image
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 GOOD, FAULTY, UNUSABLE = 0, 1, 2
 _SHOWN_FOLDERS = 3
+_SHOWN_ALIKE = 4  # images of a group
 _CHUNK = 50  # images that are decoded between two steps of the progress bar
 _PARALLEL_FROM = 200  # images; decoding takes longer than reading headers
 _READERS = logging.getLogger("yolov7.data")
@@ -50,6 +54,8 @@ class SplitFacts:
     sizes: tuple[tuple[int, int], ...] = ()  # width, height of the images by area: smallest, median, largest
     faults: tuple[Fault, ...] = ()
     digests: tuple[tuple[str, str], ...] = ()  # path and digest of the pixels of each image, where they were decoded
+    hashes: tuple[bytes, ...] = field(default=(), repr=False)  # what each of them looks like (`duplicates`)
+    image_set: ImageSet | None = field(default=None, repr=False, compare=False)
     error: str = ""  # why it cannot be used
 
     @property
@@ -71,6 +77,7 @@ class DataFacts:
     splits: tuple[SplitFacts, ...] = ()
     notes: tuple[str, ...] = ()  # what the readers decided
     error: str = ""
+    settings: Mapping[str, RunSettings] = field(default_factory=dict, repr=False)  # of a training, by model
 
     @property
     def shared(self) -> tuple[tuple[str, str, str, str], ...]:
@@ -83,6 +90,20 @@ class DataFacts:
                 if split != facts.split:
                     found.append((split, earlier, facts.split, path))
         return tuple(found)
+
+    @cached_property
+    def alike(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Groups of images that look alike, but are not the same: split and path of each, the largest group first.
+
+        Of images that are the same to the pixel the first one stands for all.
+        """
+        first: dict[str, tuple[str, str, bytes]] = {}
+        for facts in self.splits:
+            for (path, digest), signs in zip(facts.digests, facts.hashes, strict=True):
+                first.setdefault(digest, (facts.split, path, signs))
+        images = list(first.values())
+        return tuple(tuple(images[place][:2] for place in group)
+                     for group in groups_of_near([signs for _, _, signs in images]))
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -109,7 +130,7 @@ class DataFacts:
         lines += ["", *_table_of_splits(usable), "", *_table_of_classes(self.names, usable)] if usable else []
         for facts in self.splits:
             lines += _places(facts, every) + _faults(facts, every)
-        lines += _shared(self.shared, every)
+        lines += _shared(self.shared, every) + _alike(self.alike, every)
         lines += [f"\ncannot be used: {error}" for error in self.errors]
         return "\n".join(lines)
 
@@ -124,10 +145,11 @@ def check_data(data: str, decode: bool = True) -> DataFacts:
             source = open_data(data)
         except InputError as error:
             return DataFacts(data, notes=tuple(notes), error=str(error))
-        pairs = [_check_split(source, split, decode) for split in source.splits]
-    layout = next((found.keypoint_layout for _, found in pairs if found is not None), KeypointLayout())
+        splits = tuple(_check_split(source, split, decode) for split in source.splits)
+    layout = next((facts.image_set.keypoint_layout for facts in splits if facts.image_set is not None),
+                  KeypointLayout())
     return DataFacts(data, source.file, source.names, source.names_file or source.file, layout.names, bool(layout.flip),
-                     tuple(facts for facts, _ in pairs), tuple(dict.fromkeys(notes)))
+                     splits, tuple(dict.fromkeys(notes)), settings=source.settings)
 
 
 @contextmanager
@@ -158,13 +180,15 @@ def _heard() -> Iterator[list[str]]:
         _READERS.removeHandler(listener)
 
 
-def _check_split(source: DataSource, split: str, decode: bool) -> tuple[SplitFacts, ImageSet | None]:
+def _check_split(source: DataSource, split: str, decode: bool) -> SplitFacts:
     kind = format_of(source.splits[split]).name
     try:
         image_set = open_split(source, split, training=split == "train", crowds=True, labelled=split == "val")
     except InputError as error:
-        return SplitFacts(split, kind, error=str(error)), None
-    digests, damaged = _decoded(image_set) if decode else ((), ())
+        return SplitFacts(split, kind, error=str(error))
+    decoded = _decoded(image_set) if decode else []
+    damaged = tuple(Fault(image.path, f"{image.reason}; the image is skipped") for image in decoded if image.reason)
+    whole = [image for image in decoded if not image.reason]
     objects = image_set.objects[~image_set.objects.crowd]
     sizes = image_set.sizes[np.argsort(image_set.sizes.astype(np.int64).prod(1), kind="stable")]
     return SplitFacts(
@@ -174,30 +198,37 @@ def _check_split(source: DataSource, split: str, decode: bool) -> tuple[SplitFac
         shapes=shape_facts(image_set),
         per_class=tuple(np.bincount(objects.labels, minlength=len(source.names)).tolist()),
         sizes=tuple((int(sizes[i, 1]), int(sizes[i, 0])) for i in (0, len(sizes) // 2, -1)),
-        faults=(*image_set.faults, *damaged), digests=digests), image_set
+        faults=(*image_set.faults, *damaged), digests=tuple((image.path, image.digest) for image in whole),
+        hashes=tuple(image.signs for image in whole), image_set=image_set)
 
 
-def _decoded(image_set: ImageSet) -> tuple[tuple[tuple[str, str], ...], tuple[Fault, ...]]:
-    """Digests of the images, and those that only look whole from outside."""
-    parts = map_chunks(_digests, (image_set.paths,), f"{image_set.split}: decoding", _CHUNK, _PARALLEL_FROM)
-    found = [item for part in parts for item in part]
-    return (tuple((path, digest) for path, digest, reason in found if not reason),
-            tuple(Fault(path, f"{reason}; the image is skipped") for path, _, reason in found if reason))
+class _Decoded(NamedTuple):
+    """What is kept of an image's pixels."""
+
+    path: str
+    digest: str = ""
+    signs: bytes = b""
+    reason: str = ""  # why it cannot be decoded
 
 
-def _digests(paths: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Path, digest of the pixels, and why there is none."""
-    return [(path, *_digest(path)) for path in paths]
+def _decoded(image_set: ImageSet) -> list[_Decoded]:
+    """Every image, those that only look whole from outside, too."""
+    parts = map_chunks(_decode, (image_set.paths,), f"{image_set.split}: decoding", _CHUNK, _PARALLEL_FROM)
+    return [image for part in parts for image in part]
 
 
-def _digest(path: str) -> tuple[str, str]:
+def _decode(paths: Sequence[str]) -> list[_Decoded]:
+    return [_decode_one(path) for path in paths]
+
+
+def _decode_one(path: str) -> _Decoded:
     try:
         image = load_image(path)
     except InputError as error:
-        return "", str(error).removeprefix(f"{path}: ")
+        return _Decoded(path, reason=str(error).removeprefix(f"{path}: "))
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest(), ""
+    return _Decoded(path, digest.hexdigest(), difference_hash(image))
 
 
 def _folders(paths: Sequence[str]) -> tuple[str, ...]:
@@ -264,3 +295,15 @@ def _shared(shared: Sequence[tuple[str, str, str, str]], every: bool) -> list[st
         return []
     lines = [f"{split}: {path} = {other}: {place}" for split, path, other, place in shared]
     return ["", f"the same image in two splits: {len(shared)}", *_listed(lines, every)]
+
+
+def _alike(groups: Sequence[Sequence[tuple[str, str]]], every: bool) -> list[str]:
+    """Groups that look alike: how many there are, and those that two splits share."""
+    if not groups:
+        return []
+    across = [group for group in groups if len({split for split, _ in group}) > 1]
+    lines = [", ".join(f"{split}: {path}" for split, path in group[:_SHOWN_ALIKE]) + (
+        f" and {len(group) - _SHOWN_ALIKE} more" if len(group) > _SHOWN_ALIKE else "") for group in across]
+    images = sum(map(len, groups))
+    return ["", f"images that look alike: {images} in {len(groups)} groups, {len(across)} of them across splits",
+            *_listed(lines, every)]

@@ -93,16 +93,26 @@ def _chosen(detections: Instances, objects: int, min_score: float) -> tuple[Inst
 def _truth_panel(image: np.ndarray, truth: Objects, image_set: ImageSet, columns: Collection[str],
                  draw: Overlay) -> Panel:
     """The objects with those of the columns of the detections that the data set has; without one as boxes alone."""
+    found = _instances_of_objects(truth, image_set, image.shape[:2], columns)
+    return _panel(image, found, image_set.names, draw if found.extra else draw_instances, False,
+                  f"ground truth: {len(truth) or 'none'}")
+
+
+def instances_of_truth(image_set: ImageSet, index: int, size: tuple[int, int]) -> Instances:
+    """The objects of an image of this height and width, with masks and key points where there are some."""
+    return _instances_of_objects(image_set.objects_of(index), image_set, size, ("masks", "keypoints"))
+
+
+def _instances_of_objects(truth: Objects, image_set: ImageSet, size: tuple[int, int],
+                          columns: Collection[str]) -> Instances:
     extra: dict[str, Any] = {}
     if "masks" in columns and truth.has_polygon.any():
-        extra["masks"] = _masks_of_polygons(list(truth.polygons), image.shape[:2])
+        extra["masks"] = _masks_of_polygons(list(truth.polygons), size)
     if "keypoints" in columns and truth.keypoints.shape[1]:
         extra["keypoints"] = _scored(torch.from_numpy(np.asarray(truth.keypoints, np.float32)))
-    found = Instances(torch.from_numpy(np.asarray(truth.boxes, np.float32)), torch.ones(len(truth)),
-                      torch.from_numpy(np.asarray(truth.labels)), image_set.names, extra,
-                      image_set.keypoint_layout.arguments())
-    return _panel(image, found, image_set.names, draw if extra else draw_instances, False,
-                  f"ground truth: {len(truth) or 'none'}")
+    return Instances(torch.from_numpy(np.asarray(truth.boxes, np.float32)), torch.ones(len(truth)),
+                     torch.from_numpy(np.asarray(truth.labels)), image_set.names, extra,
+                     image_set.keypoint_layout.arguments())
 
 
 def _panel(image: np.ndarray, found: Instances, names: Sequence[str], draw: Overlay, with_scores: bool,

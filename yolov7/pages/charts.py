@@ -81,3 +81,61 @@ def _look(place: int) -> dict[str, Any]:
 
 def _short(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-MAX_NAME // 2 :]}"
+
+
+def histogram_chart(title: str, values: Mapping[str, Any], x: str, logarithmic: bool = False, bins: int = 40) -> Chart:
+    """How often values lie where, as shares of each name's own: numbers that are not finite, or not above 0 on a
+    logarithmic axis, are left out.
+    """
+    import numpy as np
+
+    kept = {name: np.asarray(found, float)[np.isfinite(found) & (np.asarray(found) > (0 if logarithmic else -np.inf))]
+            for name, found in values.items()}
+    every = np.concatenate([*kept.values(), np.zeros(0)])
+    low, high = (float(every.min()), float(every.max())) if len(every) else (1.0, 2.0)
+    high = high if high > low else low + 1
+    edges = np.geomspace(low, high, bins + 1) if logarithmic else np.linspace(low, high, bins + 1)
+    figure, (axes,) = new_figure(*SIZE, 1)
+    for place, (name, found) in enumerate(kept.items()):
+        counts = np.histogram(found, edges)[0] / max(len(found), 1)
+        axes.stairs(counts, edges, label=_short(name), linewidth=1.6, **_look(place))
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlabel(x, color=GREY, fontsize=FONT)
+    axes.set_ylabel("share", color=GREY, fontsize=FONT)
+    _finish(axes)
+    if len(kept) > 1:
+        axes.legend(frameon=False, fontsize=FONT - 1.5)
+    ranges = ", ".join(f"{_short(name)}: {len(found)} values" for name, found in kept.items())
+    return Chart(figure, f"{title}: {ranges} from {low:.3g} to {high:.3g}", title)
+
+
+def density_chart(title: str, counts: Any, extent: tuple[float, float, float, float], labels: tuple[str, str],
+                  marks: Mapping[str, Points] | None = None, logarithmic: bool = False) -> Chart:
+    """Counts ``[rows, columns]``, the first row on top, as colour; ``extent`` is left, right, bottom, top of the axes,
+    ``marks`` are points by what they are.
+    """
+    import numpy as np
+
+    share = np.asarray(counts, float) / max(float(np.max(counts, initial=0)), 1.0)
+    colour = np.zeros((*share.shape, 4))
+    colour[..., :3] = [int(COLOURS[0][start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    colour[..., 3] = np.where(share > 0, 0.08 + 0.92 * np.sqrt(share), 0)
+    figure, (axes,) = new_figure(*SIZE, 1)
+    left, right, bottom, top = extent
+    rows, columns = share.shape
+    spaced = np.geomspace if logarithmic else np.linspace
+    axes.pcolormesh(spaced(left, right, columns + 1), spaced(top, bottom, rows + 1), colour, rasterized=True)
+    for place, (name, points) in enumerate((marks or {}).items(), 1):
+        axes.plot(*zip(*points, strict=True), "x", color=COLOURS[place % len(COLOURS)], markersize=7,
+                  markeredgewidth=2, label=_short(name))
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlabel(labels[0], color=GREY, fontsize=FONT)
+    axes.set_ylabel(labels[1], color=GREY, fontsize=FONT)
+    axes.set_ylim(bottom, top)
+    _finish(axes)
+    if marks:
+        axes.legend(frameon=False, fontsize=FONT - 1.5)
+    return Chart(figure, f"{title}: {labels[1]} over {labels[0]}, {int(np.sum(counts))} in all", title)
