@@ -269,6 +269,7 @@ def test(
     img_size: int | None = None,
     sizes: int | Sequence[int] = (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536),
     metric: Literal["coco", "v7"] = "coco",
+    report: bool = False,
     workers: int | None = None,
     classes: int | str | Sequence[int | str] | None = None,
     single_cls: bool = False,
@@ -311,6 +312,8 @@ def test(
       sizes: sizes of task study (default: (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536))
       metric: the official COCO score, or also the metric of the reference implementation (default:
         coco)
+      report: also write a page, report.html: curves, kinds of errors and what they cost, confusion with
+        examples, worst images, calibration
       workers: loader processes, never more than cores; default: the cores that the process may use
       classes: score these classes only (numbers or names); default: those that the weights know
       single_cls: take all classes as one; weights of ours that were trained so say it themselves
@@ -346,6 +349,7 @@ def test(
     img_size: int | None = None,
     sizes: int | Sequence[int] = (256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1408, 1536),
     metric: Literal["coco", "v7"] = "coco",
+    report: bool = False,
     workers: int | None = None,
     classes: int | str | Sequence[int | str] | None = None,
     single_cls: bool = False,

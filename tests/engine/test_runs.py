@@ -312,8 +312,8 @@ BAD_COMMANDS = [
     ("detect", [], "--source is missing"),
     ("detect", ["--source", ".", "--classes", "sqare"], "did you mean 'square'"),
     ("export", ["--format", "onxx"], "unknown format 'onxx'; accepted: weights, original, torchscript, onnx"),
-    ("trian", [], "unknown command 'trian'; accepted: train, test, speed, detect, export, models, recipe, data; did "
-     "you mean 'train'?"),
+    ("trian", [], "unknown command 'trian'; accepted: train, test, speed, detect, export, models, recipe, tune, "
+     "compare, ablation, average, data; did you mean 'train'?"),
 ]
 
 

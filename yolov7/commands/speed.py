@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yolov7.config import InputError
 from yolov7.config.options import TestOptions
 
 if TYPE_CHECKING:
@@ -14,4 +15,7 @@ def measure(options: TestOptions) -> SpeedTable:
     """What weights cost: time of each stage, AP over time at several sizes, half and full precision."""
     from yolov7.engine import speed
 
+    if options.report:
+        raise InputError(f"--report: is a page of an evaluation, which --task {options.task} is not; accepted: --task "
+                         "train, val or test beside it")
     return speed.TASKS[options.task](options)

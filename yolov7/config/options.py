@@ -89,6 +89,8 @@ class TestOptions(OutputFolder, NMSFlags, NetworkOptions):
                                     group="what is measured")
     metric: Literal["coco", "v7"] = option("coco", "the official COCO score, or also the metric of the reference "
                                            "implementation", group="what is measured")
+    report: bool = option(False, "also write a page, report.html: curves, kinds of errors and what they cost, "
+                          "confusion with examples, worst images, calibration", group="what is written")
     workers: int | None = option(None, "loader processes, never more than cores; default: the cores that the process "
                                  "may use", low=0, most=MAX_COUNT, group="device and speed")
     classes: tuple[str, ...] | None = option(None, "score these classes only (numbers or names); default: those "
@@ -106,6 +108,7 @@ class SpeedOptions(TestOptions):
     task: Literal["speed", "study", "table10"] = option(  # fewer than in test
         "speed", "what each stage takes (speed), AP and time at several sizes (study), half and full precision at IoU "
         "0.65 and 0.70 as in table 10 of the paper (table10)", group="what is measured")
+    report: bool = option(False, "of evaluations alone", flag=False)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from yolov7.data.image_set import ImageSet, choose_classes, class_names, displac
 from yolov7.data.loader import BatchLoader, evaluation_loader, fixed_shape_loader
 from yolov7.data.transport import worker_failures
 from yolov7.data.windows import check_room, fetch_first
+from yolov7.engine.evaluation_report import with_report, write_evaluation_report
 from yolov7.engine.measured_with import checksums, measured_with
 from yolov7.engine.sheets import SHOWN_SCORE, prediction_sheet, write_image
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
@@ -55,7 +56,7 @@ def test(options: TestOptions) -> TestRun:
             report_faults(subject.image_set, folder)
         loader = subject.loader(options.img_size, options.batch_size, options.workers, processes)
         nms = subject.nms(options)
-        evaluation = subject.evaluate(loader, nms, processes, complete=True)
+        evaluation = subject.evaluate(loader, nms, processes, complete=True, report=options.report)
         if len(evaluation.left_out) == len(subject.image_set):
             raise InputError(f"none of the {len(subject.image_set)} images can be read; the first: "
                              f"{evaluation.left_out[0]}")
@@ -65,6 +66,8 @@ def test(options: TestOptions) -> TestRun:
             _report(evaluation, subject, folder, options.metric)
             settings = measured_with(subject, evaluation, options, nms, weights, processes.world_size)
             _write(evaluation, subject, folder, settings)
+            if options.report:
+                logger.info("page: %s", write_evaluation_report(evaluation, subject.image_set, folder, settings))
     return TestRun(evaluation, folder, subject.image_set.names)
 
 
@@ -113,10 +116,13 @@ class Subject:
         return find_task(self.network.info.head)
 
     def evaluate(self, loader: BatchLoader, nms: NMSOptions, processes: Processes = Processes(),  # noqa: B008  # frozen
-                 complete: bool = False) -> Evaluation:
-        """Run the network over batches; ``complete`` for all that there is to say beside the official scores."""
+                 complete: bool = False, report: bool = False) -> Evaluation:
+        """Run the network over batches; ``complete`` for all that there is to say beside the official scores,
+        ``report`` for what a page shows, too.
+        """
         training = self.task.training()
         evaluators = training.evaluators(self.image_set, complete)
+        evaluators = with_report(evaluators, self.image_set) if report else evaluators
         with worker_failures():
             return evaluate(self.network, loader, self.image_set, nms, evaluators, processes,
                             self.task.after(self.masks, self.mask_scores, training.finish))

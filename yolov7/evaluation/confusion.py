@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from yolov7.data.image_set import ImageSet
 
 TABLE_CLASSES = 10  # up to here the matrix is a table that a terminal can show
+CELL_EXAMPLES = 3  # of each cell
 LISTED_ERRORS = 8  # with more classes, the most frequent ones of each kind
 
 
@@ -54,6 +55,12 @@ class ConfusionMatrix(ImageJudge):
         missed = np.delete(image.true_labels, columns)
         predicted = np.append(image.labels, np.full(len(missed), self.num_classes))
         np.add.at(self.matrix, (predicted, np.append(truth, missed)), 1)
+        self.note(image, truth, columns)
+
+    def note(self, image: Comparison, truth: Integers, columns: Integers) -> None:
+        """Told of each image that was counted: the true class of its detections, int64 ``[N]``, which may be
+        background, and the objects that are matched.
+        """
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add the images of another process; `ValueError` if that one counted by other rules."""
@@ -98,6 +105,38 @@ class ConfusionMatrix(ImageJudge):
             ("missed", self.matrix[-1:, :-1], lambda _, true: names[true]),
             ("found where nothing is", self.matrix[:-1, -1:], lambda predicted, _: names[predicted]))
         return [line for kind in kinds for line in _most_frequent(*kind)]
+
+
+class ConfusionExamples(ConfusionMatrix):
+    """One that keeps examples of each cell that is an error: path, box and score, the highest scores first."""
+
+    def __init__(self, num_classes: int, confidence: float = 0.25, iou: float = 0.45,
+                 similarity: Similarity = OF_BOXES) -> None:
+        super().__init__(num_classes, confidence, iou, similarity)
+        self.examples: dict[tuple[int, int], list[tuple[float, str, tuple[float, ...]]]] = {}
+
+    def note(self, image: Comparison, truth: Integers, columns: Integers) -> None:
+        """See `ConfusionMatrix`."""
+        for row in np.flatnonzero(image.labels != truth).tolist():
+            self._keep((int(image.labels[row]), int(truth[row])),
+                       (float(image.scores[row]), image.path, tuple(image.boxes[row].tolist())))
+        for row in np.setdiff1d(np.arange(len(image.true_labels)), columns).tolist():
+            area = float((image.true_boxes[row, 2:] - image.true_boxes[row, :2]).prod())
+            self._keep((self.num_classes, int(image.true_labels[row])),
+                       (area, image.path, tuple(image.true_boxes[row].tolist())))
+
+    def _keep(self, cell: tuple[int, int], example: tuple[float, str, tuple[float, ...]]) -> None:
+        kept = self.examples.setdefault(cell, [])
+        kept.append(example)
+        kept.sort(key=lambda one: (-one[0], *one[1:]))
+        del kept[CELL_EXAMPLES:]
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add the images of another process, and its examples."""
+        super().merge(other)
+        for cell, examples in getattr(other, "examples", {}).items():
+            for example in examples:
+                self._keep(cell, example)
 
 
 def _most_frequent(kind: str, counts: Integers, name: Callable[[int, int], str]) -> list[str]:

@@ -11,13 +11,16 @@ from yolov7.pages.style import COLOURS, DASHES, GREY, PALE, new_figure, quiet_ax
 SIZE = (6.2, 3.9)  # inches
 FONT = 10
 MAX_NAME = 34  # characters in a legend
+MAX_NUMBERED = 30  # classes of a matrix with numbers
 TOLD_APART = len(COLOURS) * len(DASHES)  # curves; more of them are grey
 
 Points = Sequence[tuple[float, float]]
 
 
-def curves_chart(title: str, curves: Mapping[str, Points], x: str = "epoch") -> Chart:
-    """A line for each name over ``x``; beyond `TOLD_APART` names only the first of them have a look of their own."""
+def curves_chart(title: str, curves: Mapping[str, Points], x: str = "epoch", whole: bool = True) -> Chart:
+    """A line for each name over ``x``, which has ``whole`` numbers; beyond `TOLD_APART` names only the first of them
+    have a look of their own.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure, (axes,) = new_figure(*SIZE, 1)
@@ -25,7 +28,8 @@ def curves_chart(title: str, curves: Mapping[str, Points], x: str = "epoch") -> 
         xs, ys = zip(*points, strict=True) if points else ((), ())
         axes.plot(xs, ys, label=_short(name), linewidth=1.6, marker="o" if len(points) == 1 else "", **_look(place))
     axes.set_xlabel(x, color=GREY, fontsize=FONT)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _finish(axes)
     shown = min(len(curves), TOLD_APART)
     if shown > 1:
@@ -139,3 +143,34 @@ def density_chart(title: str, counts: Any, extent: tuple[float, float, float, fl
     if marks:
         axes.legend(frameon=False, fontsize=FONT - 1.5)
     return Chart(figure, f"{title}: {labels[1]} over {labels[0]}, {int(np.sum(counts))} in all", title)
+
+
+def matrix_chart(title: str, shares: Any, counts: Any, rows: Sequence[str], columns: Sequence[str],
+                 labels: tuple[str, str]) -> Chart:
+    """Cells ``[R, C]`` as colour by their share, with their counts where there is room; row 0 is on top."""
+    count = max(len(rows), len(columns))
+    side = min(2.2 + 0.42 * count, 9.0)
+    font = FONT - 1 if count <= MAX_NUMBERED else max(FONT - 1 - count // 20, 4)
+    figure, (axes,) = new_figure(side + 1.2, side, 1)
+    for row, column in ((row, column) for row in range(len(rows)) for column in range(len(columns))):
+        if shares[row][column] > 0:
+            axes.add_patch(_cell(column, row, float(shares[row][column])))
+            if count <= MAX_NUMBERED:
+                axes.text(column, row, f"{counts[row][column]:,}", ha="center", va="center", fontsize=font)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, fontsize=font,
+                    parse_math=False)
+    axes.set_yticks(range(len(rows)), [_short(name) for name in rows], fontsize=font, parse_math=False)
+    axes.set_xlabel(labels[0], color=GREY, fontsize=FONT)
+    axes.set_ylabel(labels[1], color=GREY, fontsize=FONT)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return Chart(figure, f"{title}: {labels[1]} by {labels[0]}", title)
+
+
+def _cell(column: int, row: int, share: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=COLOURS[0], alpha=0.1 + 0.6 * share)
