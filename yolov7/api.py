@@ -14,17 +14,25 @@ import numpy as np
 import torch
 
 from yolov7.config import InputError, RunError
-from yolov7.config.arguments import CallArguments, LoadArguments, check_arguments, named_as_arguments
+from yolov7.config.arguments import (
+    CallArguments,
+    LoadArguments,
+    TrackArguments,
+    check_arguments,
+    named_as_arguments,
+)
 from yolov7.config.options import MaskMode, MaskScores, NetworkOptions, Precision
 from yolov7.data.any_image import ImageLike, PathLike, is_one_image, to_array
 from yolov7.data.image_set import class_indices
 from yolov7.data.sources import open_images, open_source
 from yolov7.data.video import Frame, is_address
+from yolov7.inference.draw import Overlay
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network
 from yolov7.inference.nms import NMSOptions
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.results import ImageResult, Results
+from yolov7.inference.tracking import LOW, TrackOptions, TrackOverlay, Tracks
 from yolov7.runtime import folders
 from yolov7.runtime.device import select_device
 from yolov7.runtime.forks import survive_forks
@@ -119,12 +127,26 @@ class Model:
         stream it is always the newest frame. Arguments and errors are those of a call; the source is opened with the
         first result. What could not be read is logged at the end.
         """
-        if isinstance(source, bool) or not isinstance(source, (str, os.PathLike, int)):
-            raise InputError(f"model.stream(), source: found a {type(source).__name__}; accepted: a path, an address, "
-                             "or the number of a camera")
+        _check_source(source, "model.stream()")
         predictor = self._predictor("model.stream()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
                                     agnostic=agnostic, masks=masks, mask_scores=mask_scores)
         return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor)
+
+    def track(self, source: PathLike | int, tracker: str = "bytetrack", buffer: float = 1.0,
+              **arguments: Any) -> Iterator[ImageResult]:
+        """`stream` that follows objects: each has a number, in the column ``track``, -1 where it has none yet.
+
+        ``tracker`` is ``bytetrack``, ``ocsort``, ``botsort`` or ``sort`` of the package trackers, ``buffer`` how many
+        seconds an object is remembered that is not seen, ``arguments`` are those of a call. Every video and stream has
+        a tracker of its own; images of a folder are taken as one film. `ImageResult.plot` draws numbers and tails.
+        """
+        _check_source(source, "model.track()")
+        given = check_arguments(TrackArguments, "model.track()", tracker=tracker, buffer=buffer, **arguments)
+        with named_as_arguments():
+            tracks = Tracks(TrackOptions(given.tracker or "bytetrack", given.conf, given.buffer))
+        found = {**arguments, "conf": min(given.conf, LOW)}
+        predictor = self._predictor("model.track()", **found)
+        return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor, tracks)
 
     def _predictor(self, call: str, **arguments: Any) -> Predictor:
         given = check_arguments(CallArguments, call, **arguments)
@@ -137,9 +159,9 @@ class Model:
             return Predictor(self.network, options, given.size, self.task.after(given.masks, given.mask_scores))
 
     def _result(self, found: Instances, image: np.ndarray, path: str, frame: int = 0,
-                seconds: float | None = None) -> ImageResult:
+                seconds: float | None = None, draw: Overlay | None = None) -> ImageResult:
         return ImageResult(found.boxes, found.scores, found.labels, found.names, found.extra, found.facts, image, path,
-                           self.task.draw, frame, seconds)
+                           draw or self.task.draw, frame, seconds)
 
     def _of_folder(self, folder: str, predictor: Predictor) -> Results:
         files, found, kept = open_images(folder), Results(), 0
@@ -152,7 +174,7 @@ class Model:
         _tell(files.faults)
         return found
 
-    def _frames(self, source: str, predictor: Predictor) -> Iterator[ImageResult]:
+    def _frames(self, source: str, predictor: Predictor, tracks: Tracks | None = None) -> Iterator[ImageResult]:
         from yolov7.inference.detect import prefetch
 
         with named_as_arguments(), closing(open_source(source)) as frames:
@@ -160,12 +182,22 @@ class Model:
             with closing(read if frames.live else prefetch(read)) as batches:
                 for batch in batches:
                     found = predictor([frame.image for frame in batch])
-                    yield from map(self._of_frame, batch, found)
+                    for frame, instances in zip(batch, found, strict=True):
+                        yield self._of_frame(frame, instances, tracks)
             _tell(frames.faults)
 
-    def _of_frame(self, frame: Frame, found: Instances) -> ImageResult:
-        seconds = None if frame.video is None else frame.seconds
-        return self._result(found, frame.image, frame.path, frame.index, seconds)
+    def _of_frame(self, frame: Frame, found: Instances, tracks: Tracks | None) -> ImageResult:
+        seconds, draw = None if frame.video is None else frame.seconds, None
+        if tracks is not None:
+            found = tracks.update(frame, found)
+            draw = TrackOverlay(self.task.draw, tracks.tails(frame))
+        return self._result(found, frame.image, frame.path, frame.index, seconds, draw)
+
+
+def _check_source(source: Any, call: str) -> None:
+    if isinstance(source, bool) or not isinstance(source, (str, os.PathLike, int)):
+        raise InputError(f"{call}, source: found a {type(source).__name__}; accepted: a path, an address, or the "
+                         "number of a camera")
 
 
 def _folder(images: Any) -> str:

@@ -456,12 +456,15 @@ def detect(
     img_size: int | None = None,
     classes: int | str | Sequence[int | str] | None = None,
     agnostic_nms: bool = False,
+    track: Literal["bytetrack", "ocsort", "botsort", "sort"] | None = None,
+    track_buffer: float = 1.0,
     save_txt: bool = False,
     save_conf: bool = False,
     save_json: bool = False,
     save_jsonl: bool = False,
     save_coco: bool = False,
     save_csv: bool = False,
+    save_mot: bool = False,
     save_crop: bool = False,
     crop_masks: bool = False,
     round_boxes: bool = False,
@@ -505,6 +508,9 @@ def detect(
       img_size: long side of the network input; default: that of the weights
       classes: keep only these classes (numbers or names)
       agnostic_nms: NMS across classes
+      track: follow objects from frame to frame: every detection gets a number, which all that is
+        written has
+      track_buffer: with track: seconds that an object is remembered which is not seen (default: 1.0)
       save_txt: also write one text file an image: class cx cy w h, normalised; with masks a polygon
         instead of the box, with key points x y v of each behind it
       save_conf: add the score to the text files
@@ -512,6 +518,7 @@ def detect(
       save_jsonl: also write detections.jsonl: the same, one line a frame as it comes
       save_coco: also write predictions.json: results as COCO has them
       save_csv: also write detections.csv: one line a detection
+      save_mot: with track: also write mot/NAME.txt of each video, in the format of MOT Challenge
       save_crop: also write an image of every detection, in a folder a class
       crop_masks: with save_crop: PNG images that are transparent outside of the object's mask
       round_boxes: boxes in whole pixels, as the reference implementation writes them

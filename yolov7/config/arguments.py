@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from yolov7.config.errors import InputError, RunError, unknown
 from yolov7.config.flags import check_paths, flag_fields, flag_of
@@ -54,7 +54,15 @@ class CallArguments:
     mask_scores: MaskScores | None = same_as(DetectOptions, "mask_scores")
 
 
-ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, CallArguments)
+@dataclass(frozen=True)
+class TrackArguments(CallArguments):
+    """Of ``model.track()``."""
+
+    tracker: Literal["bytetrack", "ocsort", "botsort", "sort"] | None = same_as(DetectOptions, "track")
+    buffer: float = same_as(DetectOptions, "track_buffer")
+
+
+ARGUMENTS = {field.metadata["flag"]: field.name for call in (LoadArguments, TrackArguments)
              for field in dataclasses.fields(call)} | {"--source": "source"}  # of load and of a model, by flag
 
 

@@ -124,6 +124,11 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
                                   most=MAX_SIDE, group="model and data")
     classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)", group="detections")
     agnostic_nms: bool = option(False, "NMS across classes", group="detections")
+    track: Literal["bytetrack", "ocsort", "botsort", "sort"] | None = option(
+        None, "follow objects from frame to frame: every detection gets a number, which all that is written has",
+        nargs="?", const="bytetrack", group="detections")
+    track_buffer: float = option(1.0, "with --track: seconds that an object is remembered which is not seen", low=0,
+                                 high=600, group="detections")
     save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised; with masks a "
                             "polygon instead of the box, with key points x y v of each behind it",
                             group="what is written")
@@ -134,6 +139,8 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
                               group="what is written")
     save_coco: bool = option(False, "also write predictions.json: results as COCO has them", group="what is written")
     save_csv: bool = option(False, "also write detections.csv: one line a detection", group="what is written")
+    save_mot: bool = option(False, "with --track: also write mot/NAME.txt of each video, in the format of MOT "
+                            "Challenge", group="what is written")
     save_crop: bool = option(False, "also write an image of every detection, in a folder a class",
                              group="what is written")
     crop_masks: bool = option(False, "with --save-crop: PNG images that are transparent outside of the object's mask",

@@ -20,6 +20,7 @@ from yolov7.keypoints import layout_of
 from yolov7.masks import Masks
 from yolov7.structures import Instances
 
+TRACK = "track"  # the column of objects that are followed
 VISIBLE, NOT_LABELLED = (2.0,), (0.0, 0.0, 0.0)
 MAX_LINES = 500  # of the polygon of one mask; the longest ones stay
 
@@ -44,6 +45,9 @@ def coco_values(found: Instances) -> list[dict[str, Any]]:
     if isinstance(masks := found.extra.get("masks"), Masks):
         for row, rle in zip(rows, masks.rles, strict=True):
             row["segmentation"] = rle
+    if TRACK in found.extra:
+        for row, track in zip(rows, found.extra[TRACK].tolist(), strict=True):
+            row["track_id"] = track
     if "keypoints" in found.extra:
         for row, points in zip(rows, found.extra["keypoints"].flatten(1).tolist(), strict=True):
             row["keypoints"] = [round(value, 3) for value in points]
@@ -59,6 +63,9 @@ def table_columns(found: Instances) -> dict[str, list[float]]:
     for name, column in found.extra.items():
         if isinstance(column, Masks):
             table[f"{name}_area"] = column.area.tolist()
+            continue
+        if name == TRACK:
+            table[name] = column.tolist()
             continue
         width = math.prod(column.shape[1:])
         heads = [f"{name}_{index}" for index in range(width)]
@@ -94,6 +101,11 @@ def label_values(found: Instances, size: tuple[int, int]) -> list[list[float]]:
         lines = [polygon_of(masks, index) / (width, height) for index in range(len(masks))]
         rows = [line.reshape(-1).tolist() or row for line, row in zip(lines, rows, strict=True)]
     return rows
+
+
+def tracks_of(found: Instances) -> list[list[int]]:
+    """The number of each detection, alone in a list; empty lists where objects are not followed."""
+    return [[track] for track in found.extra[TRACK].tolist()] if TRACK in found.extra else [[]] * len(found)
 
 
 def _labelled(points: torch.Tensor, size: tuple[int, int]) -> list[float]:

@@ -28,9 +28,11 @@ from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.network import Network
 from yolov7.inference.nms import After, NMSOptions
 from yolov7.inference.predictor import Predictor
+from yolov7.inference.tracking import LOW, TrackOptions, TrackOverlay, Tracks
 from yolov7.inference.writers import Result, Write, open_writers
 from yolov7.model.heads.base import find_head
 from yolov7.runtime.progress import Progress
+from yolov7.structures import Instances
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +64,17 @@ def detect(options: DetectOptions, network: Network, make_folder: Callable[[], P
     _check_crops(options, network)
     names = network.info.names
     classes = None if options.classes is None else class_indices(options.classes, names)
-    nms = NMSOptions(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.agnostic_nms,
-                     classes=classes)
+    if options.save_mot and not options.track:
+        raise InputError("--save-mot: writes the numbers of objects, which --track gives them; accepted with --track")
+    tracks = Tracks(TrackOptions(options.track, options.conf_thres, options.track_buffer)) if options.track else None
+    confidence = min(options.conf_thres, LOW) if tracks else options.conf_thres
+    nms = NMSOptions(confidence, options.iou_thres, options.max_det, agnostic=options.agnostic_nms, classes=classes)
     predictor = Predictor(network, nms, options.img_size, after)
     showing = options.view_img and has_display()
     if options.view_img and not showing:
         logger.warning("--view-img: no window can be opened on this machine; it goes on without")
     source = open_source(options.source, options.reconnects)
-    results = _results(source, predictor, options, overlay)
+    results = _results(source, predictor, options, overlay, tracks)
     early: BaseException | None = None
     with closing(results), closing(source), ExitStack() as files, _terminable():
         output = _Output(options, names, make_folder, files)
@@ -96,23 +101,35 @@ def _check_crops(options: DetectOptions, network: Network) -> None:
 
 
 def _results(source: Files | Streams, predictor: Predictor, options: DetectOptions,
-             overlay: Overlay) -> Generator[list[Result], None, None]:
+             overlay: Overlay, tracks: Tracks | None) -> Generator[list[Result], None, None]:
     """The results of one batch after the other, made ahead."""
     batches = source.batches(options.batch_size)
     if not source.live:  # a stream has its own readers, and what is read ahead would be old
         batches = prefetch(batches)
-    return prefetch(_predict(batches, predictor, options.round_boxes, overlay), stop=source.close)
+    return prefetch(_predict(batches, predictor, options.round_boxes, overlay, tracks), stop=source.close)
 
 
 def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor, round_boxes: bool,
-             overlay: Overlay) -> Generator[list[Result], None, None]:
+             overlay: Overlay, tracks: Tracks | None) -> Generator[list[Result], None, None]:
     with closing(batches):
         for frames in batches:
             found, spent = predictor.timed([frame.image for frame in frames])
             if round_boxes:
                 found = [replace(instances, boxes=instances.boxes.round()) for instances in found]
             times = {stage: milliseconds / len(frames) for stage, milliseconds in spent.items()}
-            yield [Result(frame, instances, times, overlay) for frame, instances in zip(frames, found, strict=True)]
+            pairs = list(zip(frames, found, strict=True))
+            if tracks is None:
+                yield [Result(frame, instances, times, overlay) for frame, instances in pairs]
+            else:
+                yield [_followed(frame, instances, times, overlay, tracks) for frame, instances in pairs]
+
+
+def _followed(frame: Frame, found: Instances, times: dict[str, float], overlay: Overlay, tracks: Tracks) -> Result:
+    """A result whose objects have their numbers, and tails."""
+    started = time.perf_counter()
+    instances = tracks.update(frame, found)
+    spent = {"tracking": 1000 * (time.perf_counter() - started)}
+    return Result(frame, instances, {**times, **spent}, TrackOverlay(overlay, tracks.tails(frame)))
 
 
 def _write_all(results: Iterable[list[Result]], total: int, output: _Output, showing: bool) -> None:

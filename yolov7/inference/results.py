@@ -19,6 +19,7 @@ from yolov7.config.names import readable
 from yolov7.config.paths import check_path
 from yolov7.data.any_image import PathLike
 from yolov7.data.images import cv2, encode_image
+from yolov7.inference.column_forms import TRACK
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.draw_skeletons import SHOWN_POINT
 from yolov7.inference.writers import WRITABLE, json_record
@@ -182,7 +183,7 @@ class ImageResult(Instances):
         if "keypoints" not in columns:
             masks = self.masks.numpy() if isinstance(self.extra.get("masks"), Masks) else None
             return supervision.Detections(xyxy=boxes, mask=masks, confidence=scores, class_id=labels,
-                                          data={**columns, "class_name": names})
+                                          tracker_id=columns.pop(TRACK, None), data={**columns, "class_name": names})
         points = columns.pop("keypoints")
         given = {"confidence": points[..., 2]}
         if "detection_confidence" in inspect.signature(supervision.KeyPoints).parameters:  # later versions

@@ -29,7 +29,7 @@ from yolov7.data.image_set import category_ids
 from yolov7.data.images import cv2, encode_image
 from yolov7.data.timed_video import TimedVideoWriter, browser_codec
 from yolov7.data.video import Frame, VideoInfo, VideoWriter, path_of
-from yolov7.inference.column_forms import coco_values, json_values, label_values, table_columns
+from yolov7.inference.column_forms import coco_values, json_values, label_values, table_columns, tracks_of
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.structures import Instances
 
@@ -83,6 +83,8 @@ def open_writers(options: DetectOptions, folder: Path, names: tuple[str, ...], s
         writers.append(stack.enter_context(open_array(folder / "predictions.json", rows)))
     if options.save_jsonl:
         writers.append(stack.enter_context(open_lines(folder / "detections.jsonl", json_rows)))
+    if options.save_mot:
+        writers.append(Mot(folder / "mot", stack).write)
     if options.save_csv:
         writers.append(stack.enter_context(open_lines(folder / "detections.csv", csv_rows, csv_header)))
     return writers
@@ -246,11 +248,11 @@ def write_labels(folder: Path, with_score: bool, result: Result) -> None:
 
 
 def label_text(detections: Instances, size: tuple[int, ...], with_score: bool) -> str:
-    """Lines ``class ... [score]``, least certain first: see `label_values`."""
+    """Lines ``class ... [score] [track]``, least certain first: see `label_values`."""
     rows = zip(detections.labels.tolist(), label_values(detections, (size[0], size[1])), detections.scores.tolist(),
-               strict=True)
-    lines = [" ".join(f"{value:g}" for value in (label, *values, *([score] if with_score else [])))
-             for label, values, score in rows]
+               tracks_of(detections), strict=True)
+    lines = [" ".join(f"{value:g}" for value in (label, *values, *([score] if with_score else []), *track))
+             for label, values, score, track in rows]
     return "".join(f"{line}\n" for line in reversed(lines))
 
 
@@ -283,6 +285,33 @@ def open_array(path: Path, rows: Rows) -> Iterator[Write]:
         file.write("[")
         yield write
         file.write("\n]\n")
+
+
+class Mot:
+    """``mot/NAME.txt`` for each video or stream: ``frame,track,left,top,width,height,score,-1,-1,-1``, as MOT has it.
+
+    Images are the frames of ``mot/images.txt``, from 1. Only objects with a number are written.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._files: dict[str, Write] = {}
+        self._images = 0
+
+    def write(self, result: Result) -> None:
+        """A frame."""
+        name = "images" if result.frame.video is None else result.frame.name
+        self._images += result.frame.video is None
+        if name not in self._files:
+            self._folder.mkdir(exist_ok=True)
+            self._files[name] = self._stack.enter_context(open_lines(self._folder / f"{name}.txt", self._rows))
+        self._files[name](result)
+
+    def _rows(self, result: Result) -> list[str]:
+        index = result.frame.index or self._images
+        return _csv([(index, *track, *(round(x, 2) for x in (left, top, right - left, bottom - top)), round(score, 5),
+                      -1, -1, -1) for (_, score, (left, top, right, bottom)), track in
+                     zip(result.rows, tracks_of(result.detections), strict=True) if track and track[0] >= 0])
 
 
 def json_rows(result: Result) -> list[str]:
