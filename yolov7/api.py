@@ -32,6 +32,7 @@ from yolov7.inference.network import Network
 from yolov7.inference.nms import NMSOptions
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.results import ImageResult, Results
+from yolov7.inference.tiles import TiledPredictor, Tiling
 from yolov7.inference.tracking import LOW, TrackOptions, TrackOverlay, Tracks
 from yolov7.runtime import folders
 from yolov7.runtime.device import select_device
@@ -91,8 +92,8 @@ class Model:
     def __call__(self, images: ImageLike | Sequence[ImageLike],  # noqa: PLR0913, PLR0917  # as many as flags
                  conf: float = 0.25, iou: float = 0.45,
                  classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
-                 agnostic: bool = False, masks: MaskMode | None = None,
-                 mask_scores: MaskScores | None = None) -> Any:
+                 agnostic: bool = False, masks: MaskMode | None = None, mask_scores: MaskScores | None = None,
+                 tile: int | None = None, overlap: float = 0.2) -> Any:
         """Detect in an image, in several, or in those of a folder.
 
         An image is a path, an address (``https://...``), the bytes of an image file (``bytes`` or an open file), an
@@ -101,12 +102,14 @@ class Model:
         a glob (in the order of ``detect.py``; what cannot be read is logged and left out). Results keep their images:
         for a large folder take `stream`. ``size`` is the long side of the network input (default: that of the
         weights), ``classes`` are names or numbers, ``masks`` is how masks come to the image's pixels (low, upsampled,
-        fine, soft), ``mask_scores`` whose masks count in scores (all, kept, none). Arguments have the limits of the
-        flags of ``detect.py``. Raises `yolov7.InputError` (a `ValueError`) for what does not fit and for images that
-        cannot be read, `yolov7.RunError` (a `RuntimeError`) on a GPU in a process that was forked.
+        fine, soft), ``mask_scores`` whose masks count in scores (all, kept, none), ``tile`` is the side of tiles that
+        large images are looked at in, besides the whole, ``overlap`` the part of a tile that it shares with the next
+        one. Arguments have the limits of the flags of ``detect.py``. Raises `yolov7.InputError` (a `ValueError`) for
+        what does not fit and for images that cannot be read, `yolov7.RunError` (a `RuntimeError`) on a GPU in a process
+        that was forked.
         """
         predictor = self._predictor("model()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
-                                    agnostic=agnostic, masks=masks, mask_scores=mask_scores)
+                                    agnostic=agnostic, masks=masks, mask_scores=mask_scores, tile=tile, overlap=overlap)
         with named_as_arguments():
             if folder := _folder(images):
                 return self._of_folder(folder, predictor)
@@ -118,8 +121,8 @@ class Model:
 
     def stream(self, source: PathLike | int, conf: float = 0.25, iou: float = 0.45,  # noqa: PLR0913, PLR0917  # as above
                classes: str | int | Sequence[str | int] | None = None, size: int | None = None, max_det: int = 300,
-               agnostic: bool = False, masks: MaskMode | None = None,
-               mask_scores: MaskScores | None = None) -> Iterator[ImageResult]:
+               agnostic: bool = False, masks: MaskMode | None = None, mask_scores: MaskScores | None = None,
+               tile: int | None = None, overlap: float = 0.2) -> Iterator[ImageResult]:
         """Detect in whatever ``detect.py --source`` takes, one `ImageResult` after the other.
 
         Folders, globs, lists, videos, cameras by number, addresses of images, videos and streams; results of frames
@@ -129,26 +132,26 @@ class Model:
         """
         _check_source(source, "model.stream()")
         predictor = self._predictor("model.stream()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
-                                    agnostic=agnostic, masks=masks, mask_scores=mask_scores)
+                                    agnostic=agnostic, masks=masks, mask_scores=mask_scores, tile=tile, overlap=overlap)
         return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor)
 
-    def track(self, source: PathLike | int, tracker: str = "bytetrack", buffer: float = 1.0,
+    def track(self, source: PathLike | int, tracker: str = "ocsort", buffer: float = 2.0,
               **arguments: Any) -> Iterator[ImageResult]:
         """`stream` that follows objects: each has a number, in the column ``track``, -1 where it has none yet.
 
-        ``tracker`` is ``bytetrack``, ``ocsort``, ``botsort`` or ``sort`` of the package trackers, ``buffer`` how many
+        ``tracker`` is ``ocsort``, ``bytetrack``, ``botsort`` or ``sort`` of the package trackers, ``buffer`` how many
         seconds an object is remembered that is not seen, ``arguments`` are those of a call. Every video and stream has
         a tracker of its own; images of a folder are taken as one film. `ImageResult.plot` draws numbers and tails.
         """
         _check_source(source, "model.track()")
         given = check_arguments(TrackArguments, "model.track()", tracker=tracker, buffer=buffer, **arguments)
         with named_as_arguments():
-            tracks = Tracks(TrackOptions(given.tracker or "bytetrack", given.conf, given.buffer))
+            tracks = Tracks(TrackOptions(given.tracker or tracker, given.conf, given.buffer))
         found = {**arguments, "conf": min(given.conf, LOW)}
         predictor = self._predictor("model.track()", **found)
         return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor, tracks)
 
-    def _predictor(self, call: str, **arguments: Any) -> Predictor:
+    def _predictor(self, call: str, **arguments: Any) -> Predictor | TiledPredictor:
         given = check_arguments(CallArguments, call, **arguments)
         if self.network.device.type == "cuda" and os.getpid() != self._process:
             raise RunError("a GPU cannot be used in a process that was forked after its weights were loaded; load them "
@@ -156,14 +159,15 @@ class Model:
         with named_as_arguments():
             chosen = None if given.classes is None else class_indices(given.classes, self.names)
             options = NMSOptions(given.conf, given.iou, given.max_det, agnostic=given.agnostic, classes=chosen)
-            return Predictor(self.network, options, given.size, self.task.after(given.masks, given.mask_scores))
+            predictor = Predictor(self.network, options, given.size, self.task.after(given.masks, given.mask_scores))
+            return TiledPredictor(predictor, Tiling(given.tile, given.overlap)) if given.tile else predictor
 
     def _result(self, found: Instances, image: np.ndarray, path: str, frame: int = 0,
                 seconds: float | None = None, draw: Overlay | None = None) -> ImageResult:
         return ImageResult(found.boxes, found.scores, found.labels, found.names, found.extra, found.facts, image, path,
                            draw or self.task.draw, frame, seconds)
 
-    def _of_folder(self, folder: str, predictor: Predictor) -> Results:
+    def _of_folder(self, folder: str, predictor: Predictor | TiledPredictor) -> Results:
         files, found, kept = open_images(folder), Results(), 0
         for frame in files:
             found.append(self._result(predictor([frame.image])[0], frame.image, frame.path))
@@ -174,7 +178,8 @@ class Model:
         _tell(files.faults)
         return found
 
-    def _frames(self, source: str, predictor: Predictor, tracks: Tracks | None = None) -> Iterator[ImageResult]:
+    def _frames(self, source: str, predictor: Predictor | TiledPredictor,
+                tracks: Tracks | None = None) -> Iterator[ImageResult]:
         from yolov7.inference.detect import prefetch
 
         with named_as_arguments(), closing(open_source(source)) as frames:
@@ -182,8 +187,7 @@ class Model:
             with closing(read if frames.live else prefetch(read)) as batches:
                 for batch in batches:
                     found = predictor([frame.image for frame in batch])
-                    for frame, instances in zip(batch, found, strict=True):
-                        yield self._of_frame(frame, instances, tracks)
+                    yield from (self._of_frame(*pair, tracks) for pair in zip(batch, found, strict=True))
             _tell(frames.faults)
 
     def _of_frame(self, frame: Frame, found: Instances, tracks: Tracks | None) -> ImageResult:

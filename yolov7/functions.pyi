@@ -260,6 +260,8 @@ def test(
     max_det: int = 300,
     masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
     mask_scores: Literal["all", "kept", "none"] | None = None,
+    tile: int | None = None,
+    overlap: float = 0.2,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -300,6 +302,9 @@ def test(
       mask_scores: of models like yolov7-mask, whose masks count in the scores: all, those of every
         candidate before NMS; kept, those of what NMS keeps, much faster; none; default: kept, or all
         where the network itself says how good they are
+      tile: look at images in tiles of so many pixels a side, and at the whole of them: for small
+        objects in large images; each tile is scaled to the size of the network
+      overlap: with tile: the part of a tile that it shares with its neighbour, at least (default: 0.2)
       project: results are folders below this one (default: runs/test)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
@@ -340,6 +345,8 @@ def test(
     max_det: int = 300,
     masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
     mask_scores: Literal["all", "kept", "none"] | None = None,
+    tile: int | None = None,
+    overlap: float = 0.2,
     project: PathLike = "runs/test",
     name: str = "exp",
     exist_ok: bool = False,
@@ -448,6 +455,8 @@ def detect(
     max_det: int = 300,
     masks: Literal["low", "upsampled", "fine", "soft"] | None = None,
     mask_scores: Literal["all", "kept", "none"] | None = None,
+    tile: int | None = None,
+    overlap: float = 0.2,
     project: PathLike = "runs/detect",
     name: str = "exp",
     exist_ok: bool = False,
@@ -456,8 +465,8 @@ def detect(
     img_size: int | None = None,
     classes: int | str | Sequence[int | str] | None = None,
     agnostic_nms: bool = False,
-    track: Literal["bytetrack", "ocsort", "botsort", "sort"] | None = None,
-    track_buffer: float = 1.0,
+    track: Literal["ocsort", "bytetrack", "botsort", "sort"] | None = None,
+    track_buffer: float = 2.0,
     save_txt: bool = False,
     save_conf: bool = False,
     save_json: bool = False,
@@ -498,6 +507,9 @@ def detect(
       mask_scores: of models like yolov7-mask, whose masks count in the scores: all, those of every
         candidate before NMS; kept, those of what NMS keeps, much faster; none; default: kept, or all
         where the network itself says how good they are
+      tile: look at images in tiles of so many pixels a side, and at the whole of them: for small
+        objects in large images; each tile is scaled to the size of the network
+      overlap: with tile: the part of a tile that it shares with its neighbour, at least (default: 0.2)
       project: results are folders below this one (default: runs/detect)
       name: name of the result; a number is added where it exists (default: exp)
       exist_ok: write into the folder of an earlier result of this name
@@ -510,7 +522,7 @@ def detect(
       agnostic_nms: NMS across classes
       track: follow objects from frame to frame: every detection gets a number, which all that is
         written has
-      track_buffer: with track: seconds that an object is remembered which is not seen (default: 1.0)
+      track_buffer: with track: seconds that an object is remembered which is not seen (default: 2.0)
       save_txt: also write one text file an image: class cx cy w h, normalised; with masks a polygon
         instead of the box, with key points x y v of each behind it
       save_conf: add the score to the text files

@@ -77,7 +77,7 @@ def test_who_comes_back_late_is_somebody_else() -> None:
 
 
 def test_low_scores_continue_tracks_and_begin_none() -> None:
-    tracks = Tracks(TrackOptions(confidence=0.5))
+    tracks = Tracks(TrackOptions("bytetrack", confidence=0.5))
     for index in range(1, 6):
         tracks.update(frame_at(index), found_at((100, 100), score=0.9))
     low = tracks.update(frame_at(6), found_at((101, 100), (250, 60), score=0.2))

@@ -52,13 +52,15 @@ class CallArguments:
     agnostic: bool = same_as(DetectOptions, "agnostic_nms")
     masks: MaskMode | None = same_as(DetectOptions, "masks")
     mask_scores: MaskScores | None = same_as(DetectOptions, "mask_scores")
+    tile: int | None = same_as(DetectOptions, "tile")
+    overlap: float = same_as(DetectOptions, "overlap")
 
 
 @dataclass(frozen=True)
 class TrackArguments(CallArguments):
     """Of ``model.track()``."""
 
-    tracker: Literal["bytetrack", "ocsort", "botsort", "sort"] | None = same_as(DetectOptions, "track")
+    tracker: Literal["ocsort", "bytetrack", "botsort", "sort"] | None = same_as(DetectOptions, "track")
     buffer: float = same_as(DetectOptions, "track_buffer")
 
 

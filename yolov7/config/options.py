@@ -69,7 +69,18 @@ class NMSFlags:
 
 
 @dataclass(frozen=True)
-class TestOptions(OutputFolder, NMSFlags, NetworkOptions):
+class TileFlags:
+    """Large images in parts."""
+
+    tile: int | None = option(None, "look at images in tiles of so many pixels a side, and at the whole of them: for "
+                              "small objects in large images; each tile is scaled to the size of the network", low=32,
+                              most=MAX_SIDE, group="detections")
+    overlap: float = option(0.2, "with --tile: the part of a tile that it shares with its neighbour, at least", low=0,
+                            high=0.9, group="detections")
+
+
+@dataclass(frozen=True)
+class TestOptions(OutputFolder, TileFlags, NMSFlags, NetworkOptions):
     """Flags of ``test``."""
 
     __test__ = False  # not a pytest class
@@ -109,10 +120,12 @@ class SpeedOptions(TestOptions):
         "speed", "what each stage takes (speed), AP and time at several sizes (study), half and full precision at IoU "
         "0.65 and 0.70 as in table 10 of the paper (table10)", group="what is measured")
     report: bool = option(False, "of evaluations alone", flag=False)
+    tile: int | None = option(None, "of evaluations alone", flag=False)
+    overlap: float = option(0.2, "of evaluations alone", flag=False)
 
 
 @dataclass(frozen=True)
-class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
+class DetectOptions(OutputFolder, TileFlags, NMSFlags, NetworkOptions):
     """Flags of ``detect``."""
 
     source: str = option("", "image or its address (https://...), video, folder (not those in it), glob, camera (its "
@@ -124,10 +137,10 @@ class DetectOptions(OutputFolder, NMSFlags, NetworkOptions):
                                   most=MAX_SIDE, group="model and data")
     classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)", group="detections")
     agnostic_nms: bool = option(False, "NMS across classes", group="detections")
-    track: Literal["bytetrack", "ocsort", "botsort", "sort"] | None = option(
+    track: Literal["ocsort", "bytetrack", "botsort", "sort"] | None = option(
         None, "follow objects from frame to frame: every detection gets a number, which all that is written has",
-        nargs="?", const="bytetrack", group="detections")
-    track_buffer: float = option(1.0, "with --track: seconds that an object is remembered which is not seen", low=0,
+        nargs="?", const="ocsort", group="detections")
+    track_buffer: float = option(2.0, "with --track: seconds that an object is remembered which is not seen", low=0,
                                  high=600, group="detections")
     save_txt: bool = option(False, "also write one text file an image: class cx cy w h, normalised; with masks a "
                             "polygon instead of the box, with key points x y v of each behind it",

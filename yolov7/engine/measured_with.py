@@ -53,6 +53,7 @@ def measured_with(subject: Subject, evaluation: Evaluation, options: TestOptions
         "img_size": max(network.shape) if network.shape else options.img_size or network.info.image_size,
         "network_shape": list(network.shape) if network.shape else None,  # None: rectangular batches
         "batch_size": options.batch_size, "processes": processes, "augment": options.augment,
+        **({"tile": options.tile, "overlap": options.overlap} if options.tile else {}),
         "half_decode": options.half_decode, "compile": options.compile, "device": str(network.device),
         **_device_name(network.device),
         "nms": {"conf_thres": nms.confidence, "iou_thres": nms.iou, "max_det": nms.max_detections,

@@ -23,10 +23,13 @@ from yolov7.data.windows import check_room, fetch_first
 from yolov7.engine.evaluation_report import with_report, write_evaluation_report
 from yolov7.engine.measured_with import checksums, measured_with
 from yolov7.engine.sheets import SHOWN_SCORE, prediction_sheet, write_image
+from yolov7.evaluation.by_image import evaluate_images
 from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network, check_size
 from yolov7.inference.nms import NMSOptions
+from yolov7.inference.predictor import Predictor
+from yolov7.inference.tiles import TiledPredictor, Tiling
 from yolov7.model.weights import ModelInfo
 from yolov7.runtime import folders
 from yolov7.runtime.device import own_device
@@ -56,7 +59,11 @@ def test(options: TestOptions) -> TestRun:
             report_faults(subject.image_set, folder)
         loader = subject.loader(options.img_size, options.batch_size, options.workers, processes)
         nms = subject.nms(options)
-        evaluation = subject.evaluate(loader, nms, processes, complete=True, report=options.report)
+        if options.tile:
+            tiling = Tiling(options.tile, options.overlap)
+            evaluation = subject.evaluate_in_tiles(tiling, options.img_size, nms, processes, options.report)
+        else:
+            evaluation = subject.evaluate(loader, nms, processes, complete=True, report=options.report)
         if len(evaluation.left_out) == len(subject.image_set):
             raise InputError(f"none of the {len(subject.image_set)} images can be read; the first: "
                              f"{evaluation.left_out[0]}")
@@ -126,6 +133,16 @@ class Subject:
         with worker_failures():
             return evaluate(self.network, loader, self.image_set, nms, evaluators, processes,
                             self.task.after(self.masks, self.mask_scores, training.finish))
+
+    def evaluate_in_tiles(self, tiling: Tiling, image_size: int | None, nms: NMSOptions, processes: Processes,
+                          report: bool) -> Evaluation:
+        """Everything that there is to say, of detections in tiles."""
+        training = self.task.training()
+        evaluators = training.evaluators(self.image_set, True)
+        after = self.task.after(self.masks, self.mask_scores, training.finish)
+        predictor = TiledPredictor(Predictor(self.network, nms, image_size, after), tiling)
+        return evaluate_images(predictor, self.image_set, with_report(evaluators, self.image_set) if report else
+                               evaluators, nms.classes, processes)
 
     def loader(self, image_size: int | None, batch_size: int, workers: int | None,
                processes: Processes = Processes()) -> BatchLoader:  # noqa: B008  # frozen

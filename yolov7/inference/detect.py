@@ -28,6 +28,7 @@ from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.network import Network
 from yolov7.inference.nms import After, NMSOptions
 from yolov7.inference.predictor import Predictor
+from yolov7.inference.tiles import TiledPredictor, Tiling
 from yolov7.inference.tracking import LOW, TrackOptions, TrackOverlay, Tracks
 from yolov7.inference.writers import Result, Write, open_writers
 from yolov7.model.heads.base import find_head
@@ -69,7 +70,8 @@ def detect(options: DetectOptions, network: Network, make_folder: Callable[[], P
     tracks = Tracks(TrackOptions(options.track, options.conf_thres, options.track_buffer)) if options.track else None
     confidence = min(options.conf_thres, LOW) if tracks else options.conf_thres
     nms = NMSOptions(confidence, options.iou_thres, options.max_det, agnostic=options.agnostic_nms, classes=classes)
-    predictor = Predictor(network, nms, options.img_size, after)
+    whole = Predictor(network, nms, options.img_size, after)
+    predictor = TiledPredictor(whole, Tiling(options.tile, options.overlap)) if options.tile else whole
     showing = options.view_img and has_display()
     if options.view_img and not showing:
         logger.warning("--view-img: no window can be opened on this machine; it goes on without")
@@ -100,7 +102,7 @@ def _check_crops(options: DetectOptions, network: Network) -> None:
                          f"{network.info.head} finds none; accepted with a model of instance segmentation")
 
 
-def _results(source: Files | Streams, predictor: Predictor, options: DetectOptions,
+def _results(source: Files | Streams, predictor: Predictor | TiledPredictor, options: DetectOptions,
              overlay: Overlay, tracks: Tracks | None) -> Generator[list[Result], None, None]:
     """The results of one batch after the other, made ahead."""
     batches = source.batches(options.batch_size)
@@ -109,7 +111,7 @@ def _results(source: Files | Streams, predictor: Predictor, options: DetectOptio
     return prefetch(_predict(batches, predictor, options.round_boxes, overlay, tracks), stop=source.close)
 
 
-def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor, round_boxes: bool,
+def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor | TiledPredictor, round_boxes: bool,
              overlay: Overlay, tracks: Tracks | None) -> Generator[list[Result], None, None]:
     with closing(batches):
         for frames in batches:

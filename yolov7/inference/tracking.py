@@ -1,9 +1,9 @@
 """The same number for the same object from frame to frame, by the trackers of the package ``trackers``.
 
 Every video and every stream has a tracker of its own; the images of a source are taken as one film, in their order.
-Times of frames count, not their number: where frames were dropped, objects are looked for further on. Detections from
-the lowest score of `LOW` on continue tracks, as ByteTrack does; only those above the threshold begin one, and are told
-without one.
+Times of frames count, not their number: where frames were dropped, objects are looked for further on. Trackers get
+detections from the score `LOW` on, with which ByteTrack and BoT-SORT continue tracks; only those above the threshold
+begin one, and are told without one.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ TRACKERS = {"bytetrack": "ByteTrackTracker", "ocsort": "OCSORTTracker", "botsort
 class TrackOptions:
     """How objects are followed."""
 
-    tracker: str = "bytetrack"
+    tracker: str = "ocsort"  # the best one on the made films of scripts/evaluate_tracking.py
     confidence: float = 0.25  # of a detection that begins a track
-    buffer: float = 1.0  # seconds that a lost object is remembered
+    buffer: float = 2.0  # seconds that a lost object is remembered
 
 
 class Tracks:
