@@ -35,7 +35,7 @@ class Film:
 def make_film(kind: str, seed: int, length: int = 90) -> Film:
     """A film of one of `KINDS`: objects cross each other, pass behind a wall, leave and come back, or all of it."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
-    sprites = [_sprite(rng) for _ in range({"crossing": 4, "occlusion": 3, "leaving": 3, "crowd": 7}[kind])]
+    sprites = [cut_out(rng)[1] for _ in range({"crossing": 4, "occlusion": 3, "leaving": 3, "crowd": 7}[kind])]
     ground = cv2.resize(busy_background(rng, HEIGHT, WIDTH), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     paths = [_path(rng, kind, number, len(sprites), length) for number in range(len(sprites))]
     wall = (slice(0, HEIGHT), slice(140, 190)) if kind == "occlusion" else None
@@ -53,11 +53,11 @@ def make_film(kind: str, seed: int, length: int = 90) -> Film:
     return Film(kind, frames, truth)
 
 
-def _sprite(rng: np.random.Generator) -> np.ndarray:
-    """An object cut out of a made image that nothing covers: RGBA."""
+def cut_out(rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    """The class and the pixels, RGBA, of an object cut out of a made image, which nothing covers."""
     while True:
         image, objects = paint(int(rng.integers(1 << 30)), "val", 0)
-        for _, polygons in objects:
+        for label, polygons in objects:
             outline = np.round(polygons[0]).astype(np.int32)
             x, y, width, height = cv2.boundingRect(outline)
             if len(polygons) > 1 or not (30 < width < 70 and 30 < height < 70):
@@ -66,7 +66,7 @@ def _sprite(rng: np.random.Generator) -> np.ndarray:
                 continue
             mask = np.zeros(image.shape[:2], np.uint8)
             cv2.fillPoly(mask, [outline], 255)
-            return np.dstack((image, mask))[y : y + height, x : x + width]
+            return label, np.dstack((image, mask))[y : y + height, x : x + width]
 
 
 def _path(rng: np.random.Generator, kind: str, number: int, count: int, length: int) -> np.ndarray:

@@ -153,6 +153,16 @@ def test_same_seed_same_choices_also_after_a_restart(flags: dict[str, Any], tmp_
     assert len({str(params) for params in chosen[0]}) > 10
 
 
+def test_several_trials_at_a_time_are_different_ones(flags: dict[str, Any], tmp_path: Path) -> None:
+    fake = Fake(flags, tmp_path, trials=3)
+    trials = fake.trials()
+    jobs = [next_of(trials) for _ in range(3)]
+    assert len({job.folder for job in jobs}) == 3 and trials.next_job() is None
+    for job in jobs:
+        fake.run(trials, job, [0.1])
+    assert [trial.number for trial in fake.study.trials("COMPLETE")] == [0, 1, 2]
+
+
 def test_end_where_everything_fails_or_time_is_over(flags: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     fake = Fake(flags, tmp_path / "a", trials=50)

@@ -36,7 +36,7 @@ def compare(options: CompareOptions) -> RunComparison:
     if not options.runs:
         raise InputError("RUNS are missing; accepted: folders of runs, or folders in which runs lie")
     runs = Runs(find_runs(options.runs))
-    rows = tuple(Progress([*runs.rows()], "runs", unit="runs"))
+    rows = tuple(Progress(runs.rows(), "runs", len(runs.runs), "runs"))
     folder = folders.new_folder(options.project, options.name, options.exist_ok)
     atomic_write(folder / "runs.csv", Table(rows).to_csv())
     atomic_write(folder / "curves.csv", runs.curves_csv())
