@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,28 @@ def test_several_trials_at_a_time_are_different_ones(flags: dict[str, Any], tmp_
     for job in jobs:
         fake.run(trials, job, [0.1])
     assert [trial.number for trial in fake.study.trials("COMPLETE")] == [0, 1, 2]
+
+
+def test_machines_with_disks_of_their_own_share_a_study(flags: dict[str, Any], tmp_path: Path) -> None:
+    """What runs on another disk is left alone, and counts; what was killed on the own one is gone on with."""
+    storage = f"sqlite:///{tmp_path / 'server.db'}"
+    sides = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        fake = Fake(flags, tmp_path / name, trials=3)
+        fake.study = StudyFolder(tmp_path / name / "study", storage)
+        fake.options = replace(fake.options, project="runs/tune")  # the same command on both
+        sides.append(fake)
+    one, two = (side.trials() for side in sides)
+    jobs = [next_of(one), next_of(two)]
+    assert [job.folder.name for job in jobs] == ["0000", "0001"]
+    assert jobs[0].folder.parents[2] != jobs[1].folder.parents[2]
+    for trial, lock, _ in one._running.values():
+        lock.release()  # as if its process was killed
+        assert trial.number == 0
+    again = sides[1].trials()
+    assert next_of(again).folder.name == "0002" and again.next_job() is None  # not 0000: it may still run there
+    assert next_of(sides[0].trials()).folder == jobs[0].folder
 
 
 def test_end_where_everything_fails_or_time_is_over(flags: dict[str, Any], tmp_path: Path) -> None:
