@@ -43,8 +43,9 @@ def write_image(task: tuple[str, int]) -> list[dict[str, Any]]:
     rows = [{"image_id": index, "width": width, "height": height}]
     for label, polygons in objects:
         x, y, w, h = (float(value) * gain for value in cv2.boundingRect(polygons[0]))
+        outline = cv2.approxPolyDP(polygons[0], 1.0, True).reshape(-1)  # of as many points as people draw
         rows.append({"image_id": index, "category_id": label + 1, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0,
-                     "segmentation": [[float(value) * gain for value in polygons[0].reshape(-1)]]})
+                     "segmentation": [[float(value) * gain for value in outline]]})
     return rows
 
 
