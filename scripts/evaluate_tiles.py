@@ -117,7 +117,8 @@ def main() -> None:
     content = {"machine": describe_machine(), "pixels": [WIDTH, HEIGHT], "objects an image": OBJECTS, "tile": TILE,
                "overlap": OVERLAP, "images": options.images, "ways": table, "found twice": twice}
     atomic_write(RESULT, json.dumps(content, indent=1) + "\n")
-    sys.stdout.write(f"{twice}\nratio {table['tiles']['APs'] / max(table["enlarged"]["APs"], 1e-9):.2f}\n")
+    ratio = table["tiles"]["APs"] / max(table["enlarged"]["APs"], 1e-9)
+    sys.stdout.write(f"{twice}\nratio {ratio:.2f}\n")
 
 
 if __name__ == "__main__":
