@@ -13,7 +13,8 @@ import pytest
 from browser import opened
 
 from yolov7 import cli
-from yolov7.data.box_facts import DOUBLED, GRID, HUGE, LONG, TINY, native_sizes, odd_objects, places
+from yolov7.data.anchor_fit import TINY, native_sizes
+from yolov7.data.box_facts import DOUBLED, GRID, HUGE, LONG, odd_objects, places
 from yolov7.data.catalog import open_data, open_split
 from yolov7.data.images import encode_image, load_image
 

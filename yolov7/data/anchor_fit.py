@@ -41,8 +41,14 @@ class AnchorFit:
 def object_sizes(image_set: ImageSet, image_size: int) -> np.ndarray:
     """Width and height of every object in pixels, ``[T, 2]``, when each image's long side is ``image_size``."""
     gains = image_size / image_set.sizes.max(axis=1)
+    sizes: np.ndarray = native_sizes(image_set) * gains[image_set.image_index, None]
+    return sizes
+
+
+def native_sizes(image_set: ImageSet) -> np.ndarray:
+    """Width and height of every object in pixels of its image, float64 ``[T, 2]``."""
     corners = image_set.objects.boxes.astype(np.float64)
-    sizes: np.ndarray = (corners[:, 2:] - corners[:, :2]) * gains[image_set.image_index, None]
+    sizes: np.ndarray = corners[:, 2:] - corners[:, :2]
     return sizes
 
 

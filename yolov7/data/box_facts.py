@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from yolov7.boxes import pairwise_iou
+from yolov7.data.anchor_fit import TINY, native_sizes, object_sizes
 from yolov7.data.image_set import ImageSet
 
-TINY = 3.0  # pixels of the network's input, as of `anchor_fit`
 HUGE = 0.9  # of the image
 LONG = 20.0  # ratio of sides, from which on warped objects are dropped in training
 DOUBLED = 0.85  # IoU of two boxes of one class
@@ -25,13 +27,6 @@ class OddObjects:
     rows: np.ndarray  # int64 [K], the oddest first
 
 
-def native_sizes(image_set: ImageSet) -> np.ndarray:
-    """Width and height of every object in pixels of its image, float64 ``[T, 2]``."""
-    corners = image_set.objects.boxes.astype(np.float64)
-    sizes: np.ndarray = corners[:, 2:] - corners[:, :2]
-    return sizes
-
-
 def places(image_set: ImageSet) -> np.ndarray:
     """How many objects have their centre in each cell of a grid over all images: int64 ``[GRID, GRID]``, top first."""
     corners = image_set.objects.boxes.astype(np.float64)
@@ -43,7 +38,7 @@ def places(image_set: ImageSet) -> np.ndarray:
 def odd_objects(image_set: ImageSet, image_size: int) -> list[OddObjects]:
     """Objects that are tiny at ``image_size``, huge, long, or doubled; kinds without one are left out. No crowds."""
     sizes, limits = native_sizes(image_set), image_set.sizes[image_set.image_index][:, ::-1]
-    gains = image_size / np.maximum(limits.max(1), 1)
+    seen = object_sizes(image_set, image_size).min(1)
     shorter, longer = sizes.min(1), sizes.max(1)
     shares = sizes.prod(1) / np.maximum(limits.prod(1), 1)
     ratios = longer / np.maximum(shorter, 1e-9)
@@ -51,7 +46,7 @@ def odd_objects(image_set: ImageSet, image_size: int) -> list[OddObjects]:
     overlap = _overlap_in_class(image_set)
     found = [
         OddObjects("tiny", f"a side under {TINY:g} px at {image_size} px: hardly ever found",
-                   _ranked(single & (shorter * gains < TINY), shorter * gains)),
+                   _ranked(single & (seen < TINY), seen)),
         OddObjects("huge", f"more than {HUGE:.0%} of the image", _ranked(single & (shares > HUGE), -shares)),
         OddObjects("long", f"one side more than {LONG:g} times the other", _ranked(single & (ratios > LONG), -ratios)),
         OddObjects("doubled", f"an IoU above {DOUBLED:g} with another object of its class: labelled twice?",
@@ -72,13 +67,9 @@ def _overlap_in_class(image_set: ImageSet) -> np.ndarray:
     for first, end in zip(offsets[:-1], offsets[1:], strict=True):
         if not 1 < end - first <= MAX_COMPARED:
             continue
-        boxes = image_set.objects.boxes[first:end].astype(np.float64)
+        boxes = torch.from_numpy(image_set.objects.boxes[first:end].astype(np.float64))
         labels, crowd = image_set.objects.labels[first:end], image_set.objects.crowd[first:end]
-        low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-        high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-        common = np.clip(high - low, 0, None).prod(2)
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        iou = common / np.maximum(areas[:, None] + areas - common, 1e-9)
+        iou = pairwise_iou(boxes, boxes).numpy()
         iou *= (labels[:, None] == labels) & ~crowd & np.tri(end - first, k=-1, dtype=bool)
         found[first:end] = iou.max(1)
     return found

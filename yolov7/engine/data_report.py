@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from yolov7.config.options import CheckOptions
-from yolov7.data.anchor_fit import object_sizes, recall
-from yolov7.data.box_facts import GRID, native_sizes, odd_objects, places
+from yolov7.config.recipe import read_recipe
+from yolov7.data.anchor_fit import native_sizes, object_sizes, recall
+from yolov7.data.box_facts import GRID, odd_objects, places
 from yolov7.data.check import DataFacts, SplitFacts
 from yolov7.data.image_set import ImageSet
 from yolov7.engine.thumbnails import LARGE, SMALL, around, overlay_of, whole_image
@@ -100,9 +101,9 @@ def _sizes(splits: Sequence[SplitFacts], spec: ModelSpec, size: int) -> Section 
 
 
 def _anchor_rows(fitted: dict[str, np.ndarray], spec: ModelSpec, size: int) -> list[dict[str, Any]]:
-    rows = []
+    rows, threshold = [], read_recipe(spec.recipe).loss.anchor_t
     for name, sizes in fitted.items():
-        fit = recall(sizes, np.reshape(spec.head.anchors, (-1, 2)), 4.0)
+        fit = recall(sizes, np.reshape(spec.head.anchors, (-1, 2)), threshold)
         rows.append({"split": name, "best possible recall": fit.recall, "anchors per object": fit.anchors_per_object,
                      "sides under 3 px": fit.tiny, "objects": fit.objects})
     return rows
