@@ -50,11 +50,20 @@ def command(name: str, /, **options: Any) -> str:
     return shell_line([*words, *words_of(given)])
 
 
-def same_command(name: str, options: Any, /, **changed: Any) -> str:
-    """The command that these options, a dataclass, were given to; flags that are as by default are left out."""
-    given = {field.name: getattr(options, field.name) for field in fields(options)
-             if field.metadata.get("flag", True) and getattr(options, field.name) != field.default}
-    return command(name, **{**given, **changed})
+@contextmanager
+def saying_how_to_go_on(name: str, options: Any, /, **changed: Any) -> Iterator[None]:
+    """Ctrl-C in the block says the command that goes on: the one that these options were given to, or ``changed``."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = command(name, **{**given_flags(options), **changed})
+        raise KeyboardInterrupt(f"interrupted; go on: {again}") from None
+
+
+def given_flags(options: Any) -> dict[str, Any]:
+    """The flags of a dataclass of options that are not as they are by default."""
+    return {field.name: getattr(options, field.name) for field in fields(options)
+            if field.metadata.get("flag", True) and getattr(options, field.name) != field.default}
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:

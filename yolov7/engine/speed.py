@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -84,7 +82,7 @@ def study(options: TestOptions) -> SpeedTable:
             logger.info("%s at %d px: AP %.3f, AP50 %.3f, network %.2f ms, nms %.2f ms an image", path, size,
                         result.AP, result.AP50, rows[-1]["network_ms"], rows[-1]["nms_ms"])
     folder = folders.new_folder(options.project, options.name, options.exist_ok)
-    atomic_write(folder / "study.csv", _csv(rows))
+    atomic_write(folder / "study.csv", Table(tuple(rows)).to_csv())
     atomic_write(folder / "study.png", plot_study(rows))
     logger.info("written to %s", folder)
     return SpeedTable(tuple(rows), folder)
@@ -141,11 +139,3 @@ def _device(options: TestOptions, paths: Sequence[Path]) -> torch.device:
     if environment().world_size > 1:
         raise InputError(f"--task {options.task} is for one process; found {environment().world_size} ($WORLD_SIZE)")
     return own_device(usual_device(paths, options.device))
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

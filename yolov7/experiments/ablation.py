@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from yolov7.config import InputError, RunError, atomic_write
 from yolov7.config.experiment_options import AblationOptions
 from yolov7.config.options import TestOptions
-from yolov7.config.program import same_command
+from yolov7.config.program import saying_how_to_go_on
 from yolov7.engine.speed import table10
 from yolov7.experiments.ablation_plan import Plan
 from yolov7.experiments.jobs import run_list
@@ -23,7 +22,7 @@ from yolov7.experiments.run_folders import RunFolder
 from yolov7.model.summary import model_cost
 from yolov7.pages import DataTable, Facts, Page, Section, write_page
 from yolov7.pages.charts import bars_chart
-from yolov7.runtime.tables import Table, columns_text
+from yolov7.runtime.tables import Table, columns_text, mean_and_deviation
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +55,8 @@ def run_ablation(options: AblationOptions) -> AblationTable:
                                         for job in jobs]))
         return AblationTable((), plan.folder)
     plan.write_models()
-    try:
+    with saying_how_to_go_on("ablation", options):
         failed = run_list(jobs, run_places, options.table)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; go on: {same_command('ablation', options)}") from None
     table = AblationTable(tuple(measured(plan)), plan.folder)
     _write(plan, table)
     if failed:
@@ -82,13 +79,12 @@ def _row(plan: Plan, row: PaperRow, by_seed: BySeed, base: BySeed) -> dict[str, 
                               "published": " ".join(f"{value:g}" for value in row.published),
                               "M params": model_cost(plan.spec(row)).parameters / 1e6}
     for name in METRICS:
-        values = [100 * metrics[name] for metrics in by_seed.values()]
-        result[name] = statistics.mean(values) if values else None
+        result[name], deviation = mean_and_deviation([100 * metrics[name] for metrics in by_seed.values()])
         if name == "AP":
-            result["deviation"] = statistics.stdev(values) if len(values) > 1 else None
-    paired = [100 * (by_seed[seed]["AP"] - base[seed]["AP"]) for seed in by_seed if seed in base]
-    result["to base"] = statistics.mean(paired) if paired and base is not by_seed else None
-    result["its deviation"] = statistics.stdev(paired) if len(paired) > 1 and base is not by_seed else None
+            result["deviation"] = deviation
+    others = {} if base is by_seed else base
+    paired = [100 * (by_seed[seed]["AP"] - others[seed]["AP"]) for seed in by_seed if seed in others]
+    result["to base"], result["its deviation"] = mean_and_deviation(paired)
     result["seeds"] = len(by_seed)
     return result
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
 import os
 import statistics
 from collections.abc import Iterator, Sequence
@@ -15,14 +12,14 @@ from typing import Any
 from yolov7.config import InputError
 from yolov7.config.errors import shown
 from yolov7.engine.log import LAST_COLUMNS, VALIDATION
+from yolov7.experiments.processes import UNIMPORTANT
 from yolov7.experiments.run_folders import NUMBERS, SETTINGS, RunFolder
 from yolov7.runtime.progress import duration_text
-
-logger = logging.getLogger(__name__)
+from yolov7.runtime.tables import Table, mean_and_deviation
 
 MAX_RUNS, MAX_FOLDERS, MAX_DEPTH = 500, 20_000, 4
 SEED = "seed"
-UNIMPORTANT = ("device", "workers", "log")  # settings that change nothing of what comes out
+IDLE = ("device", *UNIMPORTANT)  # settings that change nothing of what comes out
 SHOWN_EPOCHS = 10  # rows of the curves as text
 NOT_SET = "-"  # a setting that a run does not have
 
@@ -104,7 +101,7 @@ class Runs:
         alike: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             settings = {key: value for key, value in self.settings[row["run"]].items()
-                        if key not in (SEED, *UNIMPORTANT)}
+                        if key not in (SEED, *IDLE)}
             if settings:
                 alike.setdefault(repr(sorted(settings.items())), []).append(row)
         result = []
@@ -112,8 +109,7 @@ class Runs:
             row = {"runs": members[0]["run"] + f" and {len(members) - 1} more", "seeds": len(members)}
             for key in ("AP", "AP50", "AP75"):
                 values = [member[key] for member in members if member.get(key) is not None]
-                row[key] = statistics.mean(values) if values else None
-                row[f"{key} deviation"] = statistics.stdev(values) if len(values) > 1 else None
+                row[key], row[f"{key} deviation"] = mean_and_deviation(values)
             result.append(row)
         return result
 
@@ -128,12 +124,7 @@ class Runs:
 
     def curves_csv(self) -> str:
         """Every epoch of every run, with all columns that any of them has."""
-        rows: list[dict[str, Any]] = [{"run": name, **epoch} for name, run in self.runs.items() for epoch in run.epochs]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(["run", *(key for row in rows for key in row)])))
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return Table(tuple({"run": name, **epoch} for name, run in self.runs.items() for epoch in run.epochs)).to_csv()
 
     @property
     def columns(self) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import statistics
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from yolov7.config import InputError, RunError, atomic_write
-from yolov7.config.program import same_command
+from yolov7.config.program import given_flags, saying_how_to_go_on
 from yolov7.engine.run import settled_config
 from yolov7.engine.run_config import TrainOptions
 from yolov7.experiments.jobs import run_list
@@ -38,35 +38,21 @@ def train_folds(options: TrainOptions) -> FoldRuns:
         raise InputError("--folds: starts a process for each fold; accepted under torchrun: --fold N, one by one")
     if options.dry_run:
         raise InputError("--folds: a dry run is one of a single fold; accepted: --fold 1 beside it")
-    config = settled_config(_with_fold(options, 1))
+    config = settled_config(replace(options, fold=1))
     folder = folders.new_folder(options.project, options.name, options.exist_ok)
-    flags = _given(options) | {"epochs": config.epochs}
+    given = {name: value for name, value in given_flags(options).items() if name not in ELSEWHERE}
+    flags = {**given, "epochs": config.epochs}
     jobs = [Job(folder / f"fold{fold}", flags | {"fold": fold}, f"fold {fold}")
             for fold in range(1, options.folds + 1)]
     logger.info("%d folds of %d epochs, in %s", options.folds, config.epochs, folder)
-    try:
+    with saying_how_to_go_on("train", options, name=folder.name, exist_ok=True):
         failed = run_list(jobs, [Place((options.device,))], "folds")
-    except KeyboardInterrupt:
-        going_on = same_command("train", options, name=folder.name, exist_ok=True)
-        raise KeyboardInterrupt(f"interrupted; go on: {going_on}") from None
     table = FoldRuns(tuple(_rows(jobs)), folder)
     atomic_write(folder / TABLE, table.to_csv())
     logger.info("%s\nwritten to %s", table, folder / TABLE)
     if failed:
         raise RunError(f"{len(failed)} of {len(jobs)} folds have failed: {', '.join(failed)}")
     return table
-
-
-def _with_fold(options: TrainOptions, fold: int) -> TrainOptions:
-    return TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)} | {"fold": fold})
-
-
-def _given(options: TrainOptions) -> dict[str, Any]:
-    """The flags that are not as they are by default, for a run of each fold."""
-    found = {field.name: getattr(options, field.name) for field in fields(TrainOptions)
-             if getattr(options, field.name) != field.default and field.metadata.get("flag", True)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()
-            if name not in ELSEWHERE}
 
 
 def _rows(jobs: list[Job]) -> list[dict[str, Any]]:

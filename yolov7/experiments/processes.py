@@ -8,7 +8,6 @@ says.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -25,8 +24,6 @@ from yolov7.config.program import words_of
 from yolov7.experiments.run_folders import NUMBERS, Epoch, RunFolder
 from yolov7.runtime.device import available_cores
 from yolov7.runtime.folders import process_in
-
-logger = logging.getLogger(__name__)
 
 LOG, FLAGS = "train.log", "job.json"
 UNIMPORTANT = ("workers", "log")  # flags that may change while a run goes on

@@ -15,7 +15,6 @@ from yolov7.evaluation.coco import fitness
 
 SETTINGS, NUMBERS = "config.yaml", "results.csv"
 MAX_NUMBERS = 256 << 20  # bytes of a results.csv
-NOT_METRICS = ("epoch", "lr", "seconds", "skipped")
 
 Epoch = Mapping[str, float]  # a row of ``results.csv``
 

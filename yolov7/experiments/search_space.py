@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FLAGS = ("batch_size", "cfg", "close_mosaic", "image_weights", "img_size", "linear_lr", "multi_scale", "nominal_batch",
          "weights")  # of train, beside the keys of the recipe
-SWITCHES = ("image_weights", "linear_lr", "multi_scale")  # those that have no value
 PREFIX = "space."  # of shipped files
 MAX_KEYS, MAX_CHOICES = 100, 1000
 

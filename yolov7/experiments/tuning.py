@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from yolov7.config import InputError, RunError
 from yolov7.config.messages import without_secrets
-from yolov7.config.program import same_command
+from yolov7.config.program import saying_how_to_go_on
 from yolov7.engine.run import settled_config
 from yolov7.engine.run_config import AUTO, RunConfig, TrainOptions, settings_text
 from yolov7.experiments.jobs import JobSource, run_jobs
@@ -53,11 +53,8 @@ def tune(options: TuneOptions) -> StudyResult:
     space = read_space(options.space, config.recipe)
     study = StudyFolder(Path(options.project) / options.study, options.storage)
     trials = Trials(study, space, config, options)
-    try:
-        with trials.progress:
-            run_jobs(trials, run_places)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; go on: {same_command('tune', options)}") from None
+    with saying_how_to_go_on("tune", options), trials.progress:
+        run_jobs(trials, run_places)
     result = write_report(study, config.recipe)
     if result.best is None:
         raise RunError(f"no trial of the study has been finished{f': {trials.reason}' if trials.reason else ''}")

@@ -127,7 +127,7 @@ def page_text(page: Page) -> str:
     """The HTML."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return _environment().get_template("page.html").render(
-        page=page, style=style, script=script, script_hash=_hash(script), style_hash=_hash(style))
+        page=page, style=style, script=script, script_hash=_hash(script))
 
 
 @cache

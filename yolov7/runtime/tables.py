@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,11 @@ def columns_text(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [[_cell(row.get(name)) for name in names] for row in rows]
     left = [place for place, name in enumerate(names) if any(isinstance(row.get(name), str) for row in rows)]
     return "\n".join(aligned([names, *cells], left))
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of a sample; None where there are too few values."""
+    return (statistics.mean(values) if values else None), (statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _cell(value: Any) -> str:
