@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from yolov7.config.experiment_options import AverageOptions
 from yolov7.config.program import command
 
 logger = logging.getLogger(__name__)
-
-EPOCH_FILE = re.compile(r"epoch(\d+)\.pt")
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,8 @@ def average(options: AverageOptions) -> AverageRun:
 
 def _files(options: AverageOptions) -> tuple[list[Path], Path]:
     """The files to average, and where the mean goes."""
+    from yolov7.engine.checkpoints import kept_epochs
+
     given = [Path(path) for path in options.runs]
     if not given:
         raise InputError("RUNS is missing; accepted: the folder of a run that was trained with --keep, or weight files")
@@ -52,8 +51,8 @@ def _files(options: AverageOptions) -> tuple[list[Path], Path]:
             raise InputError(f"RUNS: {what}; accepted: the folder of a run, or several weight files with --output FILE")
         return given, Path(options.output)
     folder = given[0] / "weights" if (given[0] / "weights").is_dir() else given[0]
-    kept = sorted((int(found[1]), path) for path in folder.iterdir() if (found := EPOCH_FILE.fullmatch(path.name)))
-    last = [path for _, path in kept][-options.last if options.last else 0 :]
+    kept = [*kept_epochs(folder).values()]
+    last = kept[-options.last if options.last else 0 :]
     if len(last) < max(options.last or 2, 2):
         raise InputError(f"{folder}: has {len(kept)} files epochN.pt; accepted: at least {max(options.last or 2, 2)}, "
                          "which train --keep N writes")

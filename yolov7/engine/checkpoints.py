@@ -7,6 +7,7 @@ on. After a kill at any moment the file before it is whole.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from yolov7.engine.state import RunState, best_content, last_content
 from yolov7.model import weights
 
 logger = logging.getLogger(__name__)
+
+_EPOCH_FILE = re.compile(r"epoch(\d+)\.pt")
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,11 @@ class Checkpoints:
             return
         self.settle()
         content = weights.packed(best_content(state, self.config, self.names, state.epoch))
-        self._write(self.epoch_file(state.epoch), content, state.epoch + 1)
-        for epoch in range(state.epoch - self.config.keep, -1, -1):
-            if not (old := self.epoch_file(epoch)).is_file():
-                break
-            old.unlink(missing_ok=True)
-
-    def epoch_file(self, epoch: int) -> Path:
-        """Where the weights of an epoch are kept; 0 is the first, whose file is ``epoch1.pt``."""
-        return self.last.with_name(f"epoch{epoch + 1}.pt")
+        number = state.epoch + 1
+        self._write(self.last.with_name(f"epoch{number}.pt"), content, number)
+        for epoch, path in kept_epochs(self.last.parent).items():
+            if epoch <= number - self.config.keep:
+                path.unlink(missing_ok=True)
 
     def retry_best(self) -> None:
         """Write the best weights so far, if that has not been possible yet; they are kept in memory until it is."""
@@ -147,6 +146,12 @@ class Checkpoints:
             return -1
         epoch = content.get("epoch") if isinstance(content, dict) else None
         return epoch if isinstance(epoch, int) else -1
+
+
+def kept_epochs(folder: Path) -> dict[int, Path]:
+    """The files of the epochs that a run has kept, by their number, which counts from 1; in rising order."""
+    found = {int(name[1]): path for path in folder.glob("epoch*.pt") if (name := _EPOCH_FILE.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def _failure(path: Path, error: OSError) -> str:
