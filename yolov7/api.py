@@ -30,7 +30,7 @@ from yolov7.inference.draw import Overlay
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network
 from yolov7.inference.nms import NMSOptions
-from yolov7.inference.predictor import Predictor
+from yolov7.inference.predictor import ImagePredictor, Predictor
 from yolov7.inference.results import ImageResult, Results
 from yolov7.inference.tiles import TiledPredictor, Tiling
 from yolov7.inference.tracking import LOW, TrackOptions, TrackOverlay, Tracks
@@ -130,10 +130,10 @@ class Model:
         stream it is always the newest frame. Arguments and errors are those of a call; the source is opened with the
         first result. What could not be read is logged at the end.
         """
-        _check_source(source, "model.stream()")
+        name = _source_name(source, "model.stream()")
         predictor = self._predictor("model.stream()", conf=conf, iou=iou, classes=classes, size=size, max_det=max_det,
                                     agnostic=agnostic, masks=masks, mask_scores=mask_scores, tile=tile, overlap=overlap)
-        return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor)
+        return self._frames(name, predictor)
 
     def track(self, source: PathLike | int, tracker: str = "ocsort", buffer: float = 2.0,
               **arguments: Any) -> Iterator[ImageResult]:
@@ -143,15 +143,15 @@ class Model:
         seconds an object is remembered that is not seen, ``arguments`` are those of a call. Every video and stream has
         a tracker of its own; images of a folder are taken as one film. `ImageResult.plot` draws numbers and tails.
         """
-        _check_source(source, "model.track()")
+        name = _source_name(source, "model.track()")
         given = check_arguments(TrackArguments, "model.track()", tracker=tracker, buffer=buffer, **arguments)
         with named_as_arguments():
             tracks = Tracks(TrackOptions(given.tracker or tracker, given.conf, given.buffer))
         found = {**arguments, "conf": min(given.conf, LOW)}
         predictor = self._predictor("model.track()", **found)
-        return self._frames(str(source) if isinstance(source, int) else os.fspath(source), predictor, tracks)
+        return self._frames(name, predictor, tracks)
 
-    def _predictor(self, call: str, **arguments: Any) -> Predictor | TiledPredictor:
+    def _predictor(self, call: str, **arguments: Any) -> ImagePredictor:
         given = check_arguments(CallArguments, call, **arguments)
         if self.network.device.type == "cuda" and os.getpid() != self._process:
             raise RunError("a GPU cannot be used in a process that was forked after its weights were loaded; load them "
@@ -167,7 +167,7 @@ class Model:
         return ImageResult(found.boxes, found.scores, found.labels, found.names, found.extra, found.facts, image, path,
                            draw or self.task.draw, frame, seconds)
 
-    def _of_folder(self, folder: str, predictor: Predictor | TiledPredictor) -> Results:
+    def _of_folder(self, folder: str, predictor: ImagePredictor) -> Results:
         files, found, kept = open_images(folder), Results(), 0
         for frame in files:
             found.append(self._result(predictor([frame.image])[0], frame.image, frame.path))
@@ -178,7 +178,7 @@ class Model:
         _tell(files.faults)
         return found
 
-    def _frames(self, source: str, predictor: Predictor | TiledPredictor,
+    def _frames(self, source: str, predictor: ImagePredictor,
                 tracks: Tracks | None = None) -> Iterator[ImageResult]:
         from yolov7.inference.detect import prefetch
 
@@ -198,10 +198,12 @@ class Model:
         return self._result(found, frame.image, frame.path, frame.index, seconds, draw)
 
 
-def _check_source(source: Any, call: str) -> None:
+def _source_name(source: Any, call: str) -> str:
+    """A source as ``--source`` has it; raises `InputError`."""
     if isinstance(source, bool) or not isinstance(source, (str, os.PathLike, int)):
         raise InputError(f"{call}, source: found a {type(source).__name__}; accepted: a path, an address, or the "
                          "number of a camera")
+    return str(source) if isinstance(source, int) else os.fspath(source)
 
 
 def _folder(images: Any) -> str:

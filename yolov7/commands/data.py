@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from yolov7.config import InputError
 from yolov7.config.options import AnchorsOptions, CheckOptions, ConvertOptions, ShardOptions
 
-logger = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     from yolov7.data.check import DataFacts
     from yolov7.engine.anchors import AnchorFit
+
+logger = logging.getLogger(__name__)
 
 
 def check(options: CheckOptions) -> DataFacts:

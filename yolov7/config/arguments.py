@@ -9,12 +9,12 @@ import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from yolov7.config.errors import InputError, RunError, unknown
 from yolov7.config.flags import check_paths, flag_fields, flag_of
 from yolov7.config.messages import with_names
-from yolov7.config.options import DetectOptions, MaskMode, MaskScores, NetworkOptions, Precision
+from yolov7.config.options import DetectOptions, MaskMode, MaskScores, NetworkOptions, Precision, TrackerName
 from yolov7.config.schema import from_mapping
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class CallArguments:
 class TrackArguments(CallArguments):
     """Of ``model.track()``."""
 
-    tracker: Literal["ocsort", "bytetrack", "botsort", "sort"] | None = same_as(DetectOptions, "track")
+    tracker: TrackerName | None = same_as(DetectOptions, "track")
     buffer: float = same_as(DetectOptions, "track_buffer")
 
 

@@ -13,6 +13,7 @@ from yolov7.config.schema import option
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MaskMode = Literal["low", "upsampled", "fine", "soft"]
 MaskScores = Literal["all", "kept", "none"]
+TrackerName = Literal["ocsort", "bytetrack", "botsort", "sort"]
 MAX_CLASSES = 100_000
 MAX_SIDE = 32_768  # pixels of a network input
 MAX_COUNT = 1_000_000  # of epochs, detections, attempts: more than anybody means
@@ -137,7 +138,7 @@ class DetectOptions(OutputFolder, TileFlags, NMSFlags, NetworkOptions):
                                   most=MAX_SIDE, group="model and data")
     classes: tuple[str, ...] | None = option(None, "keep only these classes (numbers or names)", group="detections")
     agnostic_nms: bool = option(False, "NMS across classes", group="detections")
-    track: Literal["ocsort", "bytetrack", "botsort", "sort"] | None = option(
+    track: TrackerName | None = option(
         None, "follow objects from frame to frame: every detection gets a number, which all that is written has",
         nargs="?", const="ocsort", group="detections")
     track_buffer: float = option(2.0, "with --track: seconds that an object is remembered which is not seen", low=0,

@@ -53,6 +53,11 @@ class Frame:
     seconds: float = 0.0  # since the start of the video; of a stream since 1970, when it arrived
 
     @property
+    def film(self) -> str:
+        """What it is a frame of: the video or stream by its name; all images of a source are one film, ''."""
+        return self.name if self.video else ""
+
+    @property
     def unique_name(self) -> str:
         """``name`` of an image, ``name_index`` of a frame of a video: unlike that of any other frame."""
         return f"{self.name}_{self.index}" if self.index else self.name

@@ -24,10 +24,10 @@ from yolov7.engine.evaluation_report import with_report, write_evaluation_report
 from yolov7.engine.measured_with import checksums, measured_with
 from yolov7.engine.sheets import SHOWN_SCORE, prediction_sheet, write_image
 from yolov7.evaluation.by_image import evaluate_images
-from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, evaluate
+from yolov7.evaluation.evaluate import PROTOCOL, Evaluation, Evaluator, evaluate
 from yolov7.inference.loading import load_network, usual_device
 from yolov7.inference.network import Network, check_size
-from yolov7.inference.nms import NMSOptions
+from yolov7.inference.nms import After, NMSOptions
 from yolov7.inference.predictor import Predictor
 from yolov7.inference.tiles import TiledPredictor, Tiling
 from yolov7.model.weights import ModelInfo
@@ -127,22 +127,22 @@ class Subject:
         """Run the network over batches; ``complete`` for all that there is to say beside the official scores,
         ``report`` for what a page shows, too.
         """
-        training = self.task.training()
-        evaluators = training.evaluators(self.image_set, complete)
-        evaluators = with_report(evaluators, self.image_set) if report else evaluators
         with worker_failures():
-            return evaluate(self.network, loader, self.image_set, nms, evaluators, processes,
-                            self.task.after(self.masks, self.mask_scores, training.finish))
+            return evaluate(self.network, loader, self.image_set, nms, self._evaluators(complete, report), processes,
+                            self._after())
 
     def evaluate_in_tiles(self, tiling: Tiling, image_size: int | None, nms: NMSOptions, processes: Processes,
                           report: bool) -> Evaluation:
         """Everything that there is to say, of detections in tiles."""
-        training = self.task.training()
-        evaluators = training.evaluators(self.image_set, True)
-        after = self.task.after(self.masks, self.mask_scores, training.finish)
-        predictor = TiledPredictor(Predictor(self.network, nms, image_size, after), tiling)
-        return evaluate_images(predictor, self.image_set, with_report(evaluators, self.image_set) if report else
-                               evaluators, nms.classes, processes)
+        predictor = TiledPredictor(Predictor(self.network, nms, image_size, self._after()), tiling)
+        return evaluate_images(predictor, self.image_set, self._evaluators(True, report), nms.classes, processes)
+
+    def _evaluators(self, complete: bool, report: bool) -> list[Evaluator]:
+        evaluators = self.task.training().evaluators(self.image_set, complete)
+        return with_report(evaluators, self.image_set) if report else evaluators
+
+    def _after(self) -> After:
+        return self.task.after(self.masks, self.mask_scores, self.task.training().finish)
 
     def loader(self, image_size: int | None, batch_size: int, workers: int | None,
                processes: Processes = Processes()) -> BatchLoader:  # noqa: B008  # frozen

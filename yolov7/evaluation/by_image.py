@@ -5,24 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
-
-import numpy as np
 
 from yolov7.config import InputError
 from yolov7.data.image_set import ImageSet
 from yolov7.data.images import load_image
 from yolov7.evaluation.evaluate import SAMPLES, Evaluation, Evaluator, StageTimes, _gathered, _labels_of_split
+from yolov7.inference.predictor import ImagePredictor
 from yolov7.runtime.distributed import Processes
 from yolov7.runtime.progress import Progress
 from yolov7.structures import Instances
-
-
-class ImagePredictor(Protocol):
-    """RGB images uint8 ``[H, W, 3]`` in, instances in their pixels out, with the milliseconds of each stage."""
-
-    def timed(self, images: Sequence[np.ndarray]) -> tuple[list[Instances], dict[str, float]]:
-        """See `yolov7.inference.predictor.Predictor`."""
 
 
 def evaluate_images(predictor: ImagePredictor, image_set: ImageSet, evaluators: Sequence[Evaluator],

@@ -27,7 +27,7 @@ from yolov7.data.video import Frame
 from yolov7.inference.draw import Overlay, draw_instances
 from yolov7.inference.network import Network
 from yolov7.inference.nms import After, NMSOptions
-from yolov7.inference.predictor import Predictor
+from yolov7.inference.predictor import ImagePredictor, Predictor
 from yolov7.inference.tiles import TiledPredictor, Tiling
 from yolov7.inference.tracking import LOW, TrackOptions, TrackOverlay, Tracks
 from yolov7.inference.writers import Result, Write, open_writers
@@ -102,7 +102,7 @@ def _check_crops(options: DetectOptions, network: Network) -> None:
                          f"{network.info.head} finds none; accepted with a model of instance segmentation")
 
 
-def _results(source: Files | Streams, predictor: Predictor | TiledPredictor, options: DetectOptions,
+def _results(source: Files | Streams, predictor: ImagePredictor, options: DetectOptions,
              overlay: Overlay, tracks: Tracks | None) -> Generator[list[Result], None, None]:
     """The results of one batch after the other, made ahead."""
     batches = source.batches(options.batch_size)
@@ -111,7 +111,7 @@ def _results(source: Files | Streams, predictor: Predictor | TiledPredictor, opt
     return prefetch(_predict(batches, predictor, options.round_boxes, overlay, tracks), stop=source.close)
 
 
-def _predict(batches: Generator[list[Frame], None, None], predictor: Predictor | TiledPredictor, round_boxes: bool,
+def _predict(batches: Generator[list[Frame], None, None], predictor: ImagePredictor, round_boxes: bool,
              overlay: Overlay, tracks: Tracks | None) -> Generator[list[Result], None, None]:
     with closing(batches):
         for frames in batches:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,16 @@ from yolov7.inference.network import Network, TorchNetwork, check_size
 from yolov7.inference.nms import After, NMSOptions
 from yolov7.model.detector import network_input
 from yolov7.structures import ImageMeta, Instances
+
+
+class ImagePredictor(Protocol):
+    """RGB images uint8 ``[H, W, 3]`` in, instances in their pixels out."""
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """The detections in each image."""
+
+    def timed(self, images: Sequence[np.ndarray]) -> tuple[list[Instances], dict[str, float]]:
+        """The detections, and the milliseconds of each stage for all images together."""
 
 
 class Predictor:

@@ -53,7 +53,6 @@ class TiledPredictor:
 
     def __init__(self, predictor: Predictor, tiling: Tiling) -> None:
         self.predictor, self.tiling = predictor, tiling
-        self.names = predictor.names
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """See `Predictor`."""

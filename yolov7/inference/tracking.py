@@ -27,7 +27,6 @@ from yolov7.structures import Instances
 
 NO_TRACK = -1  # in the column `TRACK`, int64 [N]
 LOW = 0.1  # score
-STILLS = "images"  # what the film of all images of a source is called
 TAIL = 1.5  # seconds
 FPS = 30.0  # of images, which have no times
 TRACKERS = {"bytetrack": "ByteTrackTracker", "ocsort": "OCSORTTracker", "botsort": "BoTSORTTracker",
@@ -53,17 +52,16 @@ class Tracks:
 
     def update(self, frame: Frame, found: Instances) -> Instances:
         """The detections of the next frame of its film, with the column ``track``; called for frames in their order."""
-        name = STILLS if frame.video is None else frame.name
-        if name not in self._of:
+        if frame.film not in self._of:
             if frame.video is not None and not frame.video.live:
-                self._of = {key: one for key, one in self._of.items() if key == STILLS}  # one comes after the other
-            self._of[name] = _Follower(self._make, self.options, frame.video.fps if frame.video else FPS)
+                self._of.clear()  # one comes after the other
+            self._of[frame.film] = _Follower(self._make, self.options, frame.video.fps if frame.video else FPS)
         seconds = None if frame.video is None else frame.seconds
-        return self._of[name].follow(found, seconds, frame.image)
+        return self._of[frame.film].follow(found, seconds, frame.image)
 
     def tails(self, frame: Frame) -> Mapping[int, Sequence[tuple[float, float]]]:
         """Where each object of the frame was in the last `TAIL` seconds, the newest place last, by track."""
-        follower = self._of.get(STILLS if frame.video is None else frame.name)
+        follower = self._of.get(frame.film)
         return {} if follower is None else {track: [place for _, place in tail]
                                             for track, tail in follower.tails.items()}
 

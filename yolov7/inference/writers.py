@@ -300,8 +300,8 @@ class Mot:
 
     def write(self, result: Result) -> None:
         """A frame."""
-        name = "images" if result.frame.video is None else result.frame.name
-        self._images += result.frame.video is None
+        name = result.frame.film or "images"
+        self._images += not result.frame.film
         if name not in self._files:
             self._folder.mkdir(exist_ok=True)
             self._files[name] = self._stack.enter_context(open_lines(self._folder / f"{name}.txt", self._rows))
