@@ -116,3 +116,5 @@ def test_report_is_of_evaluations(run: Path, shapes: Path, capsys: pytest.Captur
     words = ["test", "--weights", str(run / "weights" / "best.pt"), "--data", str(shapes), "--task", "speed"]
     assert cli.main([*words, "--report"]) == 2
     assert "--report: is a page of an evaluation" in capsys.readouterr().err
+    assert cli.main([*words, "--tile", "64"]) == 2
+    assert "--tile: is a way of an evaluation" in capsys.readouterr().err

@@ -15,7 +15,8 @@ def measure(options: TestOptions) -> SpeedTable:
     """What weights cost: time of each stage, AP over time at several sizes, half and full precision."""
     from yolov7.engine import speed
 
-    if options.report:
-        raise InputError(f"--report: is a page of an evaluation, which --task {options.task} is not; accepted: --task "
-                         "train, val or test beside it")
+    for flag, what in (("--report", options.report and "a page"), ("--tile", options.tile and "a way")):
+        if what:
+            raise InputError(f"{flag}: is {what} of an evaluation, which --task {options.task} is not; accepted: "
+                             "--task train, val or test beside it")
     return speed.TASKS[options.task](options)
